@@ -1,0 +1,15 @@
+// One function per sub-command: it adds itself to the application, and its callback parses, calls the library, prints.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace scalebits::cli {
+
+void add_convert(CLI::App& app);
+void add_generate(CLI::App& app);
+void add_inspect(CLI::App& app);
+void add_perplexity(CLI::App& app);
+void add_quantize(CLI::App& app);
+void add_verify(CLI::App& app);
+
+}  // namespace scalebits::cli

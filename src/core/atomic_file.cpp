@@ -1,0 +1,54 @@
+#include "core/atomic_file.h"
+
+#include "core/error.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace scalebits {
+
+AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path), partial_path_(path) {
+  partial_path_ += ".partial";
+  fd_ = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd_ < 0) fail_input("{}: cannot create: {}", partial_path_.string(), std::strerror(errno));
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(partial_path_.c_str());
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(fd_, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail_input("{}: cannot write: {}", partial_path_.string(), std::strerror(errno));
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+    bytes_written_ += static_cast<std::uint64_t>(written);
+  }
+}
+
+void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+
+void AtomicFile::commit() {
+  if (::fsync(fd_) != 0) fail_input("{}: cannot flush to disk: {}", partial_path_.string(), std::strerror(errno));
+  ::close(fd_);
+  fd_ = -1;
+  if (::rename(partial_path_.c_str(), path_.c_str()) != 0) {
+    const int rename_errno = errno;
+    ::unlink(partial_path_.c_str());
+    fail_input("{}: cannot rename into place: {}", path_.string(), std::strerror(rename_errno));
+  }
+}
+
+void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
+  AtomicFile file(path);
+  file.write(content);
+  file.commit();
+}
+
+}  // namespace scalebits

@@ -1,0 +1,38 @@
+// Writing a file so that a reader sees the old content or the whole new one, never a part: the bytes go to
+// `<path>.partial`, are flushed to disk, and the file is renamed on commit().
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string_view>
+
+namespace scalebits {
+
+class AtomicFile {
+ public:
+  /// Throws Error(bad_input) naming the path when the temporary file cannot be created.
+  explicit AtomicFile(const std::filesystem::path& path);
+  /// Removes the temporary file unless committed.
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  /// Appends; a full disk is an Error naming the path.
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  std::uint64_t bytes_written() const { return bytes_written_; }
+
+  /// Flushes to disk and renames onto the final path.
+  void commit();
+
+ private:
+  std::filesystem::path path_, partial_path_;
+  int fd_ = -1;
+  std::uint64_t bytes_written_ = 0;
+};
+
+void write_file_atomically(const std::filesystem::path& path, std::string_view content);
+
+}  // namespace scalebits

@@ -1,0 +1,18 @@
+// A fixed pool of threads for host loops. Work is cut the same way whatever the number of threads, so results that
+// depend only on the chunk do not depend on the machine.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace scalebits {
+
+/// Threads used by parallel_for, the caller included; default: the hardware's. Call before the first parallel_for.
+void set_thread_count(int threads);
+int thread_count();
+
+/// Calls body(i) for each i in [0, count), in any order and concurrently; returns when all are done. The first
+/// exception thrown by a body is rethrown here. Not reentrant: a nested call runs serially.
+void parallel_for(std::int64_t count, const std::function<void(std::int64_t)>& body);
+
+}  // namespace scalebits

@@ -1,0 +1,184 @@
+#include "model/model_spec.h"
+
+#include <utility>
+
+namespace scalebits {
+namespace {
+
+constexpr std::pair<Family, std::string_view> kFamilies[] = {
+    {Family::llama, "llama"}, {Family::mistral, "mistral"}, {Family::qwen2, "qwen2"}, {Family::qwen3, "qwen3"}};
+
+constexpr std::pair<RopeScaling::Kind, std::string_view> kRopeKinds[] = {
+    {RopeScaling::Kind::none, "none"}, {RopeScaling::Kind::linear, "linear"}, {RopeScaling::Kind::llama3, "llama3"}};
+
+/// No dimension of a real model comes near; the product of any two fits 64 bits.
+constexpr std::int64_t kMaxDimension = std::int64_t{1} << 28;
+
+std::string_view linear_suffix(LinearKind kind) {
+  switch (kind) {
+    case LinearKind::q: return "self_attn.q_proj";
+    case LinearKind::k: return "self_attn.k_proj";
+    case LinearKind::v: return "self_attn.v_proj";
+    case LinearKind::o: return "self_attn.o_proj";
+    case LinearKind::gate: return "mlp.gate_proj";
+    case LinearKind::up: return "mlp.up_proj";
+    case LinearKind::down: return "mlp.down_proj";
+  }
+  throw InternalError("unknown linear kind");
+}
+
+bool has_bias(const ModelSpec& spec, LinearKind kind) {
+  switch (kind) {
+    case LinearKind::q:
+    case LinearKind::k:
+    case LinearKind::v: return spec.qkv_bias;
+    case LinearKind::o: return spec.o_bias;
+    default: return spec.mlp_bias;
+  }
+}
+
+}  // namespace
+
+std::string_view name_of(Family family) {
+  for (const auto& [value, name] : kFamilies)
+    if (value == family) return name;
+  throw InternalError("unknown family");
+}
+
+Family family_from_name(const std::string& name, const std::string& where) {
+  std::string known;
+  for (const auto& [family, known_name] : kFamilies) {
+    if (name == known_name) return family;
+    known += (known.empty() ? "" : ", ") + std::string(known_name);
+  }
+  fail_input("{}: unknown architecture '{}'; known are {}", where, name, known);
+}
+
+void validate(const ModelSpec& spec, const std::string& where) {
+  const std::pair<const char*, std::int64_t> dimensions[] = {
+      {"layers", spec.layers},     {"hidden", spec.hidden},     {"intermediate", spec.intermediate},
+      {"heads", spec.heads},       {"kv_heads", spec.kv_heads}, {"head_dim", spec.head_dim},
+      {"vocab", spec.vocab},       {"max_positions", spec.max_positions}};
+  for (const auto& [name, value] : dimensions)
+    if (value < 1 || value > kMaxDimension) fail_input("{}: {} must be 1 to {}, found {}", where, name, kMaxDimension, value);
+  if (spec.heads % spec.kv_heads != 0)
+    fail_input("{}: heads ({}) must be a multiple of kv_heads ({})", where, spec.heads, spec.kv_heads);
+  if (spec.heads * spec.head_dim > kMaxDimension)
+    fail_input("{}: heads x head_dim must be at most {}, found {}", where, kMaxDimension, spec.heads * spec.head_dim);
+  if (spec.head_dim % 2 != 0) fail_input("{}: head_dim must be even, found {}", where, spec.head_dim);
+  if (!(spec.norm_eps > 0 && spec.norm_eps < 1)) fail_input("{}: norm_eps must be in (0, 1), found {}", where, spec.norm_eps);
+  if (!(spec.rope_theta > 1)) fail_input("{}: rope_theta must be above 1, found {}", where, spec.rope_theta);
+  if (!(spec.rope_scaling.factor > 0)) fail_input("{}: rope scaling factor must be positive", where);
+  if (spec.sliding_window < 0) fail_input("{}: sliding_window must not be negative, found {}", where, spec.sliding_window);
+}
+
+Json to_json(const ModelSpec& spec) {
+  Json rope = {{"kind", "none"}};
+  for (const auto& [kind, name] : kRopeKinds)
+    if (kind == spec.rope_scaling.kind) rope["kind"] = name;
+  if (spec.rope_scaling.kind != RopeScaling::Kind::none) rope["factor"] = spec.rope_scaling.factor;
+  if (spec.rope_scaling.kind == RopeScaling::Kind::llama3) {
+    rope["low_freq_factor"] = spec.rope_scaling.low_freq_factor;
+    rope["high_freq_factor"] = spec.rope_scaling.high_freq_factor;
+    rope["original_max_positions"] = spec.rope_scaling.original_max_positions;
+  }
+  return {{"family", name_of(spec.family)},
+          {"layers", spec.layers},
+          {"hidden", spec.hidden},
+          {"intermediate", spec.intermediate},
+          {"heads", spec.heads},
+          {"kv_heads", spec.kv_heads},
+          {"head_dim", spec.head_dim},
+          {"vocab", spec.vocab},
+          {"max_positions", spec.max_positions},
+          {"sliding_window", spec.sliding_window},
+          {"norm_eps", spec.norm_eps},
+          {"rope_theta", spec.rope_theta},
+          {"rope_scaling", rope},
+          {"tied_head", spec.tied_head},
+          {"qkv_bias", spec.qkv_bias},
+          {"o_bias", spec.o_bias},
+          {"mlp_bias", spec.mlp_bias},
+          {"qk_norm", spec.qk_norm},
+          {"eos_ids", spec.eos_ids}};
+}
+
+ModelSpec model_spec_from_json(const Json& json, const std::string& where) {
+  const auto integer = [&](const char* key) { return json_value<std::int64_t>(json, key, where); };
+  const auto flag = [&](const char* key) { return json_value<bool>(json, key, where); };
+  ModelSpec spec;
+  spec.family = family_from_name(json_value<std::string>(json, "family", where), where);
+  spec.layers = integer("layers");
+  spec.hidden = integer("hidden");
+  spec.intermediate = integer("intermediate");
+  spec.heads = integer("heads");
+  spec.kv_heads = integer("kv_heads");
+  spec.head_dim = integer("head_dim");
+  spec.vocab = integer("vocab");
+  spec.max_positions = integer("max_positions");
+  spec.sliding_window = integer("sliding_window");
+  spec.norm_eps = json_value<double>(json, "norm_eps", where);
+  spec.rope_theta = json_value<double>(json, "rope_theta", where);
+  const Json rope = json_value<Json>(json, "rope_scaling", where);
+  const auto kind_name = json_value<std::string>(rope, "kind", where);
+  bool known = false;
+  for (const auto& [kind, name] : kRopeKinds)
+    if (name == kind_name) spec.rope_scaling.kind = kind, known = true;
+  if (!known) fail_input("{}: unknown rope scaling '{}'", where, kind_name);
+  spec.rope_scaling.factor = json_value_or<double>(rope, "factor", 1, where);
+  spec.rope_scaling.low_freq_factor = json_value_or<double>(rope, "low_freq_factor", 1, where);
+  spec.rope_scaling.high_freq_factor = json_value_or<double>(rope, "high_freq_factor", 4, where);
+  spec.rope_scaling.original_max_positions = json_value_or<std::int64_t>(rope, "original_max_positions", 8192, where);
+  spec.tied_head = flag("tied_head");
+  spec.qkv_bias = flag("qkv_bias");
+  spec.o_bias = flag("o_bias");
+  spec.mlp_bias = flag("mlp_bias");
+  spec.qk_norm = flag("qk_norm");
+  spec.eos_ids = json_value<std::vector<std::int32_t>>(json, "eos_ids", where);
+  validate(spec, where);
+  return spec;
+}
+
+std::string layer_tensor(std::int64_t layer, std::string_view suffix) {
+  return fmt::format("model.layers.{}.{}", layer, suffix);
+}
+
+std::string linear_name(std::int64_t layer, LinearKind kind) {
+  return fmt::format("model.layers.{}.{}.weight", layer, linear_suffix(kind));
+}
+
+std::array<std::int64_t, 2> linear_shape(const ModelSpec& spec, LinearKind kind) {
+  switch (kind) {
+    case LinearKind::q: return {spec.heads * spec.head_dim, spec.hidden};
+    case LinearKind::k:
+    case LinearKind::v: return {spec.kv_heads * spec.head_dim, spec.hidden};
+    case LinearKind::o: return {spec.hidden, spec.heads * spec.head_dim};
+    case LinearKind::gate:
+    case LinearKind::up: return {spec.intermediate, spec.hidden};
+    case LinearKind::down: return {spec.hidden, spec.intermediate};
+  }
+  throw InternalError("unknown linear kind");
+}
+
+std::vector<TensorShape> required_tensors(const ModelSpec& spec) {
+  std::vector<TensorShape> tensors;
+  tensors.push_back({std::string(kEmbeddingName), {spec.vocab, spec.hidden}});
+  for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
+    tensors.push_back({layer_tensor(layer, "input_layernorm.weight"), {spec.hidden}});
+    for (const LinearKind kind : kLinearKinds) {
+      const auto [rows, cols] = linear_shape(spec, kind);
+      tensors.push_back({linear_name(layer, kind), {rows, cols}});
+      if (has_bias(spec, kind)) tensors.push_back({layer_tensor(layer, fmt::format("{}.bias", linear_suffix(kind))), {rows}});
+      if (kind == LinearKind::o)
+        tensors.push_back({layer_tensor(layer, "post_attention_layernorm.weight"), {spec.hidden}});
+    }
+    if (spec.qk_norm)
+      for (const char* suffix : {"self_attn.q_norm.weight", "self_attn.k_norm.weight"})
+        tensors.push_back({layer_tensor(layer, suffix), {spec.head_dim}});
+  }
+  tensors.push_back({std::string(kFinalNormName), {spec.hidden}});
+  if (!spec.tied_head) tensors.push_back({std::string(kHeadName), {spec.vocab, spec.hidden}});
+  return tensors;
+}
+
+}  // namespace scalebits

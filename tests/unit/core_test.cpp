@@ -1,0 +1,124 @@
+// core: conversions are exact, units parse, files appear whole or not at all, the random stream is fixed.
+#include "core/atomic_file.h"
+#include "core/error.h"
+#include "core/float_types.h"
+#include "core/hash.h"
+#include "core/json.h"
+#include "core/mapped_file.h"
+#include "core/parallel.h"
+#include "core/random.h"
+#include "core/units.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <filesystem>
+#include <numeric>
+#include <vector>
+
+namespace scalebits {
+namespace {
+
+namespace fs = std::filesystem;
+
+TEST(FloatTypes, EveryF16RoundTrips) {
+  for (std::uint32_t bits = 0; bits <= 0xffff; ++bits) {
+    const float value = f16_to_f32(static_cast<std::uint16_t>(bits));
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(f16_to_f32(f32_to_f16(value))));
+    } else {
+      ASSERT_EQ(f32_to_f16(value), bits);
+    }
+  }
+}
+
+TEST(FloatTypes, MatchesTheCompilersF16Conversion) {
+  const CounterRng rng(7);
+  for (int i = 0; i < 2'000'000; ++i) {
+    const auto value = std::bit_cast<float>(static_cast<std::uint32_t>(rng.bits(i)));
+    if (std::isnan(value)) continue;
+    ASSERT_EQ(f32_to_f16(value), std::bit_cast<std::uint16_t>(static_cast<_Float16>(value))) << value;
+  }
+}
+
+TEST(FloatTypes, Bf16RoundsToNearestEven) {
+  EXPECT_EQ(f32_to_bf16(1.0f), 0x3f80);
+  EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x3f808000u)), 0x3f80);  // tie to even
+  EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x3f818000u)), 0x3f82);
+  EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x3f808001u)), 0x3f81);
+  EXPECT_TRUE(std::isnan(bf16_to_f32(f32_to_bf16(NAN))));
+}
+
+TEST(Units, ParsesAndRefuses) {
+  EXPECT_EQ(parse_bytes("60MiB"), 60u << 20);
+  EXPECT_EQ(parse_bytes("1.5GB"), 1'500'000'000u);
+  EXPECT_EQ(parse_bytes("123"), 123u);
+  EXPECT_DOUBLE_EQ(parse_seconds("30min"), 1800);
+  EXPECT_DOUBLE_EQ(parse_seconds("1.5h"), 5400);
+  for (const char* bad : {"", "MiB", "-1", "1e400", "nan", "12parsecs", "1 2"}) EXPECT_THROW(parse_bytes(bad), Error) << bad;
+  EXPECT_EQ(format_bytes(60u << 20), "60.0 MiB");
+  EXPECT_EQ(format_seconds(3675), "1:01:15");
+}
+
+TEST(AtomicFile, NothingIsVisibleBeforeCommit) {
+  const fs::path path = fs::path(testing::TempDir()) / "atomic";
+  fs::remove(path);
+  {
+    AtomicFile file(path);
+    file.write("half");
+  }
+  EXPECT_FALSE(fs::exists(path));
+  EXPECT_FALSE(fs::exists(path.string() + ".partial"));
+  write_file_atomically(path, "whole");
+  EXPECT_EQ(MappedFile::open(path)->bytes().size(), 5u);
+  EXPECT_THROW(AtomicFile("/no/such/folder/file"), Error);
+}
+
+TEST(MappedFile, RefusesWhatIsNoFile) {
+  EXPECT_THROW(MappedFile::open("/no/such/file"), Error);
+  EXPECT_THROW(MappedFile::open(testing::TempDir()), Error);
+}
+
+TEST(Json, ErrorsNameFileAndKey) {
+  const Json json = parse_json(R"({"a": 1})", "x.json");
+  EXPECT_EQ(json_value<int>(json, "a", "x.json"), 1);
+  try {
+    json_value<int>(json, "b", "x.json");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("x.json"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("'b'"), std::string::npos);
+  }
+  EXPECT_THROW(parse_json("{", "x"), Error);
+  EXPECT_THROW(parse_json(std::string(100'000, '['), "x"), Error);
+}
+
+TEST(Parallel, RunsEachIndexOnceAndPassesErrorsOn) {
+  std::vector<std::atomic<int>> seen(1000);
+  parallel_for(1000, [&](std::int64_t i) { ++seen[i]; });
+  for (const auto& count : seen) EXPECT_EQ(count, 1);
+  EXPECT_THROW(parallel_for(100, [](std::int64_t i) { if (i == 50) fail_input("stop"); }), Error);
+  std::atomic<int> total = 0;
+  parallel_for(10, [&](std::int64_t) { parallel_for(10, [&](std::int64_t) { ++total; }); });
+  EXPECT_EQ(total, 100);
+}
+
+TEST(Random, IsAPureFunctionWithTheRightMoments) {
+  const CounterRng rng(42, 3), same(42, 3), other(42, 4);
+  EXPECT_EQ(rng.bits(17), same.bits(17));
+  EXPECT_NE(rng.bits(17), other.bits(17));
+  double sum = 0, squares = 0;
+  const int n = 100'000;
+  for (int i = 0; i < n; ++i) {
+    const double x = rng.normal(i);
+    sum += x, squares += x * x;
+    ASSERT_LT(rng.below(i, 10), 10u);
+  }
+  EXPECT_NEAR(sum / n, 0, 5 / std::sqrt(n));                // five standard errors
+  EXPECT_NEAR(squares / n, 1, 5 * std::sqrt(2.0 / n));
+}
+
+TEST(Hash, SeesEveryByte) { EXPECT_NE(hash_hex("abc"), hash_hex("abd")); }
+
+}  // namespace
+}  // namespace scalebits

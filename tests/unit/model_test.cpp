@@ -1,0 +1,57 @@
+// model: a specification survives JSON, lists its tensors, and refuses nonsense.
+#include "model/checkpoint.h"
+#include "model/model_spec.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+
+namespace scalebits {
+namespace {
+
+ModelSpec small_spec() {
+  ModelSpec spec;
+  spec.layers = 2, spec.hidden = 64, spec.intermediate = 172, spec.heads = 8, spec.kv_heads = 4, spec.head_dim = 8;
+  spec.vocab = 512, spec.max_positions = 128, spec.eos_ids = {2};
+  return spec;
+}
+
+TEST(ModelSpec, SurvivesJson) {
+  ModelSpec spec = small_spec();
+  spec.family = Family::qwen3;
+  spec.qk_norm = true;
+  spec.rope_scaling = {RopeScaling::Kind::llama3, 32, 1, 4, 8192};
+  const ModelSpec back = model_spec_from_json(to_json(spec), "test");
+  EXPECT_EQ(to_json(back), to_json(spec));
+}
+
+TEST(ModelSpec, ListsEachTensorOnce) {
+  ModelSpec spec = small_spec();
+  spec.qkv_bias = true;
+  const auto tensors = required_tensors(spec);
+  EXPECT_EQ(tensors.size(), 1u + 2 * (7 + 2 + 3) + 1 + 1);
+  spec.tied_head = true;
+  EXPECT_EQ(required_tensors(spec).size(), tensors.size() - 1);
+}
+
+TEST(ModelSpec, RefusesNonsense) {
+  for (const auto& spoil : std::vector<std::function<void(ModelSpec&)>>{
+           [](ModelSpec& s) { s.layers = 0; }, [](ModelSpec& s) { s.kv_heads = 3; }, [](ModelSpec& s) { s.head_dim = 7; },
+           [](ModelSpec& s) { s.vocab = std::int64_t{1} << 40; }, [](ModelSpec& s) { s.norm_eps = 0; }}) {
+    ModelSpec spec = small_spec();
+    spoil(spec);
+    EXPECT_THROW(validate(spec, "test"), Error);
+  }
+  EXPECT_THROW(family_from_name("bloom", "config.json"), Error);
+}
+
+TEST(HostTensor, ConvertsEachType) {
+  const HostTensor f32 = HostTensor::from_f32({2, 2}, {1, -2, 0.5f, 3});
+  EXPECT_EQ(f32.to_f32(), (std::vector<float>{1, -2, 0.5f, 3}));
+  auto bits = std::make_shared<std::vector<std::uint16_t>>(std::vector<std::uint16_t>{0x3f80, 0xc000});
+  const HostTensor bf16{DType::bf16, {2}, std::as_bytes(std::span(*bits)), bits};
+  EXPECT_EQ(bf16.to_f32(), (std::vector<float>{1, -2}));
+}
+
+}  // namespace
+}  // namespace scalebits
