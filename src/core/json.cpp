@@ -2,6 +2,9 @@
 
 #include "core/mapped_file.h"
 
+#include <unordered_set>
+#include <vector>
+
 namespace scalebits {
 
 namespace {
@@ -12,9 +15,15 @@ constexpr int kMaxDepth = 200;
 }  // namespace
 
 Json parse_json(std::string_view text, const std::string& where) {
+  std::vector<std::unordered_set<std::string>> keys(kMaxDepth + 2);  // of the object open at each depth
   try {
-    return Json::parse(text.begin(), text.end(), [&](int depth, Json::parse_event_t, Json&) {
+    return Json::parse(text.begin(), text.end(), [&](int depth, Json::parse_event_t event, Json& parsed) {
       if (depth > kMaxDepth) fail_input("{}: JSON is nested deeper than {} levels", where, kMaxDepth);
+      const auto level = static_cast<std::size_t>(depth);
+      if (event == Json::parse_event_t::object_start) keys[level + 1].clear();
+      // nlohmann would keep one of the two and say nothing.
+      if (event == Json::parse_event_t::key && !keys[level].insert(parsed.get<std::string>()).second)
+        fail_input("{}: JSON key '{}' occurs twice in one object", where, parsed.get<std::string>());
       return true;
     });
   } catch (const nlohmann::json::exception& error) {

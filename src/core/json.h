@@ -13,7 +13,8 @@ namespace scalebits {
 
 using Json = nlohmann::ordered_json;
 
-/// Parses `text`; `where` names it in the Error(bad_input) thrown when it is not JSON.
+/// Parses `text`; `where` names it in the Error(bad_input) thrown when it is not JSON, nests deeply,
+/// or repeats a key within one object.
 Json parse_json(std::string_view text, const std::string& where);
 Json read_json_file(const std::filesystem::path& path);
 
