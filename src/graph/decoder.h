@@ -1,0 +1,56 @@
+// The Llama-family decoder as a differentiable function of its linear layers. Forward and backward are written out by
+// hand: a linear keeps no gradient, its input is remade or kept, its weight is asked for again, and the gradient
+// dy^T x of the whole batch goes to the observer and is dropped. Peak memory is the activations (bounded by a
+// budget; beyond it layers keep only their inputs and run again in micro-batches of windows) plus one layer's weights
+// and gradients, plus the logits of a few hundred tokens.
+#pragma once
+
+#include "graph/loss.h"
+#include "graph/observer.h"
+#include "graph/weight_source.h"
+#include "model/model_spec.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+
+namespace scalebits {
+
+enum class Compute {
+  f32,
+  bf16  // operands of the linear layers' and the head's products are rounded to bf16; sums and results stay f32
+};
+
+struct DecoderOptions {
+  Compute compute = Compute::f32;
+  std::uint64_t activation_budget_bytes = 0;  // 0: half of the physical memory
+};
+
+class Decoder {
+ public:
+  /// Keeps a reference to `weights`, which must outlive the decoder. Uses thread_count() threads; results are the same
+  /// for the same number of threads. Not to be called from two threads at once.
+  Decoder(const ModelSpec& spec, WeightSource& weights, const DecoderOptions& options = {});
+  ~Decoder();
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+
+  const ModelSpec& spec() const;
+
+  /// ids [windows, length] int64 → [windows, length, hidden] f32 after the final norm. Throws Error(bad_input) when an
+  /// id is outside the vocabulary or a window longer than the model's positions.
+  at::Tensor hidden(const at::Tensor& ids, PassObserver* observer = nullptr);
+  /// [windows, length, vocab] f32, all held at once: for tests and short inputs.
+  at::Tensor logits(const at::Tensor& ids);
+  LossResult loss(const at::Tensor& ids, const LossTarget& target);
+  /// The loss is the mean over all scored tokens of the batch; the observer is handed its gradients. Throws
+  /// Error(bad_input) when the loss is not finite.
+  LossResult loss_and_gradients(const at::Tensor& ids, const LossTarget& target, PassObserver& observer);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace scalebits

@@ -1,0 +1,48 @@
+// Where the decoder gets its weights. It asks each time a layer needs one and drops the tensor after use, so a source
+// may make it on the spot (dequantise cached codes, read a mapped file); the decoder keeps no weights of its own.
+#pragma once
+
+#include "model/checkpoint.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+namespace scalebits {
+
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  /// [rows, cols] f32, contiguous, rows and columns in the model's own order. Read-only; it must stay unchanged while
+  /// the caller holds it. Asked once per pass and linear: in the forward pass, and again in the backward pass.
+  virtual at::Tensor linear(std::int64_t layer, LinearKind kind) = 0;
+  /// [vocab, hidden] f32, contiguous.
+  virtual at::Tensor embedding() = 0;
+  /// [vocab, hidden] f32, contiguous; the embedding when tied.
+  virtual at::Tensor head() = 0;
+  /// A norm weight or a bias by its Hugging Face name, f32.
+  virtual at::Tensor vector(const std::string& name) = 0;
+};
+
+/// The weights of a checkpoint: mapped f32 tensors as they are (no copy), others converted at each call.
+class CheckpointWeights : public WeightSource {
+ public:
+  /// Shares the checkpoint's bytes, not the struct.
+  explicit CheckpointWeights(const Checkpoint& checkpoint);
+  at::Tensor linear(std::int64_t layer, LinearKind kind) override;
+  at::Tensor embedding() override;
+  at::Tensor head() override;
+  at::Tensor vector(const std::string& name) override;
+
+ private:
+  at::Tensor tensor(const std::string& name) const;
+  std::map<std::string, HostTensor> tensors_;
+  bool tied_head_;
+};
+
+/// A view of `tensor`'s f32 elements (kept alive by the result), or a converted copy when they are 16 bits wide.
+at::Tensor to_f32_tensor(const HostTensor& tensor);
+
+}  // namespace scalebits
