@@ -36,5 +36,7 @@ function(scalebits_test NAME)
     target_link_libraries(${NAME} PRIVATE scalebits_${USED})
   endforeach()
   add_test(NAME ${NAME} COMMAND ${NAME})
-  set_tests_properties(${NAME} PROPERTIES LABELS ${TEST_LABEL})
+  # tools/run_tests counts the single cases in these reports.
+  set_tests_properties(${NAME} PROPERTIES LABELS ${TEST_LABEL}
+                       ENVIRONMENT GTEST_OUTPUT=xml:${PROJECT_BINARY_DIR}/gtest/${NAME}.xml)
 endfunction()
