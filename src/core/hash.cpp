@@ -32,4 +32,6 @@ std::string hash_hex(std::span<const std::byte> bytes) {
 
 std::string hash_hex(std::string_view text) { return hash_hex(std::as_bytes(std::span(text.data(), text.size()))); }
 
+std::uint64_t hash_u64(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+
 }  // namespace scalebits

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -28,5 +29,8 @@ class Hasher {
 
 std::string hash_hex(std::span<const std::byte> bytes);
 std::string hash_hex(std::string_view text);
+
+/// XXH3 of 64 bits, seed 0: the checksum of artifacts.
+std::uint64_t hash_u64(std::span<const std::byte> bytes);
 
 }  // namespace scalebits
