@@ -88,7 +88,7 @@ PackedMatrix::PackedMatrix(const MatrixFormat& format, std::span<const std::byte
   validate(format, where);
   layout_ = MatrixLayout(format, decode_tags(format, blob, where), where);
   if (blob.size() != layout_.bytes()) fail_input("{}: wanted {} bytes by its tags, found {}", where, layout_.bytes(), blob.size());
-  for (int code = 0; code < 1 << format.side.scale_bits; ++code) scales_.push_back(scale_value(format.side, code));
+  side_ = SideTable(format.side);
 }
 
 void PackedMatrix::decode_strip(std::int64_t tile_row, std::int64_t block_col, Strip& strip) const {
@@ -140,8 +140,8 @@ void PackedMatrix::dequantize_rows(std::int64_t first, std::int64_t count, std::
               std::fill_n(values, run_cols, 0.0f);
               continue;
             }
-            const float scale = scales_[decode_side_code(format.side.scale_bits, side.scales, row)];
-            const float zero = zero_value(format.side, decode_side_code(format.side.zero_bits, side.zeros, row), at.width);
+            const float scale = side_.scale(decode_side_code(format.side.scale_bits, side.scales, row), at.width);
+            const float zero = side_.zero(decode_side_code(format.side.zero_bits, side.zeros, row), at.width);
             dequantize_run(codes.data() + row * kTileCols + run_first, run_cols, scale, zero, values);
           }
         }

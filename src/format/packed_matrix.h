@@ -3,6 +3,7 @@
 #pragma once
 
 #include "format/matrix_layout.h"
+#include "format/side_table.h"
 
 #include <array>
 #include <cstddef>
@@ -43,8 +44,6 @@ class PackedMatrix {
   const MatrixLayout& layout() const { return layout_; }
   std::span<const std::uint8_t> widths() const { return layout_.widths(); }
   std::span<const std::byte> blob() const { return blob_; }
-  /// scale_value() of every scale code.
-  std::span<const float> scales() const { return scales_; }
 
   /// The strip's codes; a dropped one is all zeros.
   void decode_strip(std::int64_t tile_row, std::int64_t block_col, Strip& strip) const;
@@ -58,7 +57,7 @@ class PackedMatrix {
  private:
   MatrixLayout layout_;
   std::span<const std::byte> blob_;
-  std::vector<float> scales_;
+  SideTable side_;
 };
 
 }  // namespace scalebits

@@ -18,16 +18,18 @@ namespace scalebits {
 struct SideFormat {
   int scale_bits = 8;             // 4 to 8
   int zero_bits = 8;              // 0 to 8; 0: every zero is exactly the centre
-  float scale_base = 1;           // the scale of code 0; positive
+  float scale_base = 1;           // the range (2^width − 1) · scale of code 0; positive
   float scale_step_log2 = 0.125;  // log2 of the ratio of neighbouring scales; positive
   float zero_range = 0.5;         // zeros lie in centre ± zero_range · 2^width; not negative
 
   bool operator==(const SideFormat&) const = default;
 };
 
-/// scale_base · 2^(code · scale_step_log2).
-inline float scale_value(const SideFormat& side, int code) {
-  return static_cast<float>(static_cast<double>(side.scale_base) * std::exp2(code * static_cast<double>(side.scale_step_log2)));
+/// scale_base · 2^(code · scale_step_log2) / (2^width − 1): a code names the range that the levels span, so the same
+/// codes serve every width.
+inline float scale_value(const SideFormat& side, int code, int width) {
+  const double range = static_cast<double>(side.scale_base) * std::exp2(code * static_cast<double>(side.scale_step_log2));
+  return static_cast<float>(range / ((1 << width) - 1));
 }
 
 /// (2^width − 1)/2 + (code − H) · zero_range · 2^width / H with H = 2^(zero_bits − 1).

@@ -1,0 +1,33 @@
+// Every scale and zero point of a side format, by width: looked up in inner loops.
+#pragma once
+
+#include "format/side_format.h"
+
+#include <array>
+#include <cstdint>
+
+namespace scalebits {
+
+struct GroupCode {
+  std::uint8_t scale = 0;
+  std::uint8_t zero = 0;
+};
+
+struct SideTable {
+  SideTable() = default;
+  explicit SideTable(const SideFormat& side) : format(side) {
+    for (int width = 1; width <= 8; ++width) {
+      for (int code = 0; code < 1 << side.scale_bits; ++code)
+        scales[static_cast<std::size_t>(width)][static_cast<std::size_t>(code)] = scale_value(side, code, width);
+      for (int code = 0; code < 1 << side.zero_bits; ++code)
+        zeros[static_cast<std::size_t>(width)][static_cast<std::size_t>(code)] = zero_value(side, code, width);
+    }
+  }
+  float scale(int code, int width) const { return scales[static_cast<std::size_t>(width)][static_cast<std::size_t>(code)]; }
+  float zero(int code, int width) const { return zeros[static_cast<std::size_t>(width)][static_cast<std::size_t>(code)]; }
+
+  SideFormat format;
+  std::array<std::array<float, 256>, 9> scales{}, zeros{};
+};
+
+}  // namespace scalebits

@@ -1,0 +1,100 @@
+#include "rounding/group_codes.h"
+
+#include "core/error.h"
+#include "rounding/lanes.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace scalebits {
+namespace {
+
+struct RoundingError {
+  float squared = 0;  // Σ h (w − value)²
+  float shift = 0;    // Σ h (w − value) / Σ h: how far the grid should move
+};
+
+SCALEBITS_INLINE RoundingError rounding_error(const float* weights, const float* importance, std::size_t count,
+                                              float importance_sum, float scale, float zero, float top_code) {
+  const float inverse = 1.0f / scale;
+  Lanes squared{}, shift{};
+  for (std::size_t i = 0; i < count; i += kLanes) {
+    Lanes w, h;
+    load_lanes(w, weights + i);
+    load_lanes(h, importance + i);
+    Lanes code = w * inverse + zero;
+    clamp_lanes(code, 0.0f, top_code);
+    round_lanes(code);
+    const Lanes error = w - (code - zero) * scale;
+    const Lanes weighted = h * error;
+    squared += weighted * error;
+    shift += weighted;
+  }
+  return {sum_lanes(squared), importance_sum > 0 ? sum_lanes(shift) / importance_sum : 0.0f};
+}
+
+SCALEBITS_INLINE std::uint8_t clamp_code(float code, int bits) {
+  const float top = static_cast<float>((1 << bits) - 1);
+  return static_cast<std::uint8_t>(code < 0.0f ? 0.0f : code > top ? top : code);
+}
+
+/// The zero code that puts the grid's centre nearest to `centre`, for a given step between levels.
+SCALEBITS_INLINE std::uint8_t zero_code_for(const SideTable& side, int bits, float scale, float centre) {
+  if (side.format.zero_bits == 0) return 0;
+  const float middle = static_cast<float>(1 << (side.format.zero_bits - 1));
+  const float unit = side.format.zero_range * static_cast<float>(1 << bits) / middle;
+  return clamp_code(std::nearbyintf(middle - centre / (scale * unit)), side.format.zero_bits);
+}
+
+SCALEBITS_CLONES
+void choose(const SideTable& side, int bits, const float* weights, const float* importance, std::size_t count,
+            GroupChoice& best) {
+  float low = weights[0], high = weights[0], importance_sum = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    low = std::min(low, weights[i]);
+    high = std::max(high, weights[i]);
+    importance_sum += importance[i];
+  }
+  const float range = high - low, middle = 0.5f * (high + low);
+  const float top_code = static_cast<float>((1 << bits) - 1);
+  const float codes_per_octave = 1.0f / side.format.scale_step_log2;
+  const float widest = std::ceil(std::log2(std::max(range, 1e-30f) / side.format.scale_base) * codes_per_octave);
+  const float narrowest = std::floor(widest + std::log2(kSmallestClip[bits]) * codes_per_octave);
+  const std::uint8_t last = clamp_code(widest, side.format.scale_bits), first = clamp_code(narrowest, side.format.scale_bits);
+  best.error = INFINITY;
+  for (int scale_code = last; scale_code >= first; --scale_code) {
+    const float scale = side.scale(scale_code, bits);
+    // Start from the middle of the range; then move the grid by the mean error it leaves, twice at most.
+    std::uint8_t zero_code = zero_code_for(side, bits, scale, middle);
+    for (int round = 0; round < 3; ++round) {
+      const float zero = side.zero(zero_code, bits);
+      const RoundingError error =
+          rounding_error(weights, importance, count, importance_sum, scale, zero, top_code);
+      if (error.squared < best.error)
+        best = {{static_cast<std::uint8_t>(scale_code), zero_code}, error.squared};
+      const float centre = (0.5f * top_code - zero) * scale + error.shift;
+      const std::uint8_t moved = zero_code_for(side, bits, scale, centre);
+      if (moved == zero_code) break;
+      zero_code = moved;
+    }
+  }
+}
+
+}  // namespace
+
+GroupChoice choose_group_code(const SideTable& side, int bits, std::span<const float> weights,
+                              std::span<const float> importance) {
+  SCALEBITS_ASSERT(bits >= 1 && bits <= 8 && !weights.empty() && weights.size() % kLanes == 0 &&
+                   importance.size() == weights.size());
+  GroupChoice best;
+  choose(side, bits, weights.data(), importance.data(), weights.size(), best);
+  return best;
+}
+
+void choose_group_codes(const SideTable& side, std::span<const float> weights, std::span<const float> importance,
+                        std::span<GroupChoice, 8> choices) {
+  for (int bits = 1; bits <= 8; ++bits)
+    choices[static_cast<std::size_t>(bits - 1)] = choose_group_code(side, bits, weights, importance);
+}
+
+}  // namespace scalebits

@@ -1,0 +1,29 @@
+// Scale and zero codes of one group of weights at one width: nearest rounding, with a search over clipped ranges.
+#pragma once
+
+#include "format/side_table.h"
+
+#include <cstdint>
+#include <span>
+
+namespace scalebits {
+
+/// Smallest part of a group's full range that the clip search tries, per width: about half of what minimises the
+/// squared error of Gaussian weights (0.996 sigma a step at 2 bits, 0.586 at 3, 0.335 at 4).
+inline constexpr float kSmallestClip[9] = {0, 0.15f, 0.35f, 0.45f, 0.55f, 0.65f, 0.75f, 0.85f, 0.9f};
+
+/// Chooses the codes that minimise Σ importance·(w − value)² over the codes whose range lies between kSmallestClip and
+/// the whole range of the group. `weights` and `importance` hold the group (a multiple of 16 values, short groups padded
+/// with weight = the group's mean and importance 0). bits in 1..8. Returns the codes and the error they leave.
+struct GroupChoice {
+  GroupCode code;
+  float error = 0;
+};
+GroupChoice choose_group_code(const SideTable& side, int bits, std::span<const float> weights,
+                              std::span<const float> importance);
+
+/// choose_group_code for widths 1..8 at once: choices[b - 1].
+void choose_group_codes(const SideTable& side, std::span<const float> weights, std::span<const float> importance,
+                        std::span<GroupChoice, 8> choices);
+
+}  // namespace scalebits

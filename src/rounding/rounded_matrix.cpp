@@ -1,0 +1,195 @@
+#include "rounding/rounded_matrix.h"
+
+#include "core/parallel.h"
+#include "format/packed_matrix.h"
+#include "rounding/group_codes.h"
+#include "rounding/lanes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace scalebits {
+namespace {
+
+constexpr std::int64_t kRowsPerTask = 16;
+
+/// value = scale · (round(clamp(w / scale + zero)) − zero) over one group; codes alone when `out_codes` is set.
+SCALEBITS_CLONES
+void round_group(const float* weights, std::size_t count, float scale, float zero, float top_code, float* out) {
+  const float inverse = 1.0f / scale;
+  for (std::size_t i = 0; i < count; i += kLanes) {
+    Lanes code;
+    load_lanes(code, weights + i);
+    code = code * inverse + zero;
+    clamp_lanes(code, 0.0f, top_code);
+    round_lanes(code);
+    store_lanes(out + i, (code - zero) * scale);
+  }
+}
+
+std::int64_t original_index(const ChannelOrderPtr& order, std::int64_t stored) {
+  return order ? static_cast<std::int64_t>(order->order[static_cast<std::size_t>(stored)]) : stored;
+}
+
+/// Pads a short last group with its mean and no importance, so that it neither widens the range nor counts.
+void pad_group(std::span<float> weights, std::span<float> importance, std::int64_t valid) {
+  const auto begin = weights.begin(), end = begin + valid;
+  const float mean = std::accumulate(begin, end, 0.0f) / static_cast<float>(valid);
+  std::fill(end, weights.end(), mean);
+  std::fill(importance.begin() + valid, importance.end(), 0.0f);
+}
+
+}  // namespace
+
+RoundedMatrix::RoundedMatrix(HostTensor weight, const MatrixPartition& partition, const BlockShape& blocks,
+                             const GroupOptions& groups, std::span<const float> importance)
+    : weight_(std::move(weight)), partition_(partition) {
+  format_ = {.rows = partition.rows,
+             .cols = partition.cols,
+             .block_rows = static_cast<int>(blocks.rows),
+             .block_cols = static_cast<int>(blocks.cols),
+             .group_cols = static_cast<int>(groups.group_cols)};
+  format_.side.scale_bits = groups.scale_bits;
+  format_.side.zero_bits = groups.zero_bits;
+  format_.side.zero_range = groups.zero_range;
+  groups_per_row_ = (format_.cols + format_.group_cols - 1) / format_.group_cols;
+  const std::int64_t tasks = (format_.rows + kRowsPerTask - 1) / kRowsPerTask;
+  const auto each_row = [&](auto&& body) {
+    parallel_for(tasks, [&](std::int64_t task) {
+      std::vector<float> row(static_cast<std::size_t>(padded_cols()));
+      const std::int64_t end = std::min(format_.rows, (task + 1) * kRowsPerTask);
+      for (std::int64_t r = task * kRowsPerTask; r < end; ++r) {
+        stored_row(r, row);
+        body(task, r, row);
+      }
+    });
+  };
+  const auto valid_cols = [&](std::int64_t group) {
+    return std::min<std::int64_t>(format_.group_cols, format_.cols - group * format_.group_cols);
+  };
+
+  std::vector<float> widest(static_cast<std::size_t>(tasks), 0.0f);
+  each_row([&](std::int64_t task, std::int64_t, std::span<const float> row) {
+    for (std::int64_t group = 0; group < groups_per_row_; ++group) {
+      const auto values = row.subspan(static_cast<std::size_t>(group * format_.group_cols),
+                                      static_cast<std::size_t>(valid_cols(group)));
+      const auto [low, high] = std::minmax_element(values.begin(), values.end());
+      auto& range = widest[static_cast<std::size_t>(task)];
+      range = std::max(range, *high - *low);
+    }
+  });
+  const float range = *std::max_element(widest.begin(), widest.end());
+  const float top_scale_code = static_cast<float>((1 << groups.scale_bits) - 1);
+  format_.side.scale_step_log2 = groups.octaves / top_scale_code;
+  format_.side.scale_base = std::max(range, 1e-20f) * std::exp2(-groups.octaves);
+  validate(format_, partition.name);
+  side_ = SideTable(format_.side);
+
+  std::vector<float> stored_importance(static_cast<std::size_t>(padded_cols()), 1.0f);
+  if (!importance.empty())
+    for (std::int64_t col = 0; col < format_.cols; ++col)
+      stored_importance[static_cast<std::size_t>(col)] =
+          importance[static_cast<std::size_t>(original_index(partition_.col_order, col))];
+  for (auto& codes : codes_) codes.resize(static_cast<std::size_t>(format_.rows * groups_per_row_));
+  each_row([&](std::int64_t, std::int64_t r, std::span<float> row) {
+    std::vector<float> group_importance(static_cast<std::size_t>(format_.group_cols));
+    for (std::int64_t group = 0; group < groups_per_row_; ++group) {
+      const auto first = static_cast<std::size_t>(group * format_.group_cols);
+      const auto weights = row.subspan(first, group_importance.size());
+      std::copy_n(stored_importance.begin() + static_cast<std::ptrdiff_t>(first), group_importance.size(),
+                  group_importance.begin());
+      if (valid_cols(group) < format_.group_cols) pad_group(weights, group_importance, valid_cols(group));
+      std::array<GroupChoice, 8> choices;
+      choose_group_codes(side_, weights, group_importance, choices);
+      for (std::size_t i = 0; i < choices.size(); ++i)
+        codes_[i][static_cast<std::size_t>(r * groups_per_row_ + group)] = choices[i].code;
+    }
+  });
+}
+
+void RoundedMatrix::stored_row(std::int64_t row, std::span<float> out) const {
+  const std::int64_t original_row = original_index(partition_.row_order, row);
+  if (!partition_.col_order) {
+    weight_.copy_f32(original_row * format_.cols, out.first(static_cast<std::size_t>(format_.cols)));
+  } else {
+    thread_local std::vector<float> original;
+    original.resize(static_cast<std::size_t>(format_.cols));
+    weight_.copy_f32(original_row * format_.cols, original);
+    for (std::size_t j = 0; j < original.size(); ++j) out[j] = original[partition_.col_order->order[j]];
+  }
+  std::fill(out.begin() + format_.cols, out.end(), 0.0f);
+}
+
+void RoundedMatrix::stored_row_of(const float* original, std::int64_t row, std::span<float> out) const {
+  const float* source = original + original_index(partition_.row_order, row) * format_.cols;
+  const auto cols = static_cast<std::size_t>(format_.cols);
+  if (partition_.col_order) {
+    for (std::size_t j = 0; j < cols; ++j) out[j] = source[partition_.col_order->order[j]];
+  } else {
+    std::copy_n(source, cols, out.begin());
+  }
+  std::fill(out.begin() + format_.cols, out.end(), 0.0f);
+}
+
+void RoundedMatrix::dequantize(std::span<const std::uint8_t> widths, float* out) const {
+  SCALEBITS_ASSERT(static_cast<std::int64_t>(widths.size()) == format_.block_count());
+  const std::int64_t blocks_per_row = format_.block_col_count();
+  const std::int64_t groups_per_block = format_.block_cols / format_.group_cols;
+  const auto group_cols = static_cast<std::size_t>(format_.group_cols);
+  parallel_for((format_.rows + kRowsPerTask - 1) / kRowsPerTask, [&](std::int64_t task) {
+    std::vector<float> row(static_cast<std::size_t>(padded_cols()));
+    const std::int64_t end = std::min(format_.rows, (task + 1) * kRowsPerTask);
+    for (std::int64_t r = task * kRowsPerTask; r < end; ++r) {
+      stored_row(r, row);
+      for (std::int64_t group = 0; group < groups_per_row_; ++group) {
+        float* values = row.data() + static_cast<std::size_t>(group) * group_cols;
+        const int bits =
+            widths[static_cast<std::size_t>(r / format_.block_rows * blocks_per_row + group / groups_per_block)];
+        if (bits == 0) {
+          std::fill_n(values, group_cols, 0.0f);
+          continue;
+        }
+        const GroupCode chosen = code(bits, r, group);
+        round_group(values, group_cols, side_.scale(chosen.scale, bits), side_.zero(chosen.zero, bits), static_cast<float>((1 << bits) - 1), values);
+      }
+      float* target = out + original_index(partition_.row_order, r) * format_.cols;
+      const auto cols = static_cast<std::size_t>(format_.cols);
+      if (partition_.col_order) {
+        for (std::size_t j = 0; j < cols; ++j) target[partition_.col_order->order[j]] = row[j];
+      } else {
+        std::copy_n(row.begin(), cols, target);
+      }
+    }
+  });
+}
+
+void RoundedMatrix::pack(std::span<const std::uint8_t> widths, std::span<std::byte> out) const {
+  const auto fill_strip = [&](std::int64_t tile_row, std::int64_t block_col, int width, Strip& strip) {
+    thread_local std::vector<float> row;
+    row.resize(static_cast<std::size_t>(padded_cols()));
+    const std::int64_t first_col = block_col * format_.block_cols;
+    const std::int64_t cols = std::min<std::int64_t>(format_.block_cols, format_.cols - first_col);
+    const std::int64_t rows = std::min<std::int64_t>(kTileRows, format_.rows - tile_row * kTileRows);
+    const float top_code = static_cast<float>((1 << width) - 1);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t stored = tile_row * kTileRows + r;
+      stored_row(stored, row);
+      auto& codes = strip.codes[static_cast<std::size_t>(r)];
+      for (std::int64_t col = 0; col < cols; ++col) {
+        const std::int64_t group = (first_col + col) / format_.group_cols;
+        const GroupCode chosen = code(width, stored, group);
+        const float inverse = 1.0f / side_.scale(chosen.scale, width);
+        const float level = row[static_cast<std::size_t>(first_col + col)] * inverse + side_.zero(chosen.zero, width);
+        codes[static_cast<std::size_t>(col)] =
+            static_cast<std::uint8_t>(std::nearbyintf(std::clamp(level, 0.0f, top_code)));
+        const auto group_in_strip = static_cast<std::size_t>(col / format_.group_cols);
+        strip.scale_codes[group_in_strip][static_cast<std::size_t>(r)] = chosen.scale;
+        strip.zero_codes[group_in_strip][static_cast<std::size_t>(r)] = chosen.zero;
+      }
+    }
+  };
+  pack_matrix(format_, widths, fill_strip, out);
+}
+
+}  // namespace scalebits

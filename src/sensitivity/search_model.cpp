@@ -1,0 +1,87 @@
+#include "sensitivity/search_model.h"
+
+#include <ATen/ATen.h>
+
+namespace scalebits {
+namespace {
+
+constexpr std::size_t kKinds = kLinearKinds.size();
+
+std::size_t linear_index(std::int64_t layer, LinearKind kind) {
+  return kKinds * static_cast<std::size_t>(layer) + static_cast<std::size_t>(kind);
+}
+
+}  // namespace
+
+SearchModel::SearchModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan)
+    : unrounded_(checkpoint), matrices_(matrices), plan_(plan), tied_head_(checkpoint.spec.tied_head),
+      linears_(kKinds * static_cast<std::size_t>(checkpoint.spec.layers)) {}
+
+const RoundedMatrix* SearchModel::rounded(std::size_t index) const {
+  return index < matrices_.size() ? matrices_[index].get() : nullptr;
+}
+
+at::Tensor SearchModel::dequantized(std::size_t index) const {
+  const RoundedMatrix& matrix = *matrices_[index];
+  at::Tensor weight = at::empty({matrix.format().rows, matrix.format().cols}, at::kFloat);
+  matrix.dequantize(plan_.widths[index], weight.data_ptr<float>());
+  return weight;
+}
+
+at::Tensor SearchModel::linear(std::int64_t layer, LinearKind kind) {
+  const std::size_t index = linear_index(layer, kind);
+  return rounded(index) != nullptr ? dequantized(index) : unrounded_.linear(layer, kind);
+}
+
+at::Tensor SearchModel::embedding() {
+  if (!embedding_.defined())
+    embedding_ = rounded(linears_) != nullptr ? dequantized(linears_) : unrounded_.embedding();
+  return embedding_;
+}
+
+at::Tensor SearchModel::head() {
+  if (tied_head_) return embedding();
+  if (!head_.defined())
+    head_ = rounded(linears_ + 1) != nullptr ? dequantized(linears_ + 1) : unrounded_.head();
+  return head_;
+}
+
+GradientReducer::GradientReducer(const RoundedMatrices& matrices, std::int64_t layers, Reduce reduce)
+    : matrices_(matrices), linears_(kKinds * static_cast<std::size_t>(layers)), reduce_(std::move(reduce)) {}
+
+bool GradientReducer::wants_embedding_gradient() const {
+  for (std::size_t index = linears_; index < matrices_.size(); ++index)
+    if (matrices_[index]) return true;
+  return false;
+}
+
+void GradientReducer::hand_on(std::size_t matrix, const at::Tensor& gradient) {
+  if (matrix >= matrices_.size() || !matrices_[matrix]) return;
+  const at::Tensor contiguous = gradient.contiguous();
+  reduce_(matrix, contiguous.data_ptr<float>());
+}
+
+void GradientReducer::linear_gradient(std::int64_t layer, LinearKind kind, const at::Tensor& gradient) {
+  hand_on(linear_index(layer, kind), gradient);
+}
+void GradientReducer::embedding_gradient(const at::Tensor& gradient) { hand_on(linears_, gradient); }
+void GradientReducer::head_gradient(const at::Tensor& gradient) { hand_on(linears_ + 1, gradient); }
+
+void InputMoments::linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) {
+  Sum& sum = sums_[static_cast<std::size_t>(4 * layer) + static_cast<std::size_t>(site)];
+  const at::Tensor squares = at::square(x).sum(0, false, at::kDouble);
+  sum.squares.resize(static_cast<std::size_t>(squares.numel()));
+  for (std::int64_t i = 0; i < squares.numel(); ++i)
+    sum.squares[static_cast<std::size_t>(i)] += squares.data_ptr<double>()[i];
+  sum.tokens += x.size(0);
+}
+
+std::vector<float> InputMoments::mean_squares(std::int64_t layer, InputSite site) const {
+  const Sum& sum = sums_[static_cast<std::size_t>(4 * layer) + static_cast<std::size_t>(site)];
+  std::vector<float> means(sum.squares.size());
+  for (std::size_t i = 0; i < means.size(); ++i)
+    means[i] = static_cast<float>(sum.squares[i] / static_cast<double>(sum.tokens));
+  return means;
+}
+
+}  // namespace scalebits

@@ -1,0 +1,78 @@
+// The model that the search looks at: the checkpoint with some matrices replaced by their rounding at the current
+// widths. It gives the decoder its weights; each gradient is reduced to scores the moment it arrives. Matrices that are
+// not rounded stay the checkpoint's own.
+#pragma once
+
+#include "graph/observer.h"
+#include "graph/weight_source.h"
+#include "rounding/bit_plan.h"
+#include "rounding/rounded_matrix.h"
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace scalebits {
+
+/// One per matrix of the partition; null where the matrix stays as it is.
+using RoundedMatrices = std::vector<std::unique_ptr<RoundedMatrix>>;
+
+class SearchModel : public WeightSource {
+ public:
+  /// Made anew for each pass: it keeps references, and the rounded embedding.
+  SearchModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan);
+  at::Tensor linear(std::int64_t layer, LinearKind kind) override;
+  at::Tensor embedding() override;
+  at::Tensor head() override;
+  at::Tensor vector(const std::string& name) override { return unrounded_.vector(name); }
+
+ private:
+  /// Null when matrix `index` is not rounded.
+  const RoundedMatrix* rounded(std::size_t index) const;
+  at::Tensor dequantized(std::size_t index) const;
+  CheckpointWeights unrounded_;
+  const RoundedMatrices& matrices_;
+  const BitPlan& plan_;
+  bool tied_head_;
+  std::size_t linears_;
+  at::Tensor embedding_, head_;  // rounded once: look-up, head and their backward all ask for them
+};
+
+/// Hands each gradient of a rounded matrix on as it arrives: `reduce(i, gradient)` with i the matrix's index in the
+/// partition and the gradient [rows, cols] in original order, valid only during the call.
+class GradientReducer : public PassObserver {
+ public:
+  using Reduce = std::function<void(std::size_t matrix, const float* gradient)>;
+  GradientReducer(const RoundedMatrices& matrices, std::int64_t layers, Reduce reduce);
+  bool wants_embedding_gradient() const override;
+  void linear_gradient(std::int64_t layer, LinearKind kind, const at::Tensor& gradient) override;
+  void embedding_gradient(const at::Tensor& gradient) override;
+  void head_gradient(const at::Tensor& gradient) override;
+
+ private:
+  void hand_on(std::size_t matrix, const at::Tensor& gradient);
+  const RoundedMatrices& matrices_;
+  std::size_t linears_;
+  Reduce reduce_;
+};
+
+/// Mean square of each input channel of each linear layer: the clip search's importance.
+class InputMoments : public PassObserver {
+ public:
+  explicit InputMoments(std::int64_t layers) : sums_(static_cast<std::size_t>(4 * layers)) {}
+  bool wants_linear_inputs() const override { return true; }
+  bool wants_linear_gradients() const override { return false; }
+  void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override;
+  /// [cols] of the site's activations.
+  std::vector<float> mean_squares(std::int64_t layer, InputSite site) const;
+
+ private:
+  struct Sum {
+    std::vector<double> squares;
+    std::int64_t tokens = 0;
+  };
+  std::vector<Sum> sums_;
+};
+
+}  // namespace scalebits
