@@ -27,6 +27,8 @@ std::string_view linear_suffix(LinearKind kind) {
   throw InternalError("unknown linear kind");
 }
 
+}  // namespace
+
 bool has_bias(const ModelSpec& spec, LinearKind kind) {
   switch (kind) {
     case LinearKind::q:
@@ -36,8 +38,6 @@ bool has_bias(const ModelSpec& spec, LinearKind kind) {
     default: return spec.mlp_bias;
   }
 }
-
-}  // namespace
 
 std::string_view name_of(Family family) {
   for (const auto& [value, name] : kFamilies)
@@ -147,6 +147,10 @@ std::string linear_name(std::int64_t layer, LinearKind kind) {
   return fmt::format("model.layers.{}.{}.weight", layer, linear_suffix(kind));
 }
 
+std::string bias_name(std::int64_t layer, LinearKind kind) {
+  return fmt::format("model.layers.{}.{}.bias", layer, linear_suffix(kind));
+}
+
 std::array<std::int64_t, 2> linear_shape(const ModelSpec& spec, LinearKind kind) {
   switch (kind) {
     case LinearKind::q: return {spec.heads * spec.head_dim, spec.hidden};
@@ -168,7 +172,7 @@ std::vector<TensorShape> required_tensors(const ModelSpec& spec) {
     for (const LinearKind kind : kLinearKinds) {
       const auto [rows, cols] = linear_shape(spec, kind);
       tensors.push_back({linear_name(layer, kind), {rows, cols}});
-      if (has_bias(spec, kind)) tensors.push_back({layer_tensor(layer, fmt::format("{}.bias", linear_suffix(kind))), {rows}});
+      if (has_bias(spec, kind)) tensors.push_back({bias_name(layer, kind), {rows}});
       if (kind == LinearKind::o)
         tensors.push_back({layer_tensor(layer, "post_attention_layernorm.weight"), {spec.hidden}});
     }

@@ -65,6 +65,9 @@ inline constexpr std::array kLinearKinds = {LinearKind::q,    LinearKind::k,  Li
 std::string layer_tensor(std::int64_t layer, std::string_view suffix);
 /// "model.layers.3.self_attn.q_proj.weight".
 std::string linear_name(std::int64_t layer, LinearKind kind);
+bool has_bias(const ModelSpec& spec, LinearKind kind);
+/// "model.layers.3.self_attn.q_proj.bias", [rows]; not every model has it.
+std::string bias_name(std::int64_t layer, LinearKind kind);
 /// [rows = outputs, cols = inputs].
 std::array<std::int64_t, 2> linear_shape(const ModelSpec& spec, LinearKind kind);
 
