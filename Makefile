@@ -39,4 +39,4 @@ slow: build
 	@tools/run_tests $(BUILD) -L '^slow$$'
 
 clean:
-	@rm -rf $(BUILD) $(BUILD).configure.log .cache/build-asan .cache/build-asan.configure.log
+	@rm -rf $(BUILD) .cache/build-asan
