@@ -1,0 +1,143 @@
+#include "checkpoint/write_hf_folder.h"
+
+#include "checkpoint/finite_values.h"
+#include "checkpoint/hf_config.h"
+#include "checkpoint/hf_folder.h"
+#include "core/atomic_file.h"
+#include "safetensors/safetensors_writer.h"
+#include "tokenizer/tokenizer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+namespace scalebits {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A key of config.json by which a folder is known as written here, and so as ours to replace.
+constexpr const char* kMark = "scalebits_source";
+
+constexpr std::size_t kChunkElements = 1 << 16;
+
+bool is_ours(const fs::path& folder) {
+  if (fs::is_empty(folder)) return true;
+  const fs::path config = folder / "config.json";
+  return fs::exists(config) && read_json_file(config).contains(kMark);
+}
+
+void refuse_foreign(const fs::path& folder) {
+  if (!fs::exists(folder)) return;
+  if (!fs::is_directory(folder)) fail_input("{}: is not a folder", folder.string());
+  if (!is_ours(folder))
+    fail_input("{}: is not empty and was not written by scalebits; remove it or choose another folder", folder.string());
+}
+
+void append_tensor(const HostTensor& tensor, DType dtype, const std::string& where, AtomicFile& file) {
+  if (tensor.dtype == dtype) return file.write(tensor.bytes);
+  std::vector<float> values;
+  std::vector<std::uint16_t> halves;
+  const auto elements = static_cast<std::size_t>(tensor.elements());
+  for (std::size_t first = 0; first < elements; first += kChunkElements) {
+    values.resize(std::min(kChunkElements, elements - first));
+    tensor.copy_f32(static_cast<std::int64_t>(first), values);
+    auto bytes = std::as_bytes(std::span(values));
+    if (dtype != DType::f32) {
+      halves.resize(values.size());
+      std::transform(values.begin(), values.end(), halves.begin(), dtype == DType::f16 ? f32_to_f16 : f32_to_bf16);
+      bytes = std::as_bytes(std::span(halves));
+      // Rounding may leave the range of the smaller type.
+      check_finite(bytes, dtype, static_cast<std::int64_t>(first), tensor.shape,
+                   fmt::format("{} as {}", where, name_of(dtype)));
+    }
+    file.write(bytes);
+  }
+}
+
+/// Tensors in model order, cut where a shard would outgrow `shard_bytes`.
+std::vector<std::vector<TensorShape>> cut_into_shards(const ModelSpec& spec, DType dtype, std::uint64_t shard_bytes) {
+  std::vector<std::vector<TensorShape>> shards(1);
+  std::uint64_t used = 0;
+  for (TensorShape& tensor : required_tensors(spec)) {
+    std::uint64_t size = size_bytes(dtype);
+    for (const std::int64_t extent : tensor.shape) size *= static_cast<std::uint64_t>(extent);
+    if (used != 0 && used + size > shard_bytes) {
+      shards.emplace_back();
+      used = 0;
+    }
+    used += size;
+    shards.back().push_back(std::move(tensor));
+  }
+  return shards;
+}
+
+void write_weights(const Checkpoint& checkpoint, const fs::path& folder, DType dtype, std::uint64_t shard_bytes) {
+  const auto shards = cut_into_shards(checkpoint.spec, dtype, shard_bytes);
+  Json weight_map = Json::object();
+  std::uint64_t total_bytes = 0;
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    const std::string name = shards.size() == 1 ? "model.safetensors"
+                                                : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+    SafetensorsWriter writer;
+    writer.set_metadata("format", "pt");
+    for (const TensorShape& tensor : shards[i]) {
+      const auto size = static_cast<std::uint64_t>(checkpoint.tensor(tensor.name).elements()) * size_bytes(dtype);
+      writer.add(tensor.name, name_of(dtype), tensor.shape, size);
+      weight_map[tensor.name] = name;
+      total_bytes += size;
+    }
+    writer.write(folder / name, [&](std::size_t entry, AtomicFile& file) {
+      const std::string& tensor = shards[i][entry].name;
+      append_tensor(checkpoint.tensor(tensor), dtype, fmt::format("{}: tensor '{}'", checkpoint.source, tensor), file);
+    });
+  }
+  if (shards.size() > 1)
+    write_file_atomically(folder / "model.safetensors.index.json",
+                          Json{{"metadata", {{"total_size", total_bytes}}}, {"weight_map", weight_map}}.dump(2) + "\n");
+}
+
+void write_side_files(const Checkpoint& checkpoint, const fs::path& folder) {
+  // Templates inside tokenizer_config.json stay as they are: chat_template.jinja wins over them everywhere.
+  if (fs::is_directory(checkpoint.source))
+    for (const std::string_view name : kHfSideFiles)
+      if (const fs::path from = fs::path(checkpoint.source) / name; fs::exists(from)) fs::copy_file(from, folder / name);
+  if (!fs::exists(folder / "generation_config.json")) {
+    Json generation = Json::object();
+    if (!checkpoint.spec.eos_ids.empty()) generation["eos_token_id"] = checkpoint.spec.eos_ids;
+    if (checkpoint.tokenizer && checkpoint.tokenizer->bos()) generation["bos_token_id"] = *checkpoint.tokenizer->bos();
+    write_file_atomically(folder / "generation_config.json", generation.dump(2) + "\n");
+  }
+  if (checkpoint.tokenizer) write_file_atomically(folder / "tokenizer.scalebits", checkpoint.tokenizer->serialize());
+  if (!checkpoint.chat_template.empty()) write_file_atomically(folder / "chat_template.jinja", checkpoint.chat_template);
+}
+
+}  // namespace
+
+void write_hf_folder(const Checkpoint& checkpoint, const fs::path& folder, DType dtype, std::uint64_t shard_bytes) {
+  // "out/" names the same folder as "out", but "out/.partial" would lie inside it.
+  const fs::path final_path = folder.has_filename() ? folder : folder.parent_path();
+  fs::path partial = final_path, replaced = final_path;
+  partial += ".partial";
+  replaced += ".replaced";
+  Json config = hf_config_from_spec(checkpoint.spec, dtype, checkpoint.source);
+  config[kMark] = {{"source", fs::path(checkpoint.source).filename().string()}, {"hash", checkpoint.hash}};
+  if (checkpoint.tokenizer && checkpoint.tokenizer->bos()) config["bos_token_id"] = *checkpoint.tokenizer->bos();
+  for (const fs::path& path : {final_path, partial, replaced}) refuse_foreign(path);
+  try {
+    fs::remove_all(partial);
+    fs::create_directories(partial);
+    // First, because it marks the folder as ours. A file name need not be UTF-8; its bad bytes are replaced.
+    write_file_atomically(partial / "config.json", config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    write_weights(checkpoint, partial, dtype, shard_bytes);
+    write_side_files(checkpoint, partial);
+    fs::remove_all(replaced);
+    if (fs::exists(final_path)) fs::rename(final_path, replaced);
+    fs::rename(partial, final_path);
+    fs::remove_all(replaced);
+  } catch (const fs::filesystem_error& error) {
+    fail_input("{}: cannot write: {}", final_path.string(), error.what());
+  }
+}
+
+}  // namespace scalebits

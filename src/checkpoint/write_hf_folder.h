@@ -1,0 +1,23 @@
+// Writes a Checkpoint as a Hugging Face model folder that transformers and read_checkpoint() both read. The folder
+// appears whole or not at all: everything is written to `<folder>.partial`, which is then renamed.
+#pragma once
+
+#include "core/float_types.h"
+#include "model/checkpoint.h"
+
+#include <cstdint>
+#include <filesystem>
+
+namespace scalebits {
+
+inline constexpr std::uint64_t kShardBytes = std::uint64_t{4} << 30;
+
+/// Converts every tensor to `dtype` (round to nearest even). Tensor data beyond `shard_bytes` goes to further shards with
+/// an index. The tokenizer is kept in our own compact form; when the checkpoint came from a folder, its tokenizer and
+/// generation files are copied too. A folder that this function wrote before is replaced. Throws Error(bad_input)
+/// naming the folder when it exists, is not empty and is not one of ours, and naming the tensor when a value is out of
+/// `dtype`'s range.
+void write_hf_folder(const Checkpoint& checkpoint, const std::filesystem::path& folder, DType dtype,
+                     std::uint64_t shard_bytes = kShardBytes);
+
+}  // namespace scalebits

@@ -1,0 +1,457 @@
+// checkpoint: what is in the file is in memory, bit for bit, under Hugging Face names and row order, whatever the file
+// is; the configuration says what transformers would make of it; what does not fit is an error that names it.
+#include "checkpoint/gguf_blocks.h"
+#include "checkpoint/hf_config.h"
+#include "checkpoint/read_checkpoint.h"
+#include "checkpoint/write_hf_folder.h"
+#include "safetensors/safetensors.h"
+#include "tiny_models.h"
+#include "tokenizer/tokenizer.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+namespace scalebits {
+namespace {
+
+using namespace testing_models;
+namespace fs = std::filesystem;
+
+constexpr Family kFamilies[] = {Family::llama, Family::mistral, Family::qwen2, Family::qwen3};
+
+/// The message of the Error that reading must throw; empty and a failure when it loads.
+std::string error_of(const fs::path& path) {
+  try {
+    read_checkpoint(path);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::bad_input);
+    return error.what();
+  }
+  ADD_FAILURE() << path << " was read without an error";
+  return "";
+}
+
+#define EXPECT_MENTIONS(message, ...)                                                     \
+  for (const std::string& word : std::vector<std::string>{__VA_ARGS__})                   \
+  EXPECT_NE((message).find(word), std::string::npos) << "no '" << word << "' in: " << (message)
+
+void expect_model(const Checkpoint& checkpoint, const TinyModel& model) {
+  EXPECT_EQ(to_json(checkpoint.spec), to_json(model.spec));
+  EXPECT_EQ(checkpoint.tensors.size(), model.weights.size());
+  for (const TensorShape& wanted : required_tensors(model.spec)) {
+    const HostTensor& tensor = checkpoint.tensor(wanted.name);
+    EXPECT_EQ(tensor.shape, wanted.shape) << wanted.name;
+    EXPECT_EQ(tensor.to_f32(), model.weights.at(wanted.name)) << wanted.name;
+  }
+}
+
+void expect_same_bits(const Checkpoint& a, const Checkpoint& b) {
+  ASSERT_EQ(a.tensors.size(), b.tensors.size());
+  for (const auto& [name, tensor] : a.tensors) {
+    const HostTensor& other = b.tensor(name);
+    EXPECT_EQ(tensor.shape, other.shape) << name;
+    EXPECT_EQ(tensor.dtype, other.dtype) << name;
+    EXPECT_TRUE(std::equal(tensor.bytes.begin(), tensor.bytes.end(), other.bytes.begin(), other.bytes.end())) << name;
+  }
+}
+
+ModelSpec config(const std::string& text, const std::string& generation = "null") {
+  return spec_from_hf_config(Json::parse(text), Json::parse(generation), "config.json");
+}
+
+// --- blocks ---------------------------------------------------------------------------------------------------------
+
+TEST(GgufBlocks, DecodeAsTheReferenceBitForBit) {
+  const auto golden = SafetensorsFile::open(SCALEBITS_SOURCE_DIR "/tests/data/checkpoint/gguf_blocks.safetensors");
+  int formats = 0;
+  for (std::uint32_t id = 0; id < 64; ++id) {
+    const GgufFormat* format = find_gguf_format(id);
+    if (format == nullptr || format->plain) continue;
+    ++formats;
+    const auto& values = golden.entry(std::string(format->name) + ".values");
+    std::vector<float> decoded(values.bytes.size() / 4), wanted(decoded.size());
+    std::memcpy(wanted.data(), values.bytes.data(), values.bytes.size());
+    decode_gguf_blocks(*format, golden.entry(std::string(format->name) + ".bytes").bytes, decoded);
+    std::size_t wrong = 0;
+    for (std::size_t i = 0; i < wanted.size(); ++i)
+      wrong += std::bit_cast<std::uint32_t>(decoded[i]) != std::bit_cast<std::uint32_t>(wanted[i]);
+    EXPECT_EQ(wrong, 0u) << format->name;
+  }
+  EXPECT_EQ(formats, 11);
+}
+
+// --- config.json ----------------------------------------------------------------------------------------------------
+
+const std::string kLlama32 = R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,"bos_token_id":128000,
+  "eos_token_id":[128001,128008,128009],"head_dim":64,"hidden_act":"silu","hidden_size":2048,"intermediate_size":8192,
+  "max_position_embeddings":131072,"mlp_bias":false,"model_type":"llama","num_attention_heads":32,"num_hidden_layers":16,
+  "num_key_value_heads":8,"rms_norm_eps":1e-05,"rope_scaling":{"factor":32.0,"high_freq_factor":4.0,"low_freq_factor":1.0,
+  "original_max_position_embeddings":8192,"rope_type":"llama3"},"rope_theta":500000.0,"tie_word_embeddings":true,
+  "vocab_size":128256})";
+
+TEST(HfConfig, Llama3WithRopeScaling) {
+  const ModelSpec spec = config(kLlama32);
+  EXPECT_EQ(spec.family, Family::llama);
+  EXPECT_EQ(spec.rope_scaling.kind, RopeScaling::Kind::llama3);
+  EXPECT_EQ(spec.rope_scaling.factor, 32);
+  EXPECT_EQ(spec.rope_theta, 500000);
+  EXPECT_TRUE(spec.tied_head);
+  EXPECT_FALSE(spec.qkv_bias);
+  EXPECT_EQ(spec.eos_ids, (std::vector<std::int32_t>{128001, 128008, 128009}));
+  EXPECT_EQ(config(kLlama32, R"({"eos_token_id":128009})").eos_ids, std::vector<std::int32_t>{128009});
+}
+
+TEST(HfConfig, NewRopeFormEqualsOld) {
+  Json json = Json::parse(kLlama32);
+  Json rope = json["rope_scaling"];
+  rope["rope_theta"] = json["rope_theta"];
+  json.erase("rope_scaling");
+  json.erase("rope_theta");
+  json["rope_parameters"] = rope;
+  EXPECT_EQ(to_json(config(json.dump())), to_json(config(kLlama32)));
+}
+
+TEST(HfConfig, AbsentKeysTakeTheArchitecturesDefaults) {
+  const std::string rest = R"(,"hidden_size":4096,"intermediate_size":64,"num_hidden_layers":4,"num_attention_heads":32,"vocab_size":100)";
+  const ModelSpec llama = config(R"({"model_type":"llama")" + rest + "}");
+  EXPECT_EQ(std::pair(llama.kv_heads, llama.head_dim), std::pair(std::int64_t{32}, std::int64_t{128}));
+  EXPECT_EQ(llama.rope_theta, 10000);
+  EXPECT_FALSE(llama.tied_head || llama.qkv_bias || llama.o_bias || llama.mlp_bias || llama.qk_norm);
+  const ModelSpec mistral = config(R"({"model_type":"mistral")" + rest + "}");
+  EXPECT_EQ(std::pair(mistral.kv_heads, mistral.sliding_window), std::pair(std::int64_t{8}, std::int64_t{4096}));
+  const ModelSpec qwen3 = config(R"({"model_type":"qwen3","num_key_value_heads":8)" + rest + "}");
+  EXPECT_EQ(std::pair(qwen3.head_dim, qwen3.qk_norm), std::pair(std::int64_t{128}, true));
+  EXPECT_FALSE(qwen3.qkv_bias);
+}
+
+TEST(HfConfig, BiasesAndWindowsByFamily) {
+  const std::string rest = R"(,"hidden_size":64,"intermediate_size":64,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":100,"sliding_window":16)";
+  const auto make = [&](const std::string& keys) { return config("{" + keys + rest + "}"); };
+  const ModelSpec biased = make(R"("model_type":"llama","attention_bias":true,"mlp_bias":true)");
+  EXPECT_TRUE(biased.qkv_bias && biased.o_bias && biased.mlp_bias);
+  EXPECT_EQ(biased.sliding_window, 0);
+  EXPECT_EQ(make(R"("model_type":"mistral")").sliding_window, 16);
+  const ModelSpec qwen2 = make(R"("model_type":"qwen2")");
+  EXPECT_TRUE(qwen2.qkv_bias && !qwen2.o_bias);
+  EXPECT_EQ(qwen2.sliding_window, 0) << "use_sliding_window is false unless said";
+  EXPECT_EQ(make(R"("model_type":"qwen2","use_sliding_window":true,"max_window_layers":0)").sliding_window, 16);
+  EXPECT_EQ(make(R"("model_type":"qwen2","use_sliding_window":true,"max_window_layers":4)").sliding_window, 0);
+  EXPECT_THROW(make(R"("model_type":"qwen2","use_sliding_window":true,"max_window_layers":2)"), Error);
+}
+
+TEST(HfConfig, RefusesWhatItDoesNotKnow) {
+  const auto message = [](const char* key, const Json& value) -> std::string {
+    Json json = Json::parse(kLlama32);
+    json[key] = value;
+    try {
+      config(json.dump());
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_MENTIONS(message("model_type", "bloom"), "config.json", "bloom", "llama, mistral, qwen2, qwen3");
+  EXPECT_MENTIONS(message("hidden_act", "gelu"), "hidden_act", "gelu");
+  EXPECT_MENTIONS(message("rope_scaling", Json{{"rope_type", "yarn"}, {"factor", 4}}), "yarn", "default, linear, llama3");
+  EXPECT_MENTIONS(message("quantization_config", Json{{"bits", 4}}), "quantization_config");
+  EXPECT_MENTIONS(message("hidden_size", 2048.5), "hidden_size", "2048.5");
+  EXPECT_MENTIONS(message("hidden_size", true), "hidden_size");
+  EXPECT_MENTIONS(message("eos_token_id", 128256), "eos_token_id", "128256");
+  EXPECT_MENTIONS(message("partial_rotary_factor", 0.5), "partial_rotary_factor");
+}
+
+// --- Hugging Face folders -------------------------------------------------------------------------------------------
+
+TEST(HfFolder, ReadsEachFamilyAndType) {
+  for (const Family family : kFamilies)
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+      const TemporaryFolder folder;
+      const TinyModel model = random_model(tiny_spec(family), 1);
+      write_hf(model, folder.path(), dtype);
+      const Checkpoint checkpoint = read_checkpoint(folder.path());
+      expect_model(checkpoint, model);
+      EXPECT_EQ(checkpoint.tensor(kEmbeddingName).dtype, dtype);
+      EXPECT_EQ(checkpoint.tokenizer, nullptr);
+    }
+}
+
+TEST(HfFolder, AllBiases) {
+  ModelSpec spec = tiny_spec(Family::llama);
+  spec.qkv_bias = spec.o_bias = spec.mlp_bias = true;
+  const TinyModel model = random_model(spec, 2);
+  const TemporaryFolder folder;
+  write_hf(model, folder / "hf");
+  expect_model(read_checkpoint(folder / "hf"), model);
+  write_text(folder / "m.gguf", gguf_bytes(model));
+  expect_model(read_checkpoint(folder / "m.gguf"), model);
+}
+
+TEST(HfFolder, ShardsEqualTheSingleFile) {
+  const TemporaryFolder folder;
+  const TinyModel model = random_model(tiny_spec(Family::llama), 3);
+  write_sharded_hf(model, folder.path(), 3);
+  expect_model(read_checkpoint(folder.path()), model);
+  fs::rename(folder / "model-00002-of-00003.safetensors", folder / "gone");
+  EXPECT_MENTIONS(error_of(folder.path()), "model-00002-of-00003.safetensors");
+}
+
+TEST(HfFolder, TensorsAreViewsOfTheMapping) {
+  const TemporaryFolder folder;
+  write_hf(random_model(tiny_spec(Family::llama), 4), folder.path());
+  const Checkpoint checkpoint = read_checkpoint(folder.path());
+  const HostTensor& a = checkpoint.tensor(kEmbeddingName);
+  for (const auto& [name, tensor] : checkpoint.tensors) EXPECT_EQ(tensor.owner, a.owner) << name;
+}
+
+TEST(HfFolder, StoredCopyOfATiedHeadIsDropped) {
+  ModelSpec spec = tiny_spec(Family::llama);
+  spec.tied_head = true;
+  const TinyModel model = random_model(spec, 5);
+  const TemporaryFolder folder;
+  write_hf(model, folder.path());
+  RawTensors tensors = raw_tensors(model, DType::f32);
+  tensors.push_back({{"lm_head.weight", {spec.vocab, spec.hidden}}, tensors[0].second});
+  tensors.push_back({{"model.layers.0.self_attn.rotary_emb.inv_freq", {4}}, std::string(16, 'x')});
+  write_safetensors(folder / "model.safetensors", tensors, "F32");
+  expect_model(read_checkpoint(folder.path()), model);
+  tensors[tensors.size() - 2].second[5] ^= 1;
+  write_safetensors(folder / "model.safetensors", tensors, "F32");
+  EXPECT_MENTIONS(error_of(folder.path()), "lm_head.weight", "tie_word_embeddings");
+}
+
+TEST(HfFolder, NamesTensorWantedAndFound) {
+  const TinyModel model = random_model(tiny_spec(Family::llama), 6);
+  const TemporaryFolder folder;
+  write_hf(model, folder.path());
+  const RawTensors good = raw_tensors(model, DType::f32);
+  const std::string file = (folder / "model.safetensors").string();
+
+  RawTensors tensors = good;
+  tensors.pop_back();
+  write_safetensors(file, tensors, "F32");
+  EXPECT_MENTIONS(error_of(folder.path()), file, "lm_head.weight", "[48, 32]", "missing");
+
+  tensors = good;
+  tensors[2].first.shape = {16, 64};
+  write_safetensors(file, tensors, "F32");
+  EXPECT_MENTIONS(error_of(folder.path()), file, "model.layers.0.self_attn.q_proj.weight", "[32, 32]", "[16, 64]");
+
+  tensors = good;
+  tensors.push_back({{"model.layers.0.mlp.router.weight", {1}}, "abcd"});
+  write_safetensors(file, tensors, "F32");
+  EXPECT_MENTIONS(error_of(folder.path()), file, "model.layers.0.mlp.router.weight", "unknown");
+
+  write_safetensors(file, good, "I32");
+  EXPECT_MENTIONS(error_of(folder.path()), file, "model.embed_tokens.weight", "I32", "F32, F16 or BF16");
+}
+
+TEST(HfFolder, NanAndInfAreNamedWithTheirIndex) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    TinyModel model = random_model(tiny_spec(Family::llama), 7);
+    const TemporaryFolder folder;
+    model.weights["model.layers.1.mlp.down_proj.weight"][5 * 64 + 7] = -std::numeric_limits<float>::infinity();
+    write_hf(model, folder / "hf", dtype);
+    EXPECT_MENTIONS(error_of(folder / "hf"), "hf", "model.layers.1.mlp.down_proj.weight", "[5, 7]", "Inf");
+    EXPECT_NO_THROW(read_checkpoint(folder / "hf", {.check_values = false}));
+    model.weights["model.layers.1.mlp.down_proj.weight"][5 * 64 + 7] = std::numeric_limits<float>::quiet_NaN();
+    write_text(folder / "m.gguf", gguf_bytes(model, dtype));
+    EXPECT_MENTIONS(error_of(folder / "m.gguf"), "m.gguf", "blk.1.ffn_down.weight", "[5, 7]", "NaN");
+    EXPECT_NO_THROW(read_checkpoint(folder / "m.gguf", {.check_values = false}));
+  }
+}
+
+TEST(Checkpoint, HashFollowsTheBytes) {
+  const TemporaryFolder folder;
+  write_hf(random_model(tiny_spec(Family::llama), 8), folder.path());
+  const std::string hash = read_checkpoint(folder.path()).hash;
+  EXPECT_EQ(hash.size(), 32u);
+  EXPECT_EQ(read_checkpoint(folder.path()).hash, hash);
+  EXPECT_EQ(read_checkpoint(folder.path(), {.hash = false}).hash, "");
+  std::string bytes = read_text(folder / "model.safetensors");
+  bytes[bytes.size() - 4] ^= 1;
+  write_text(folder / "model.safetensors", bytes);
+  EXPECT_NE(read_checkpoint(folder.path()).hash, hash);
+}
+
+// --- GGUF -----------------------------------------------------------------------------------------------------------
+
+TEST(Gguf, EqualsTheModelInEachFamilyAndType) {
+  for (const Family family : kFamilies)
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+      const TemporaryFolder folder;
+      const TinyModel model = random_model(tiny_spec(family), 9);
+      write_text(folder / "m.gguf", gguf_bytes(model, dtype));
+      const Checkpoint checkpoint = read_checkpoint(folder / "m.gguf");
+      expect_model(checkpoint, model);
+      EXPECT_EQ(checkpoint.tensor(kEmbeddingName).dtype, dtype);
+    }
+}
+
+TEST(Gguf, AbsentOrEqualHeadIsTied) {
+  ModelSpec spec = tiny_spec(Family::llama);
+  spec.tied_head = true;
+  TinyModel model = random_model(spec, 10);
+  const TemporaryFolder folder;
+  write_text(folder / "m.gguf", gguf_bytes(model));
+  expect_model(read_checkpoint(folder / "m.gguf"), model);
+  TinyModel with_copy = model;
+  with_copy.spec.tied_head = false;
+  with_copy.weights["lm_head.weight"] = model.weights[std::string(kEmbeddingName)];
+  write_text(folder / "m.gguf", gguf_bytes(with_copy));
+  expect_model(read_checkpoint(folder / "m.gguf"), model);
+}
+
+TEST(Gguf, QuantisedRowsAreDecodedAndPutBack) {
+  const ModelSpec spec = tiny_spec(Family::llama);
+  const TinyModel model = random_model(spec, 11);
+  GgufBuilder gguf;
+  add_gguf_keys(gguf, spec);
+  std::map<std::string, std::vector<float>> wanted;
+  for (const TensorShape& tensor : required_tensors(spec)) {
+    const auto& values = model.weights.at(tensor.name);
+    if (tensor.shape.size() == 1) {
+      gguf.tensor(gguf_tensor_name(tensor.name), tensor.shape, 0, bytes_as(values, DType::f32));
+      wanted[tensor.name] = values;
+      continue;
+    }
+    // Q8_0 with scale 1/64 holds these values exactly.
+    const auto stored = is_q_or_k(tensor.name) ? interleave_rows(values, tensor.shape[0], spec.head_dim) : values;
+    std::string blocks;
+    for (std::size_t i = 0; i < stored.size(); ++i) {
+      if (i % 32 == 0) blocks += GgufBuilder::little(f32_to_f16(1.0f / 64));
+      blocks += static_cast<char>(static_cast<std::int8_t>(stored[i] * 64));
+    }
+    gguf.tensor(gguf_tensor_name(tensor.name), tensor.shape, 8, blocks);
+  }
+  const TemporaryFolder folder;
+  write_text(folder / "m.gguf", gguf.file(2));  // version 2 has the same layout
+  expect_model(read_checkpoint(folder / "m.gguf"), model);
+}
+
+std::string gguf_with_rope_factors(const TinyModel& model, const std::vector<float>& factors) {
+  GgufBuilder gguf;
+  add_gguf_keys(gguf, model.spec);
+  gguf.tensor("rope_freqs.weight", {static_cast<std::int64_t>(factors.size())}, 0, bytes_as(factors, DType::f32));
+  for (const TensorShape& tensor : required_tensors(model.spec)) {
+    std::vector<float> values = model.weights.at(tensor.name);
+    if (is_q_or_k(tensor.name)) values = interleave_rows(values, tensor.shape[0], model.spec.head_dim);
+    gguf.tensor(gguf_tensor_name(tensor.name), tensor.shape, 0, bytes_as(values, DType::f32));
+  }
+  return gguf.file();
+}
+
+TEST(Gguf, RopeFactorsBecomeLlama3Scaling) {
+  ModelSpec spec = tiny_spec(Family::llama);
+  spec.head_dim = 16;  // so that the longest wavelength is beyond the original length, as in every real model
+  TinyModel model = random_model(spec, 12);
+  // As llama.cpp's converter computes them, in f32.
+  std::vector<float> factors;
+  const float low = 1, high = 4, factor = 8, original = 8192;
+  for (int i = 0; i < 8; ++i) {
+    const float wavelength = 2 * std::numbers::pi_v<float> * std::pow(10000.0f, 2.0f * static_cast<float>(i) / 16.0f);
+    const float smooth = (original / wavelength - low) / (high - low);
+    factors.push_back(wavelength < original / high ? 1
+                      : wavelength > original / low ? factor
+                                                    : 1 / ((1 - smooth) / factor + smooth));
+  }
+  EXPECT_EQ(factors.back(), factor);
+  EXPECT_EQ(std::count_if(factors.begin(), factors.end(), [&](float f) { return f != 1 && f != factor; }), 1);
+  const TemporaryFolder folder;
+  write_text(folder / "m.gguf", gguf_with_rope_factors(model, factors));
+  model.spec.rope_scaling = {RopeScaling::Kind::llama3, 8, 1, 4, 8192};
+  expect_model(read_checkpoint(folder / "m.gguf"), model);
+  write_text(folder / "m.gguf", gguf_with_rope_factors(model, {1, 1.5f, 1.1f, 3, 1, 1, 1, 8}));
+  EXPECT_MENTIONS(error_of(folder / "m.gguf"), "rope_freqs.weight", "llama3");
+  write_text(folder / "m.gguf", gguf_with_rope_factors(model, std::vector<float>(8, 1.0f)));
+  EXPECT_EQ(read_checkpoint(folder / "m.gguf").spec.rope_scaling.kind, RopeScaling::Kind::none);
+}
+
+TEST(Gguf, Stories260kEqualsItsHuggingFaceFolder) {
+  const fs::path shared = SCALEBITS_SOURCE_DIR "/../shared/models/stories260K";
+  if (!fs::exists(shared)) GTEST_SKIP() << "NOT TESTED: " << shared << " is not there";
+  const Checkpoint gguf = read_checkpoint(shared / "stories260Ktok512.f32.gguf");
+  const Checkpoint hf = read_checkpoint(shared / "hf");
+  expect_same_bits(gguf, hf);
+  EXPECT_EQ(gguf.spec.tied_head, hf.spec.tied_head);
+  ASSERT_NE(gguf.tokenizer, nullptr);
+  EXPECT_EQ(gguf.tokenizer->vocab_size(), 512);
+}
+
+// --- writing --------------------------------------------------------------------------------------------------------
+
+TEST(WriteHfFolder, ReadsBackTheSame) {
+  for (const Family family : kFamilies)
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+      const TemporaryFolder folder;
+      const TinyModel model = random_model(tiny_spec(family), 13);
+      write_hf(model, folder / "in", dtype);
+      Checkpoint first = read_checkpoint(folder / "in");
+      first.chat_template = "{{ messages }}";
+      write_hf_folder(first, folder / "out", dtype);
+      const Checkpoint second = read_checkpoint(folder / "out");
+      expect_model(second, model);
+      expect_same_bits(first, second);
+      EXPECT_EQ(second.chat_template, first.chat_template);
+      EXPECT_FALSE(fs::exists(folder / "out.partial"));
+    }
+}
+
+TEST(WriteHfFolder, ConvertsAndShards) {
+  const TemporaryFolder folder;
+  const TinyModel model = random_model(tiny_spec(Family::qwen2), 14);
+  write_hf(model, folder / "in");
+  const Checkpoint first = read_checkpoint(folder / "in");
+  write_hf_folder(first, folder / "out/", DType::bf16, 4096);
+  EXPECT_TRUE(fs::exists(folder / "out/model.safetensors.index.json"));
+  const Checkpoint second = read_checkpoint(folder / "out");
+  expect_model(second, model);
+  EXPECT_EQ(second.tensor(kEmbeddingName).dtype, DType::bf16);
+}
+
+TEST(WriteHfFolder, RefusesForeignFoldersAndReplacesItsOwn) {
+  const TemporaryFolder folder;
+  const TinyModel model = random_model(tiny_spec(Family::llama), 15), other = random_model(tiny_spec(Family::llama), 16);
+  write_hf(model, folder / "in");
+  write_hf(other, folder / "other");
+  EXPECT_THROW(write_hf_folder(read_checkpoint(folder / "in"), folder / "other", DType::f32), Error);
+  expect_model(read_checkpoint(folder / "other"), other);
+  write_hf_folder(read_checkpoint(folder / "other"), folder / "out", DType::f32);
+  write_hf_folder(read_checkpoint(folder / "in"), folder / "out", DType::f32);
+  expect_model(read_checkpoint(folder / "out"), model);
+  write_hf_folder(read_checkpoint(folder / "out"), folder / "out", DType::f32);  // onto its own source
+  expect_model(read_checkpoint(folder / "out"), model);
+}
+
+TEST(WriteHfFolder, RefusesValuesOutOfRange) {
+  TinyModel model = random_model(tiny_spec(Family::llama), 17);
+  model.weights["model.norm.weight"][3] = 1e6f;
+  const TemporaryFolder folder;
+  write_hf(model, folder / "in");
+  try {
+    write_hf_folder(read_checkpoint(folder / "in"), folder / "out", DType::f16);
+    ADD_FAILURE() << "1e6 fits no F16";
+  } catch (const Error& error) {
+    EXPECT_MENTIONS(std::string(error.what()), "model.norm.weight", "[3]", "F16");
+  }
+  EXPECT_FALSE(fs::exists(folder / "out"));
+}
+
+TEST(WriteHfFolder, KeepsTheTokenizer) {
+  const fs::path shared = SCALEBITS_SOURCE_DIR "/../shared/models/stories260K/stories260Ktok512.f32.gguf";
+  if (!fs::exists(shared)) GTEST_SKIP() << "NOT TESTED: " << shared << " is not there";
+  const Checkpoint first = read_checkpoint(shared);
+  const TemporaryFolder folder;
+  write_hf_folder(first, folder / "out", DType::f32);
+  const Checkpoint second = read_checkpoint(folder / "out");
+  expect_same_bits(first, second);
+  ASSERT_NE(second.tokenizer, nullptr);
+  EXPECT_EQ(second.tokenizer->encode("Once upon a time"), first.tokenizer->encode("Once upon a time"));
+}
+
+}  // namespace
+}  // namespace scalebits
