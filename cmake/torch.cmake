@@ -12,8 +12,9 @@ endif()
 file(GLOB SCALEBITS_TORCH_CUDA_LIBS ${SCALEBITS_TORCH}/../nvidia/*/lib)
 
 add_library(scalebits_torch INTERFACE)
-target_include_directories(scalebits_torch SYSTEM INTERFACE ${SCALEBITS_TORCH}/include
-                           ${SCALEBITS_TORCH}/include/torch/csrc/api/include)
+# After the system's own folders: the wheel brings another fmt, whose headers would not match the fmt that is linked.
+target_compile_options(scalebits_torch INTERFACE "SHELL:-idirafter ${SCALEBITS_TORCH}/include"
+                       "SHELL:-idirafter ${SCALEBITS_TORCH}/include/torch/csrc/api/include")
 # libtorch_cpu registers its operators when it is loaded, so it must stay linked though no symbol is wanted at link time.
 target_link_options(scalebits_torch INTERFACE -Wl,--no-as-needed -L${SCALEBITS_TORCH}/lib
                     -Wl,-rpath,${SCALEBITS_TORCH}/lib -Wl,--allow-shlib-undefined)

@@ -1,0 +1,278 @@
+#include "graph/decoder.h"
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "core/units.h"
+#include "graph/elementwise.h"
+#include "graph/head_loss.h"
+#include "graph/layer.h"
+#include "graph/product.h"
+#include "graph/rope.h"
+#include "graph/workspace.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cstring>
+#include <unistd.h>
+#include <vector>
+
+namespace scalebits {
+namespace {
+
+std::uint64_t half_of_memory() {
+  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)) / 2;
+}
+
+/// Consecutive windows that run through a layer together.
+struct MicroBatch {
+  std::int64_t first_window, windows;
+};
+
+std::vector<MicroBatch> cut(std::int64_t windows, std::int64_t at_most) {
+  std::vector<MicroBatch> batches;
+  const std::int64_t count = (windows + at_most - 1) / at_most;
+  for (std::int64_t i = 0, first = 0; i < count; ++i) {
+    const std::int64_t next = windows * (i + 1) / count;  // nearly equal parts
+    batches.push_back({first, next - first});
+    first = next;
+  }
+  return batches;
+}
+
+}  // namespace
+
+struct Decoder::State {
+  ModelSpec spec;
+  WeightSource& weights;
+  at::ScalarType operand;
+  std::uint64_t budget_bytes;
+  RopeTable rope;
+  Workspace workspace;
+
+  /// What a pass over one batch keeps and how it is cut.
+  struct Plan {
+    std::int64_t windows = 0, length = 0;
+    bool keep_all = false;  // every layer's activations are kept; else only layer inputs, and layers run again
+    std::vector<MicroBatch> batches;
+    std::int64_t tokens() const { return windows * length; }
+  };
+
+  Plan plan(const at::Tensor& ids, bool backward);
+  LayerActivations activations(const Plan& plan, std::int64_t slot, const MicroBatch& batch, const at::Tensor& x);
+  at::Tensor rows_of(const Plan& plan, const at::Tensor& tensor, const MicroBatch& batch) const;
+  LayerContext context(const Plan& plan, const MicroBatch& batch) {
+    return {spec, rope, workspace, operand, batch.windows, plan.length};
+  }
+  void embed(const at::Tensor& ids, const at::Tensor& x);
+  at::Tensor forward(const at::Tensor& ids, const Plan& plan, bool backward_follows, PassObserver* observer);
+  at::Tensor layer_input(const Plan& plan, std::int64_t layer) {
+    return workspace.take(fmt::format("input of layer {}", layer), {plan.tokens(), spec.hidden}, at::kFloat);
+  }
+  void backward(const Plan& plan, const at::Tensor& dx, PassObserver& observer);
+  at::Tensor final_norm(const Plan& plan, const at::Tensor& x);
+  void check(const at::Tensor& ids) const;
+};
+
+void Decoder::State::check(const at::Tensor& ids) const {
+  if (ids.dim() != 2 || ids.scalar_type() != at::kLong || !ids.is_contiguous() || ids.numel() == 0)
+    throw InternalError("ids must be a contiguous, non-empty [windows, length] int64 tensor");
+  if (ids.size(1) > spec.max_positions)
+    fail_input("a window of {} tokens is longer than the model's {} positions", ids.size(1), spec.max_positions);
+  const auto* id = ids.const_data_ptr<std::int64_t>();
+  for (std::int64_t i = 0; i < ids.numel(); ++i)
+    if (id[i] < 0 || id[i] >= spec.vocab) fail_input("token id {} is outside the vocabulary of {}", id[i], spec.vocab);
+}
+
+Decoder::State::Plan Decoder::State::plan(const at::Tensor& ids, bool backward) {
+  check(ids);
+  Plan plan;
+  plan.windows = ids.size(0);
+  plan.length = ids.size(1);
+  rope.reserve(plan.length);
+  const auto tokens = static_cast<std::uint64_t>(plan.tokens());
+  const auto layers = static_cast<std::uint64_t>(spec.layers);
+  const std::uint64_t residual = 4 * static_cast<std::uint64_t>(spec.hidden) * tokens;
+  const std::uint64_t kept = layer_activation_bytes(spec, operand), temporary = layer_temporary_bytes(spec, operand);
+  const std::uint64_t inputs = residual * (backward ? layers + 2 : 2);
+  if (inputs > budget_bytes)
+    fail(ErrorKind::usage, "the layer inputs of {} windows of {} tokens take {}, more than the {} of memory given to activations; use fewer windows",
+         plan.windows, plan.length, format_bytes(inputs), format_bytes(budget_bytes));
+  const std::uint64_t left = budget_bytes - inputs;
+  const std::uint64_t window_tokens = static_cast<std::uint64_t>(plan.length);
+  plan.keep_all = backward && kept * layers * tokens + temporary * window_tokens <= left;
+  const std::uint64_t for_batch = plan.keep_all ? left - kept * layers * tokens : left;
+  const std::uint64_t per_window = (plan.keep_all ? temporary : kept + temporary) * window_tokens;
+  const auto fitting = static_cast<std::int64_t>(std::max<std::uint64_t>(1, for_batch / per_window));
+  plan.batches = cut(plan.windows, std::min(plan.windows, fitting));
+  return plan;
+}
+
+at::Tensor Decoder::State::rows_of(const Plan& plan, const at::Tensor& tensor, const MicroBatch& batch) const {
+  return tensor.narrow(0, batch.first_window * plan.length, batch.windows * plan.length);
+}
+
+LayerActivations Decoder::State::activations(const Plan& plan, std::int64_t slot, const MicroBatch& batch, const at::Tensor& x) {
+  // Kept activations hold the whole batch and are cut; others live only as long as their micro-batch.
+  const std::int64_t held = plan.keep_all ? plan.windows : batch.windows;
+  const auto take = [&](const char* name, at::IntArrayRef shape, at::ScalarType type) {
+    const at::Tensor whole = workspace.take(fmt::format("{} {}", name, slot), shape, type);
+    if (!plan.keep_all) return whole;
+    const std::int64_t per_window = whole.size(0) / held;
+    return whole.narrow(0, batch.first_window * per_window, batch.windows * per_window);
+  };
+  const std::int64_t n = held * plan.length, q = spec.heads * spec.head_dim, kv = spec.kv_heads * spec.head_dim;
+  LayerActivations a;
+  a.x = x;
+  a.middle = take("middle", {n, spec.hidden}, at::kFloat);
+  a.q = take("q", {n, q}, operand);
+  a.k = take("k", {n, kv}, operand);
+  a.v = take("v", {n, kv}, operand);
+  if (spec.qk_norm) {
+    a.raw_q = take("raw q", {n, q}, operand);
+    a.raw_k = take("raw k", {n, kv}, operand);
+  }
+  a.attended = take("attended", {n, q}, operand);
+  a.log_sums = take("log sums", {held, spec.heads, plan.length}, at::kFloat);
+  a.gate = take("gate", {n, spec.intermediate}, operand);
+  a.up = take("up", {n, spec.intermediate}, operand);
+  return a;
+}
+
+void Decoder::State::embed(const at::Tensor& ids, const at::Tensor& x) {
+  const at::Tensor embedding = weights.embedding();
+  const auto* table = embedding.const_data_ptr<float>();
+  const auto* id = ids.const_data_ptr<std::int64_t>();
+  auto* out = x.data_ptr<float>();
+  const auto width = spec.hidden;
+  for_rows(ids.numel(), width, [&](std::int64_t row) {
+    std::memcpy(out + row * width, table + id[row] * width, static_cast<std::size_t>(width) * sizeof(float));
+  });
+}
+
+/// Returns the output of the last layer, before the final norm.
+at::Tensor Decoder::State::forward(const at::Tensor& ids, const Plan& plan, bool backward_follows, PassObserver* observer) {
+  at::Tensor x = layer_input(plan, 0);
+  embed(ids, x);
+  for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
+    const LayerWeights layer_weights = fetch_layer(spec, weights, layer, operand, workspace);
+    const at::Tensor y = backward_follows ? layer_input(plan, layer + 1) : x;
+    std::function<void(InputSite, const at::Tensor&)> observe;
+    if (observer && observer->wants_linear_inputs())
+      observe = [&](InputSite site, const at::Tensor& input) {
+        if (operand == at::kFloat) return observer->linear_input(layer, site, input);
+        const at::Tensor exact = workspace.take("observed input", input.sizes(), at::kFloat);
+        convert(input, exact);
+        observer->linear_input(layer, site, exact);
+      };
+    for (const MicroBatch& batch : plan.batches)
+      layer_forward(context(plan, batch), layer_weights,
+                    activations(plan, plan.keep_all ? layer : 0, batch, rows_of(plan, x, batch)), rows_of(plan, y, batch), observe);
+    x = y;
+  }
+  return x;
+}
+
+at::Tensor Decoder::State::final_norm(const Plan& plan, const at::Tensor& x) {
+  const at::Tensor hidden = workspace.take("final hidden", {plan.tokens(), spec.hidden}, at::kFloat);
+  add_norm(x, {}, weights.vector(std::string(kFinalNormName)), spec.norm_eps, {}, hidden);
+  return hidden;
+}
+
+/// dx: d(output of the last layer) in, d(embedded tokens) out.
+void Decoder::State::backward(const Plan& plan, const at::Tensor& dx, PassObserver& observer) {
+  for (std::int64_t layer = spec.layers; layer-- > 0;) {
+    const LayerWeights layer_weights = fetch_layer(spec, weights, layer, operand, workspace);
+    const at::Tensor x = layer_input(plan, layer);
+    for (std::size_t i = 0; i < plan.batches.size(); ++i) {
+      const MicroBatch& batch = plan.batches[i];
+      const bool last = i + 1 == plan.batches.size();
+      const LayerActivations a = activations(plan, plan.keep_all ? layer : 0, batch, rows_of(plan, x, batch));
+      if (!plan.keep_all) {
+        // The output is known already; this run only brings back what lies between.
+        const at::Tensor unused = workspace.take("repeated output", a.x.sizes(), at::kFloat);
+        layer_forward(context(plan, batch), layer_weights, a, unused, {});
+      }
+      std::function<void(LinearKind, const at::Tensor&, const at::Tensor&)> take;
+      if (observer.wants_linear_gradients())
+        take = [&](LinearKind kind, const at::Tensor& dy, const at::Tensor& input) {
+          const auto [rows, cols] = linear_shape(spec, kind);
+          const std::string name = plan.batches.size() == 1 ? "gradient" : fmt::format("gradient {}", static_cast<int>(kind));
+          const at::Tensor gradient = workspace.take(name, {rows, cols}, at::kFloat);
+          product_weight_gradient(dy, input, gradient, i > 0);
+          if (last) observer.linear_gradient(layer, kind, gradient);
+        };
+      layer_backward(context(plan, batch), layer_weights, a, rows_of(plan, dx, batch), take);
+    }
+  }
+}
+
+Decoder::Decoder(const ModelSpec& spec, WeightSource& weights, const DecoderOptions& options)
+    : state_(new State{spec, weights, options.compute == Compute::f32 ? at::kFloat : at::kBFloat16,
+                       options.activation_budget_bytes ? options.activation_budget_bytes : half_of_memory(), RopeTable(spec), {}}) {
+  validate(spec, "decoder");
+  at::set_num_threads(thread_count());
+}
+
+Decoder::~Decoder() = default;
+
+const ModelSpec& Decoder::spec() const { return state_->spec; }
+
+at::Tensor Decoder::hidden(const at::Tensor& ids, PassObserver* observer) {
+  const at::NoGradGuard no_grad;
+  const auto plan = state_->plan(ids, false);
+  const at::Tensor hidden = state_->final_norm(plan, state_->forward(ids, plan, false, observer));
+  return hidden.view({plan.windows, plan.length, state_->spec.hidden}).clone();
+}
+
+at::Tensor Decoder::logits(const at::Tensor& ids) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor states = hidden(ids).view({-1, state_->spec.hidden});
+  at::Tensor x = states, head = state_->weights.head();
+  if (state_->operand != at::kFloat) {
+    x = x.to(state_->operand);
+    head = head.to(state_->operand);
+  }
+  const at::Tensor logits = at::empty({states.size(0), state_->spec.vocab}, at::kFloat);
+  product_forward(x, head, logits);
+  return logits.view({ids.size(0), ids.size(1), state_->spec.vocab});
+}
+
+LossResult Decoder::loss(const at::Tensor& ids, const LossTarget& target) {
+  const at::NoGradGuard no_grad;
+  const auto plan = state_->plan(ids, false);
+  const at::Tensor hidden = state_->final_norm(plan, state_->forward(ids, plan, false, nullptr));
+  return head_loss({ids, hidden, state_->weights.head()}, target, {.operand = state_->operand}, {}, state_->workspace);
+}
+
+LossResult Decoder::loss_and_gradients(const at::Tensor& ids, const LossTarget& target, PassObserver& observer) {
+  const at::NoGradGuard no_grad;
+  State& s = *state_;
+  const auto plan = s.plan(ids, true);
+  const at::Tensor last = s.forward(ids, plan, true, &observer);
+  const at::Tensor hidden = s.final_norm(plan, last);
+
+  const bool wants_embedding = observer.wants_embedding_gradient();
+  HeadGradients gradients{s.workspace.take("hidden gradient", hidden.sizes(), s.operand), {}};
+  if (wants_embedding) gradients.head = s.workspace.take("head gradient", {s.spec.vocab, s.spec.hidden}, at::kFloat).zero_();
+  const LossResult result = head_loss({ids, hidden, s.weights.head()}, target, {.operand = s.operand}, gradients, s.workspace);
+  if (wants_embedding && !s.spec.tied_head) observer.head_gradient(gradients.head);
+
+  const at::Tensor dx = s.workspace.take("residual gradient", hidden.sizes(), at::kFloat).zero_();
+  norm_backward(gradients.hidden, last, s.weights.vector(std::string(kFinalNormName)), s.spec.norm_eps, dx, {});
+  s.backward(plan, dx, observer);
+  if (wants_embedding) {
+    if (!s.spec.tied_head) gradients.head.zero_();
+    // One thread, so that equal ids add up in one order.
+    auto* table = gradients.head.data_ptr<float>();
+    const auto* id = ids.const_data_ptr<std::int64_t>();
+    const auto* rows = dx.const_data_ptr<float>();
+    for (std::int64_t token = 0; token < ids.numel(); ++token)
+      for (std::int64_t i = 0; i < s.spec.hidden; ++i) table[id[token] * s.spec.hidden + i] += rows[token * s.spec.hidden + i];
+    observer.embedding_gradient(gradients.head);
+  }
+  return result;
+}
+
+}  // namespace scalebits

@@ -1,0 +1,168 @@
+#include "graph/layer.h"
+
+#include "core/error.h"
+#include "graph/attention.h"
+#include "graph/elementwise.h"
+#include "graph/product.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string_view>
+
+namespace scalebits {
+namespace {
+
+struct Widths {
+  std::int64_t hidden, q, kv, intermediate;
+  explicit Widths(const ModelSpec& spec)
+      : hidden(spec.hidden), q(spec.heads * spec.head_dim), kv(spec.kv_heads * spec.head_dim), intermediate(spec.intermediate) {}
+};
+
+std::uint64_t size_of(at::ScalarType operand) { return operand == at::kFloat ? 4 : 2; }
+
+/// The residual gradient in the operand type: itself for f32, else the copy that is already rounded.
+at::Tensor operand_of(const at::Tensor& gradient, const at::Tensor& rounded) { return rounded.defined() ? rounded : gradient; }
+
+Attention attention_of(const LayerContext& context, const LayerActivations& a) {
+  const ModelSpec& spec = context.spec;
+  const auto heads_of = [&](const at::Tensor& rows, std::int64_t heads) {
+    return rows.view({context.windows, context.length, heads, spec.head_dim});
+  };
+  return {heads_of(a.q, spec.heads),        heads_of(a.k, spec.kv_heads), heads_of(a.v, spec.kv_heads),
+          heads_of(a.attended, spec.heads), a.log_sums,                   spec.sliding_window};
+}
+
+}  // namespace
+
+LayerWeights fetch_layer(const ModelSpec& spec, WeightSource& source, std::int64_t layer, at::ScalarType operand,
+                         Workspace& workspace) {
+  LayerWeights weights;
+  const auto norm = [&](std::string_view suffix) { return source.vector(layer_tensor(layer, suffix)); };
+  for (const LinearKind kind : kLinearKinds) {
+    const auto index = static_cast<std::size_t>(kind);
+    at::Tensor weight = source.linear(layer, kind);
+    const auto [rows, cols] = linear_shape(spec, kind);
+    if (weight.sizes() != at::IntArrayRef({rows, cols}) || weight.scalar_type() != at::kFloat || !weight.is_contiguous())
+      throw InternalError(fmt::format("{}: the weight source gave no contiguous f32 [{}, {}]", linear_name(layer, kind), rows, cols));
+    if (operand != at::kFloat) {
+      const at::Tensor rounded = workspace.take(fmt::format("weight {}", index), weight.sizes(), operand);
+      convert(weight, rounded);
+      weight = rounded;
+    }
+    weights.linears[index] = std::move(weight);
+    if (has_bias(spec, kind)) weights.biases[index] = source.vector(bias_name(layer, kind));
+  }
+  weights.attention_norm = norm("input_layernorm.weight");
+  weights.mlp_norm = norm("post_attention_layernorm.weight");
+  if (spec.qk_norm) {
+    weights.q_norm = norm("self_attn.q_norm.weight");
+    weights.k_norm = norm("self_attn.k_norm.weight");
+  }
+  return weights;
+}
+
+std::uint64_t layer_activation_bytes(const ModelSpec& spec, at::ScalarType operand) {
+  const Widths w(spec);
+  const auto operands = static_cast<std::uint64_t>((spec.qk_norm ? 3 : 2) * w.q + (spec.qk_norm ? 3 : 2) * w.kv + 2 * w.intermediate);
+  return operands * size_of(operand) + 4 * static_cast<std::uint64_t>(w.hidden + spec.heads);
+}
+
+std::uint64_t layer_temporary_bytes(const ModelSpec& spec, at::ScalarType operand) {
+  const Widths w(spec);
+  return static_cast<std::uint64_t>(w.intermediate + 3 * w.hidden + 5 * w.q + 2 * w.kv) * size_of(operand);
+}
+
+void layer_forward(const LayerContext& context, const LayerWeights& weights, const LayerActivations& a, const at::Tensor& y,
+                   const std::function<void(InputSite, const at::Tensor&)>& observe) {
+  const ModelSpec& spec = context.spec;
+  const std::int64_t n = a.x.size(0);
+  const auto temporary = [&](const char* name, std::int64_t width) {
+    return context.workspace.take(name, {n, width}, context.operand);
+  };
+  const auto linear = [&](LinearKind kind, const at::Tensor& x, const at::Tensor& out) {
+    product_forward(x, weights.linear(kind), out);
+    if (weights.bias(kind).defined()) add_bias(out, weights.bias(kind));
+  };
+  const auto seen = [&](InputSite site, const at::Tensor& x) {
+    if (observe) observe(site, x);
+  };
+
+  const at::Tensor normed = temporary("normed", spec.hidden);
+  add_norm(a.x, {}, weights.attention_norm, spec.norm_eps, {}, normed);
+  seen(InputSite::attention, normed);
+  linear(LinearKind::q, normed, spec.qk_norm ? a.raw_q : a.q);
+  linear(LinearKind::k, normed, spec.qk_norm ? a.raw_k : a.k);
+  linear(LinearKind::v, normed, a.v);
+  if (spec.qk_norm) {
+    head_norm(a.raw_q, weights.q_norm, spec.norm_eps, a.q);
+    head_norm(a.raw_k, weights.k_norm, spec.norm_eps, a.k);
+  }
+  context.rope.rotate(a.q, context.length, 0, 1);
+  context.rope.rotate(a.k, context.length, 0, 1);
+  attend(attention_of(context, a));
+
+  seen(InputSite::output, a.attended);
+  const at::Tensor delta = temporary("delta", spec.hidden);
+  linear(LinearKind::o, a.attended, delta);
+  add_norm(a.x, delta, weights.mlp_norm, spec.norm_eps, a.middle, normed);
+  seen(InputSite::mlp, normed);
+  linear(LinearKind::gate, normed, a.gate);
+  linear(LinearKind::up, normed, a.up);
+  const at::Tensor product = temporary("product", spec.intermediate);
+  swiglu(a.gate, a.up, product);
+  seen(InputSite::down, product);
+  linear(LinearKind::down, product, delta);
+  add(a.middle, delta, y);
+}
+
+void layer_backward(const LayerContext& context, const LayerWeights& weights, const LayerActivations& a, const at::Tensor& dx,
+                    const std::function<void(LinearKind, const at::Tensor& dy, const at::Tensor& x)>& take) {
+  const ModelSpec& spec = context.spec;
+  const std::int64_t n = a.x.size(0);
+  const auto temporary = [&](const char* name, std::int64_t width) {
+    return context.workspace.take(name, {n, width}, context.operand);
+  };
+  const auto hand_over = [&](LinearKind kind, const at::Tensor& dy, const at::Tensor& x) {
+    if (take) take(kind, dy, x);
+  };
+  const at::Tensor rounded = context.operand == at::kFloat ? at::Tensor() : temporary("rounded gradient", spec.hidden);
+  if (rounded.defined()) convert(dx, rounded);
+  const at::Tensor normed = temporary("normed", spec.hidden);
+  const at::Tensor d_normed = temporary("delta", spec.hidden);
+
+  const at::Tensor product = temporary("product", spec.intermediate);
+  product_input_gradient(operand_of(dx, rounded), weights.linear(LinearKind::down), product, false);
+  swiglu_backward(a.gate, a.up, product);
+  hand_over(LinearKind::down, operand_of(dx, rounded), product);
+  add_norm(a.middle, {}, weights.mlp_norm, spec.norm_eps, {}, normed);
+  product_input_gradient(a.gate, weights.linear(LinearKind::gate), d_normed, false);
+  product_input_gradient(a.up, weights.linear(LinearKind::up), d_normed, true);
+  hand_over(LinearKind::up, a.up, normed);
+  hand_over(LinearKind::gate, a.gate, normed);
+  norm_backward(d_normed, a.middle, weights.mlp_norm, spec.norm_eps, dx, rounded);
+
+  const at::Tensor d_attended = temporary("attended gradient", spec.heads * spec.head_dim);
+  product_input_gradient(operand_of(dx, rounded), weights.linear(LinearKind::o), d_attended, false);
+  hand_over(LinearKind::o, operand_of(dx, rounded), a.attended);
+  const at::Tensor dq = temporary("q gradient", a.q.size(1)), dk = temporary("k gradient", a.k.size(1)),
+                   dv = temporary("v gradient", a.v.size(1));
+  const Attention attention = attention_of(context, a);
+  attend_backward(attention, {d_attended.view_as(attention.q), dq.view_as(attention.q), dk.view_as(attention.k), dv.view_as(attention.v)});
+  context.rope.rotate(dq, context.length, 0, -1);
+  context.rope.rotate(dk, context.length, 0, -1);
+  if (spec.qk_norm) {
+    head_norm_backward(dq, a.raw_q, weights.q_norm, spec.norm_eps);
+    head_norm_backward(dk, a.raw_k, weights.k_norm, spec.norm_eps);
+  }
+  add_norm(a.x, {}, weights.attention_norm, spec.norm_eps, {}, normed);
+  product_input_gradient(dq, weights.linear(LinearKind::q), d_normed, false);
+  product_input_gradient(dk, weights.linear(LinearKind::k), d_normed, true);
+  product_input_gradient(dv, weights.linear(LinearKind::v), d_normed, true);
+  hand_over(LinearKind::v, dv, normed);
+  hand_over(LinearKind::k, dk, normed);
+  hand_over(LinearKind::q, dq, normed);
+  norm_backward(d_normed, a.x, weights.attention_norm, spec.norm_eps, dx, {});
+}
+
+}  // namespace scalebits

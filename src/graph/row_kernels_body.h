@@ -1,0 +1,315 @@
+// The body of the row kernels, included once per instruction set with SCALEBITS_ISA naming its namespace. It includes no
+// standard header: an inline function compiled here with wide instructions could be the one the linker keeps for all.
+#include "graph/row_kernels.h"
+
+namespace scalebits::SCALEBITS_ISA {
+namespace {
+
+constexpr std::int64_t kLanes = 16;
+using Floats = float __attribute__((vector_size(64)));
+using Ints = std::int32_t __attribute__((vector_size(64)));
+using Words = std::uint32_t __attribute__((vector_size(64)));
+using Halves = std::uint16_t __attribute__((vector_size(32)));
+
+#define SCALEBITS_INLINE inline __attribute__((always_inline))
+
+SCALEBITS_INLINE Floats all(float value) { return Floats{} + value; }
+
+SCALEBITS_INLINE Floats widen(Halves halves) { return reinterpret_cast<Floats>(__builtin_convertvector(halves, Words) << 16); }
+SCALEBITS_INLINE Halves narrow(Floats values) {
+  Words bits = reinterpret_cast<Words>(values);
+  bits += 0x7fffu + ((bits >> 16) & 1u);  // round to nearest even
+  return __builtin_convertvector(bits >> 16, Halves);
+}
+
+// `count` below kLanes is a row's tail: missing lanes are read as zero and not written.
+SCALEBITS_INLINE Floats load(const float* from, std::int64_t count) {
+  Floats values = {};
+  if (count >= kLanes) {
+    __builtin_memcpy(&values, from, sizeof values);
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) values[i] = from[i];
+  }
+  return values;
+}
+SCALEBITS_INLINE Floats load(const Bf16* from, std::int64_t count) {
+  Halves halves = {};
+  if (count >= kLanes) {
+    __builtin_memcpy(&halves, from, sizeof halves);
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) halves[i] = from[i].bits;
+  }
+  return widen(halves);
+}
+SCALEBITS_INLINE void store(float* to, Floats values, std::int64_t count) {
+  if (count >= kLanes) {
+    __builtin_memcpy(to, &values, sizeof values);
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = values[i];
+  }
+}
+SCALEBITS_INLINE void store(Bf16* to, Floats values, std::int64_t count) {
+  const Halves halves = narrow(values);
+  if (count >= kLanes) {
+    __builtin_memcpy(to, &halves, sizeof halves);
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) to[i].bits = halves[i];
+  }
+}
+
+SCALEBITS_INLINE float sum_of(Floats values) {
+  float sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += values[i];
+  return sum;
+}
+
+SCALEBITS_INLINE Floats select(Ints mask, Floats yes, Floats no) {
+  return reinterpret_cast<Floats>((reinterpret_cast<Ints>(yes) & mask) | (reinterpret_cast<Ints>(no) & ~mask));
+}
+
+/// e^x within 2 units in the last place for -87 <= x <= 88, clamped outside; NaN stays NaN.
+SCALEBITS_INLINE Floats exp(Floats x) {
+  x = select(x < -87.0f, all(-87.0f), x);
+  x = select(x > 88.0f, all(88.0f), x);
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  const Floats shifted = x * 1.44269504f + kRound;
+  const Floats power = shifted - kRound;
+  Floats r = x - power * 0.693359375f;
+  r = r + power * 2.12194440e-4f;
+  Floats poly = all(1.9875691500e-4f);
+  poly = poly * r + 1.3981999507e-3f;
+  poly = poly * r + 8.3334519073e-3f;
+  poly = poly * r + 4.1665795894e-2f;
+  poly = poly * r + 1.6666665459e-1f;
+  poly = poly * r + 5.0000001201e-1f;
+  const Floats mantissa = poly * r * r + r + 1.0f;
+  const Ints exponent = (reinterpret_cast<Ints>(shifted) - 0x4b400000 + 127) << 23;
+  return mantissa * reinterpret_cast<Floats>(exponent);
+}
+
+SCALEBITS_INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
+
+/// Long sums: 16 lanes of f32, emptied into f64 before they grow inexact.
+class LongSum {
+ public:
+  SCALEBITS_INLINE void add(Floats values) {
+    lanes_ += values;
+    if (++pending_ == 64) flush();
+  }
+  SCALEBITS_INLINE double total() {
+    flush();
+    return total_;
+  }
+
+ private:
+  SCALEBITS_INLINE void flush() {
+    for (int i = 0; i < kLanes; ++i) total_ += lanes_[i];
+    lanes_ = Floats{};
+    pending_ = 0;
+  }
+  Floats lanes_ = {};
+  double total_ = 0;
+  int pending_ = 0;
+};
+
+template <typename X>
+SCALEBITS_INLINE float inverse_rms(const X* x, float eps, std::int64_t width) {
+  Floats squares = {};
+  for (std::int64_t i = 0; i < width; i += kLanes) {
+    const Floats v = load(x + i, width - i);
+    squares += v * v;
+  }
+  return 1.0f / __builtin_sqrtf(sum_of(squares) / static_cast<float>(width) + eps);
+}
+
+template <typename X, typename T>
+SCALEBITS_INLINE void norm(const X* x, const float* weight, float eps, std::int64_t width, T* out) {
+  const float scale = inverse_rms(x, eps, width);
+  for (std::int64_t i = 0; i < width; i += kLanes)
+    store(out + i, load(x + i, width - i) * scale * load(weight + i, width - i), width - i);
+}
+
+template <typename T>
+void add_norm(const float* x, const T* delta, const float* weight, float eps, std::int64_t width, float* sum, T* out) {
+  if (delta) {
+    for (std::int64_t i = 0; i < width; i += kLanes)
+      store(sum + i, load(x + i, width - i) + load(delta + i, width - i), width - i);
+    x = sum;
+  }
+  norm(x, weight, eps, width, out);
+}
+
+/// d(norm) = scale * (w dout - x scale^2 mean(w dout x)); the two factors of the formula.
+struct NormBackward {
+  float scale, along;
+};
+template <typename X, typename T>
+SCALEBITS_INLINE NormBackward norm_backward_factors(const T* dout, const X* x, const float* weight, float eps,
+                                                    std::int64_t width) {
+  const float scale = inverse_rms(x, eps, width);
+  Floats dot = {};
+  for (std::int64_t i = 0; i < width; i += kLanes)
+    dot += load(dout + i, width - i) * load(weight + i, width - i) * load(x + i, width - i);
+  return {scale, scale * scale * scale * sum_of(dot) / static_cast<float>(width)};
+}
+
+template <typename T>
+void norm_backward(const T* dout, const float* x, const float* weight, float eps, std::int64_t width, float* dx,
+                   T* dx_rounded) {
+  const auto [scale, along] = norm_backward_factors(dout, x, weight, eps, width);
+  for (std::int64_t i = 0; i < width; i += kLanes) {
+    const std::int64_t left = width - i;
+    const Floats value = load(dx + i, left) + load(dout + i, left) * load(weight + i, left) * scale - load(x + i, left) * along;
+    store(dx + i, value, left);
+    if (dx_rounded) store(dx_rounded + i, value, left);
+  }
+}
+
+template <typename T>
+void head_norm(const T* x, const float* weight, float eps, std::int64_t width, T* out) {
+  norm(x, weight, eps, width, out);
+}
+
+template <typename T>
+void head_norm_backward(const T* dout, const T* x, const float* weight, float eps, std::int64_t width, T* dx) {
+  const auto [scale, along] = norm_backward_factors(dout, x, weight, eps, width);
+  for (std::int64_t i = 0; i < width; i += kLanes) {
+    const std::int64_t left = width - i;
+    store(dx + i, load(dout + i, left) * load(weight + i, left) * scale - load(x + i, left) * along, left);
+  }
+}
+
+template <typename T>
+void rotate(T* row, std::int64_t heads, std::int64_t head_dim, const float* cosines, const float* sines, float sign) {
+  const std::int64_t half = head_dim / 2;
+  for (std::int64_t head = 0; head < heads; ++head, row += head_dim) {
+    for (std::int64_t i = 0; i < half; i += kLanes) {
+      const std::int64_t left = half - i;
+      const Floats cosine = load(cosines + i, left), sine = load(sines + i, left) * sign;
+      const Floats low = load(row + i, left), high = load(row + half + i, left);
+      store(row + i, low * cosine - high * sine, left);
+      store(row + half + i, high * cosine + low * sine, left);
+    }
+  }
+}
+
+template <typename T>
+void add_bias(T* row, const float* bias, std::int64_t width) {
+  for (std::int64_t i = 0; i < width; i += kLanes)
+    store(row + i, load(row + i, width - i) + load(bias + i, width - i), width - i);
+}
+
+template <typename T>
+void swiglu(const T* gate, const T* up, std::int64_t count, T* product) {
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const Floats g = load(gate + i, count - i);
+    store(product + i, g * sigmoid(g) * load(up + i, count - i), count - i);
+  }
+}
+
+template <typename T>
+void swiglu_backward(T* gate, T* up, T* product, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const std::int64_t left = count - i;
+    const Floats g = load(gate + i, left), u = load(up + i, left), d = load(product + i, left);
+    const Floats s = sigmoid(g);
+    const Floats silu = g * s;
+    store(gate + i, d * u * (s + silu * (1.0f - s)), left);
+    store(up + i, d * silu, left);
+    store(product + i, silu * u, left);
+  }
+}
+
+SCALEBITS_INLINE float maximum(const float* values, std::int64_t count) {
+  Floats top = all(values[0]);
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Floats v = load(values + i, kLanes);
+    top = select(v > top, v, top);
+  }
+  float best = values[0];
+  for (int lane = 0; lane < kLanes; ++lane) best = top[lane] > best ? top[lane] : best;
+  for (; i < count; ++i) best = values[i] > best ? values[i] : best;
+  return best;
+}
+
+SCALEBITS_INLINE std::int64_t first_of(const float* values, std::int64_t count, float wanted) {
+  std::int64_t i = 0;
+  while (i < count && values[i] != wanted) ++i;
+  return i;
+}
+
+/// Lanes past the end of a row must not add exp(0) to a sum.
+SCALEBITS_INLINE Floats exp_of(const float* values, std::int64_t left, float shift) {
+  Floats result = exp(load(values, left) - shift);
+  for (std::int64_t lane = left; lane < kLanes; ++lane) result[lane] = 0;
+  return result;
+}
+
+SCALEBITS_INLINE float log_sum_exp(const float* logits, std::int64_t vocab, float top) {
+  LongSum sum;
+  for (std::int64_t i = 0; i < vocab; i += kLanes) sum.add(exp_of(logits + i, vocab - i, top));
+  return static_cast<float>(top + __builtin_log(sum.total()));
+}
+
+template <typename T>
+double nll(const float* logits, std::int64_t vocab, std::int64_t target, float scale, T* gradient) {
+  const float log_sum = log_sum_exp(logits, vocab, maximum(logits, vocab));
+  const double loss = static_cast<double>(log_sum) - logits[target];
+  if (gradient) {
+    const float at_target = logits[target];
+    for (std::int64_t i = 0; i < vocab; i += kLanes)
+      store(gradient + i, exp(load(logits + i, vocab - i) - log_sum) * scale, vocab - i);
+    const Floats corrected = (exp(all(at_target - log_sum)) - 1.0f) * scale;
+    store(gradient + target, corrected, 1);
+  }
+  return loss;
+}
+
+template <typename T>
+double kl(const float* logits, const float* reference, std::int64_t vocab, float scale, T* gradient, bool* same_top) {
+  const float top = maximum(logits, vocab), reference_top = maximum(reference, vocab);
+  *same_top = first_of(logits, vocab, top) == first_of(reference, vocab, reference_top);
+  const float log_sum = log_sum_exp(logits, vocab, top);
+  const float reference_log_sum = log_sum_exp(reference, vocab, reference_top);
+  LongSum divergence;
+  for (std::int64_t i = 0; i < vocab; i += kLanes) {
+    const std::int64_t left = vocab - i;
+    const Floats log_q = load(logits + i, left) - log_sum;
+    const Floats log_p = load(reference + i, left) - reference_log_sum;
+    const Floats p = exp(log_p);
+    Floats terms = p * (log_p - log_q);
+    for (std::int64_t lane = left; lane < kLanes; ++lane) terms[lane] = 0;
+    divergence.add(terms);
+    if (gradient) store(gradient + i, (exp(log_q) - p) * scale, left);
+  }
+  return divergence.total();
+}
+
+template <typename T>
+void from_f32(const float* in, std::int64_t count, T* out) {
+  for (std::int64_t i = 0; i < count; i += kLanes) store(out + i, load(in + i, count - i), count - i);
+}
+
+template <typename T>
+void to_f32(const T* in, std::int64_t count, float* out) {
+  for (std::int64_t i = 0; i < count; i += kLanes) store(out + i, load(in + i, count - i), count - i);
+}
+
+template <typename T>
+void sum(const float* x, const T* delta, std::int64_t count, float* out) {
+  for (std::int64_t i = 0; i < count; i += kLanes)
+    store(out + i, load(x + i, count - i) + load(delta + i, count - i), count - i);
+}
+
+}  // namespace
+
+template <typename T>
+RowKernels<T> table() {
+  return {add_norm<T>, norm_backward<T>,   head_norm<T>, head_norm_backward<T>, rotate<T>, add_bias<T>, swiglu<T>,
+          swiglu_backward<T>, nll<T>, kl<T>, from_f32<T>, to_f32<T>, sum<T>};
+}
+template RowKernels<float> table<float>();
+template RowKernels<Bf16> table<Bf16>();
+
+}  // namespace scalebits::SCALEBITS_ISA
