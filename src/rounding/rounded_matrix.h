@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -64,5 +65,8 @@ class RoundedMatrix {
   std::int64_t groups_per_row_ = 0;
   std::array<std::vector<GroupCode>, 8> codes_;
 };
+
+/// One per matrix of the partition; null where the matrix stays as it is.
+using RoundedMatrices = std::vector<std::unique_ptr<RoundedMatrix>>;
 
 }  // namespace scalebits

@@ -15,9 +15,6 @@
 
 namespace scalebits {
 
-/// One per matrix of the partition; null where the matrix stays as it is.
-using RoundedMatrices = std::vector<std::unique_ptr<RoundedMatrix>>;
-
 class SearchModel : public WeightSource {
  public:
   /// Made anew for each pass: it keeps references, and the rounded embedding.

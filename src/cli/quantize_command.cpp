@@ -1,0 +1,124 @@
+// `scalebits quantize`: a checkpoint and a size in, the best artifact of that size out.
+#include "cli/commands.h"
+#include "cli/progress_line.h"
+
+#include "core/atomic_file.h"
+#include "core/json.h"
+#include "core/parallel.h"
+#include "core/units.h"
+#include "pipeline/quantize.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace scalebits::cli {
+namespace {
+
+struct QuantizeOptions {
+  std::string model, output, budget, recipe, time_limit, report;
+  std::vector<std::string> calibration, keep, settings;
+  double bpw = 0;
+  int threads = 0;
+  bool resume = false, quiet = false;
+};
+
+KeepRule parse_keep(const std::string& text) {
+  const auto equals = text.rfind('=');
+  if (equals == std::string::npos || equals == 0 || equals + 1 == text.size() ||
+      text.find_first_not_of("0123456789", equals + 1) != std::string::npos || text.size() - equals > 4)
+    fail(ErrorKind::usage, "--keep takes PATTERN=BITS such as '*.v_proj.weight=4', found '{}'", text);
+  return {text.substr(0, equals), std::stoi(text.substr(equals + 1))};
+}
+
+/// key=value of the recipe; a value that is not JSON is a string.
+Json parse_setting(const std::string& text) {
+  const auto equals = text.find('=');
+  if (equals == std::string::npos || equals == 0) fail(ErrorKind::usage, "--set takes OPTION=VALUE, found '{}'", text);
+  const std::string value = text.substr(equals + 1);
+  const bool is_json = Json::accept(value) && text.substr(0, equals) != "embedding";
+  return {{text.substr(0, equals), is_json ? Json::parse(value) : Json(value)}};
+}
+
+Recipe recipe_of(const QuantizeOptions& options) {
+  Recipe recipe;
+  if (!options.recipe.empty()) recipe = recipe_from_json(read_json_file(options.recipe), recipe, options.recipe);
+  if (!options.budget.empty()) {
+    recipe.budget_bytes = parse_bytes(options.budget);
+    recipe.bpw.reset();
+  }
+  if (options.bpw > 0) {
+    recipe.bpw = options.bpw;
+    recipe.budget_bytes.reset();
+    if (recipe.embedding == EmbeddingMode::search) recipe.embedding = EmbeddingMode::sixteen_bits;
+  }
+  for (const std::string& rule : options.keep) recipe.keep.push_back(parse_keep(rule));
+  for (const std::string& setting : options.settings)
+    recipe = recipe_from_json(parse_setting(setting), recipe, "--set " + setting);
+  return recipe;
+}
+
+Json report_json(const QuantizeReport& report) {
+  Json steps = Json::array();
+  for (const SearchStep& step : report.steps)
+    steps.push_back({{"phase", step.phase}, {"code_bits", step.code_bits}, {"loss", step.loss}, {"seconds", step.seconds},
+                     {"lowered", step.lowered}, {"raised", step.raised}, {"accepted", step.accepted}});
+  return {{"sizes", to_json(report.sizes)}, {"validation_loss", report.validation_loss}, {"seconds", report.seconds},
+          {"steps", steps}};
+}
+
+void quantize_model(const QuantizeOptions& options) {
+  if (options.threads > 0) set_thread_count(options.threads);
+  QuantizeJob job{.model = options.model, .output = options.output, .recipe = recipe_of(options), .resume = options.resume};
+  job.calibration.assign(options.calibration.begin(), options.calibration.end());
+  if (!options.time_limit.empty()) job.time_limit_seconds = parse_seconds(options.time_limit);
+  QuantizeReport report;
+  try {
+    ProgressLine line(options.quiet);
+    report = quantize(job, std::ref(line));
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::interrupted) throw;
+    fail(ErrorKind::interrupted, "stopped; the search so far is kept in {}; the same command with --resume goes on",
+         search_folder(options.output).string());
+  }
+  fmt::print("{}: {} bytes ({}); linear layers {:.4f} bpw all-in, {:.3f} code bits; held-out loss {:.4f} nats/token; {}\n",
+             options.output, report.sizes.file(), format_bytes(report.sizes.file()), report.sizes.linear_bpw(),
+             report.sizes.code_bits(), report.validation_loss, format_seconds(report.seconds));
+  if (!options.report.empty()) write_file_atomically(options.report, report_json(report).dump(1));
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& app) {
+  auto options = std::make_shared<QuantizeOptions>();
+  CLI::App* const command = app.add_subcommand("quantize", "Fit a model into a number of bytes");
+  command->add_option("MODEL", options->model, "Hugging Face folder or GGUF file")->required();
+  command->add_option("-o,--output", options->output, "The file to write (safetensors)")->required()->type_name("FILE");
+  CLI::Option* const budget =
+      command->add_option("--budget", options->budget, "Size of the whole file, such as 60MiB; embedding and head are searched too")
+          ->type_name("SIZE");
+  command->add_option("--bpw", options->bpw,
+                      "Stored bits per weight of the linear layers, everything counted; embedding and head stay at 16 bits")
+      ->check(CLI::Range(0.1, 16.0))
+      ->excludes(budget)
+      ->type_name("RATE");
+  command->add_option("--calibration", options->calibration,
+                      "Text files that are like what the model will be used for; without any the model writes its own")
+      ->type_name("FILE");
+  command->add_option("--recipe", options->recipe, "JSON file of options; those given here override it")->type_name("FILE");
+  command->add_option("--set", options->settings, "Any option of the recipe, such as descent_steps=8 (see docs/recipe.md)")
+      ->type_name("OPTION=VALUE");
+  command->add_option("--keep", options->keep, "Fix the width of matching tensors: 0 to 8, or 16 for unquantised")
+      ->type_name("PATTERN=BITS");
+  command->add_option("--time-limit", options->time_limit, "Cut the search short to end in about this time, such as 30min")
+      ->type_name("TIME");
+  command->add_flag("--resume", options->resume, "Go on with an interrupted search of the same model and recipe");
+  command->add_option("--threads", options->threads, "Threads to use [all]")->check(CLI::Range(1, 4096))->type_name("N");
+  command->add_option("--report", options->report, "Write sizes and the search's steps as JSON")->type_name("FILE");
+  command->add_flag("--quiet", options->quiet, "No progress");
+  command->callback([options] { quantize_model(*options); });
+}
+
+}  // namespace scalebits::cli

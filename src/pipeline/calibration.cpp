@@ -1,0 +1,63 @@
+#include "pipeline/calibration.h"
+
+#include "core/hash.h"
+#include "core/mapped_file.h"
+#include "core/random.h"
+#include "tokenizer/tokenizer.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <numeric>
+
+namespace scalebits {
+namespace {
+
+/// `windows` [n, length]: the first validation_windows of a seeded shuffle are held out.
+CalibrationSet split_windows(const at::Tensor& windows, const Recipe& recipe) {
+  const std::int64_t count = windows.size(0);
+  std::vector<std::int64_t> shuffled(static_cast<std::size_t>(count));
+  std::iota(shuffled.begin(), shuffled.end(), 0);
+  const CounterRng rng(recipe.seed, 0x63616c69);
+  for (std::size_t i = shuffled.size(); i > 1; --i) std::swap(shuffled[i - 1], shuffled[rng.below(i, i)]);
+  const at::Tensor rows = at::tensor(shuffled, at::TensorOptions().dtype(at::kLong));
+  const at::Tensor mixed = windows.index_select(0, rows);
+  CalibrationSet set;
+  set.validation_windows = mixed.narrow(0, 0, recipe.validation_windows).contiguous();
+  set.gradient_windows = mixed.narrow(0, recipe.validation_windows, count - recipe.validation_windows).contiguous();
+  Hasher hasher;
+  hasher.update(std::as_bytes(std::span(mixed.data_ptr<std::int64_t>(), static_cast<std::size_t>(mixed.numel()))));
+  hasher.update(std::to_string(recipe.validation_windows));
+  set.hash = hasher.hex();
+  return set;
+}
+
+}  // namespace
+
+CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::vector<std::filesystem::path>& files,
+                                     const Recipe& recipe) {
+  if (!checkpoint.tokenizer)
+    fail_input("{}: has no tokenizer, so calibration text cannot be read; leave --calibration out", checkpoint.source);
+  std::vector<std::int64_t> ids;
+  for (const auto& path : files) {
+    const auto file = MappedFile::open(path);
+    const auto encoded = checkpoint.tokenizer->encode(
+        {reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()}, {.parse_special = false});
+    for (const std::int32_t id : encoded) {
+      if (id < 0 || id >= checkpoint.spec.vocab)
+        fail_input("{}: token {} is outside the model's vocabulary of {}", path.string(), id, checkpoint.spec.vocab);
+      ids.push_back(id);
+    }
+  }
+  const auto length = static_cast<std::size_t>(recipe.window_length);
+  const std::size_t found = ids.size() / length;
+  const auto wanted = static_cast<std::size_t>(recipe.validation_windows + recipe.windows_per_gradient);
+  if (found < wanted)
+    fail_input("calibration text: wanted at least {} windows of {} tokens, found {}", wanted, length, found);
+  ids.resize(found * length);
+  const at::Tensor windows = at::tensor(ids, at::TensorOptions().dtype(at::kLong))
+                                 .view({static_cast<std::int64_t>(found), recipe.window_length});
+  return split_windows(windows, recipe);
+}
+
+}  // namespace scalebits

@@ -1,0 +1,88 @@
+#include "pipeline/quantize.h"
+
+#include "checkpoint/read_checkpoint.h"
+#include "pack/pack_model.h"
+#include "pipeline/calibration.h"
+#include "pipeline/search_state.h"
+
+#include <chrono>
+#include <cmath>
+
+namespace scalebits {
+namespace {
+
+/// Counts a plan's bytes in the budget's own terms. The description is made once, when the orders are settled.
+class StoredSize {
+ public:
+  StoredSize(const Checkpoint& checkpoint, const Recipe& recipe) : checkpoint_(checkpoint), recipe_(recipe) {}
+
+  std::uint64_t operator()(const Partition& partition, const RoundedMatrices& matrices, const BitPlan& plan) {
+    if (!described_) description_ = describe_artifact(checkpoint_, partition, matrices, to_json(recipe_));
+    described_ = true;
+    set_widths(description_, matrices, plan);
+    const ArtifactSizes sizes = artifact_sizes(description_);
+    return recipe_.bpw ? sizes.linear_bytes : sizes.file();
+  }
+
+ private:
+  const Checkpoint& checkpoint_;
+  const Recipe& recipe_;
+  bool described_ = false;
+  ArtifactDescription description_;
+};
+
+/// Bytes of the linear layers at the wanted rate; linears kept at 16 bits are not part of it.
+std::uint64_t bytes_at_rate(const ModelSpec& spec, const Recipe& recipe) {
+  double weights = 0;
+  for (std::int64_t layer = 0; layer < spec.layers; ++layer)
+    for (const LinearKind kind : kLinearKinds)
+      if (kept_bits(recipe, linear_name(layer, kind)) != 16) {
+        const auto [rows, cols] = linear_shape(spec, kind);
+        weights += static_cast<double>(rows) * static_cast<double>(cols);
+      }
+  return static_cast<std::uint64_t>(std::floor(*recipe.bpw * weights / 8));
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+std::filesystem::path search_folder(const std::filesystem::path& output) { return output.string() + ".search"; }
+
+QuantizeReport quantize(const QuantizeJob& job, const ProgressSink& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  validate(job.recipe);
+  if (progress) progress({0, "reading", job.model.string()});
+  const Checkpoint checkpoint = read_checkpoint(job.model);
+  const CalibrationSet calibration =
+      job.calibration.empty() ? calibration_from_model(checkpoint, job.recipe, progress)
+                              : calibration_from_text(checkpoint, job.calibration, job.recipe);
+  StoredSize stored_size(checkpoint, job.recipe);
+  const Budget budget{job.recipe.bpw ? bytes_at_rate(checkpoint.spec, job.recipe) : *job.recipe.budget_bytes,
+                      std::ref(stored_size)};
+
+  const Provenance provenance{checkpoint.hash, calibration.hash, to_json(job.recipe)};
+  const std::filesystem::path folder = search_folder(job.output), state_path = folder / "state.safetensors";
+  std::filesystem::create_directories(folder);
+  SearchState state;
+  if (job.resume && std::filesystem::exists(state_path)) state = load_search_state(state_path, provenance);
+  SearchCallbacks callbacks;
+  callbacks.progress = progress;
+  callbacks.save_state = [&](const SearchState& current) { save_search_state(state_path, current, provenance); };
+  if (job.time_limit_seconds) callbacks.seconds_left = *job.time_limit_seconds - seconds_since(start);
+  const SearchResult result = run_search(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks);
+
+  ArtifactDescription description =
+      describe_artifact(checkpoint, result.state.partition, result.matrices, to_json(job.recipe));
+  set_widths(description, result.matrices, result.state.plan);
+  write_packed_model(job.output, description, checkpoint, result.state.partition, result.matrices,
+                     [&](const std::string& name) {
+                       if (progress) progress({0.99, "packing", name});
+                     });
+  if (!job.keep_search) std::filesystem::remove_all(folder);
+  return {artifact_sizes(description), result.state.log, result.state.best_validation_loss, seconds_since(start)};
+}
+
+}  // namespace scalebits

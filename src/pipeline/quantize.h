@@ -1,0 +1,39 @@
+// The whole job: a checkpoint in, a budget met, an artifact out.
+#pragma once
+
+#include "artifact/artifact_description.h"
+#include "core/progress.h"
+#include "pipeline/recipe.h"
+#include "pipeline/search.h"
+
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+namespace scalebits {
+
+struct QuantizeJob {
+  std::filesystem::path model;
+  std::filesystem::path output;
+  std::vector<std::filesystem::path> calibration;  // empty: the model writes its own
+  Recipe recipe;
+  bool resume = false;                       // go on from the saved search, if there is one
+  bool keep_search = false;                  // leave the search folder in place when done
+  std::optional<double> time_limit_seconds;  // for the whole job; swaps are cut short to keep it
+};
+
+struct QuantizeReport {
+  ArtifactSizes sizes;
+  std::vector<SearchStep> steps;
+  double validation_loss = 0;
+  double seconds = 0;
+};
+
+/// The folder beside the output in which the search keeps its state: "<output>.search".
+std::filesystem::path search_folder(const std::filesystem::path& output);
+
+/// Writes job.output. Throws Error of every kind; after Error(interrupted) the search folder holds the best plan so far
+/// and the same job with `resume` goes on.
+QuantizeReport quantize(const QuantizeJob& job, const ProgressSink& progress);
+
+}  // namespace scalebits

@@ -1,0 +1,85 @@
+// Every option of a quantisation in one place, as one JSON file: what `--recipe` reads, what each artifact carries, and
+// what makes a result repeatable. Names and defaults are documented in docs/recipe.md.
+#pragma once
+
+#include "allocate/allocation.h"
+#include "core/json.h"
+#include "graph/decoder.h"
+#include "partition/partition.h"
+#include "rounding/rounded_matrix.h"
+#include "sensitivity/sensitivity_table.h"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace scalebits {
+
+/// How embedding and head are stored.
+enum class EmbeddingMode { sixteen_bits, eight_bits, search };
+
+/// The squared error that the clip search minimises.
+enum class ClipWeighting {
+  none,    // no search: the whole range of each group
+  plain,   // every weight alike
+  inputs   // each input channel by its mean square
+};
+
+/// A tensor name pattern with `*`, and the width that matching matrices keep: 0 to 8, or 16 for unquantised.
+struct KeepRule {
+  std::string pattern;
+  int bits = 16;
+};
+
+struct Recipe {
+  // What to meet: exactly one of the two.
+  std::optional<std::uint64_t> budget_bytes;  // the whole file
+  std::optional<double> bpw;                  // all stored bits of the quantised linear layers ÷ their weights
+
+  // What is stored.
+  BlockShape blocks;
+  GroupOptions groups;
+  ClipWeighting clip = ClipWeighting::inputs;
+  EmbeddingMode embedding = EmbeddingMode::search;
+  std::vector<KeepRule> keep;
+  int min_width = 1, max_width = 8;
+  int min_embedding_width = 2;  // rows of rare tokens see few gradients
+
+  // Reordering.
+  Reordering reordering = Reordering::site;
+  Statistic order_statistic = Statistic::absolute;
+  int order_bits = 4;  // uniform width at which the channels are compared
+
+  // The search.
+  Statistic statistic = Statistic::absolute;
+  CostModel cost_model = CostModel::linear;
+  bool search = true;         // false: the widest uniform width that the budget holds
+  int start_bits = 0;         // 0: 4, or more when the budget leaves more
+  int descent_steps = 6;
+  bool refresh = true;        // false: one gradient at the start serves every step
+  double score_memory = 0.5;  // weight of earlier passes in the running mean of scores
+  double raise_trust = 0.5;
+  int swap_steps = 6;
+  double swap_fraction = 0.05;  // of the blocks, raised per swap step; halved on rejection
+  double min_swap_fraction = 0.0005;
+
+  // What is measured.
+  LossTarget::Kind loss = LossTarget::Kind::nll;
+  int windows_per_gradient = 16;
+  int window_length = 512;
+  int validation_windows = 16;
+  std::uint64_t seed = 1;
+  Compute compute = Compute::f32;
+};
+
+Json to_json(const Recipe& recipe);
+/// Missing keys keep the defaults of `base`; unknown keys and bad values are Errors naming `where` and the key.
+Recipe recipe_from_json(const Json& json, const Recipe& base, const std::string& where);
+/// Throws Error(usage) naming what contradicts what.
+void validate(const Recipe& recipe);
+
+/// The width that the last matching rule keeps; none when no rule matches.
+std::optional<int> kept_bits(const Recipe& recipe, const std::string& tensor_name);
+
+}  // namespace scalebits

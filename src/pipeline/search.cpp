@@ -1,0 +1,405 @@
+#include "pipeline/search.h"
+
+#include "core/units.h"
+#include "graph/decoder.h"
+#include "sensitivity/block_scores.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <optional>
+
+namespace scalebits {
+namespace {
+
+/// Smallest drop of the mean width for which one gradient serves; a larger gap to the budget takes more steps.
+constexpr double kLargestDropBits = 0.45;
+
+class Stopwatch {
+ public:
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+class Search {
+ public:
+  Search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe, const Budget& budget,
+         SearchState state, const SearchCallbacks& callbacks)
+      : checkpoint_(checkpoint), calibration_(calibration), recipe_(recipe), budget_(budget),
+        state_(std::move(state)), callbacks_(callbacks) {}
+
+  SearchResult run() {
+    if (state_.phase == SearchState::Phase::order) {
+      order();
+    } else {
+      matrices_ = round_matrices(state_.partition);
+    }
+    check_feasible();
+    if (!recipe_.search) {
+      state_.plan = widest_uniform();
+      finish_phase(SearchState::Phase::done);
+    }
+    if (state_.phase == SearchState::Phase::descend) descend();
+    if (state_.phase == SearchState::Phase::swap) swap();
+    return {std::move(state_), std::move(matrices_)};
+  }
+
+ private:
+  // ---- what is rounded, and to what -------------------------------------------------------------------------------
+
+  struct WidthRange {
+    bool rounded = true;
+    int min = 1, max = 8;
+  };
+
+  WidthRange widths_of(const std::string& name) const {
+    const bool is_vocabulary = name == kEmbeddingName || name == kHeadName;
+    WidthRange range{true, recipe_.min_width, recipe_.max_width};
+    if (is_vocabulary) {
+      range.min = std::max(range.min, recipe_.min_embedding_width);
+      if (recipe_.embedding == EmbeddingMode::eight_bits) range.min = range.max = 8;
+      if (recipe_.embedding == EmbeddingMode::sixteen_bits) range.rounded = false;
+    }
+    if (const std::optional<int> kept = kept_bits(recipe_, name)) {
+      range.rounded = *kept != 16;
+      range.min = range.max = *kept;
+    }
+    return range;
+  }
+
+  RoundedMatrices round_matrices(const Partition& partition) const {
+    RoundedMatrices matrices;
+    for (std::size_t i = 0; i < partition.matrices.size(); ++i) {
+      report(0.0, "rounding", partition.matrices[i].name);
+      const MatrixPartition& part = partition.matrices[i];
+      const std::span<const float> importance =
+          state_.importance.empty() ? std::span<const float>() : state_.importance[i];
+      matrices.push_back(widths_of(part.name).rounded
+                             ? std::make_unique<RoundedMatrix>(checkpoint_.tensor(part.name), part, recipe_.blocks,
+                                                               recipe_.groups, importance)
+                             : nullptr);
+    }
+    return matrices;
+  }
+
+  BitPlan uniform_plan(int bits) const {
+    BitPlan plan;
+    for (const auto& matrix : matrices_) {
+      if (!matrix) {
+        plan.widths.emplace_back();
+        continue;
+      }
+      const WidthRange range = widths_of(matrix->name());
+      plan.widths.emplace_back(static_cast<std::size_t>(matrix->format().block_count()),
+                               static_cast<std::uint8_t>(std::clamp(bits, range.min, range.max)));
+    }
+    return plan;
+  }
+
+  double code_bits(const BitPlan& plan) const {
+    double bits = 0, weights = 0;
+    for (std::size_t m = 0; m < matrices_.size(); ++m) {
+      if (!matrices_[m]) continue;
+      const MatrixFormat& format = matrices_[m]->format();
+      for (std::int64_t row = 0; row < format.block_row_count(); ++row)
+        for (std::int64_t col = 0; col < format.block_col_count(); ++col) {
+          const auto count = static_cast<double>(format.block_weights(row, col));
+          bits += count * plan.widths[m][static_cast<std::size_t>(format.block_index(row, col))];
+          weights += count;
+        }
+    }
+    return weights > 0 ? bits / weights : 0;
+  }
+
+  std::uint64_t stored_bytes(const BitPlan& plan) const {
+    return budget_.stored_bytes(state_.partition, matrices_, plan);
+  }
+
+  void check_feasible() const {
+    const std::uint64_t smallest = stored_bytes(uniform_plan(0)), largest = stored_bytes(uniform_plan(8));
+    if (budget_.bytes < smallest)
+      fail(ErrorKind::infeasible_budget,
+           "the budget of {} bytes cannot be met: feasible are {} ({}) to {} ({}) bytes under this recipe",
+           budget_.bytes, smallest, format_bytes(smallest), largest, format_bytes(largest));
+  }
+
+  BitPlan widest_uniform() const {
+    for (int bits = 8; bits > 0; --bits)
+      if (BitPlan plan = uniform_plan(bits); stored_bytes(plan) <= budget_.bytes) return plan;
+    return uniform_plan(0);
+  }
+
+  // ---- passes -----------------------------------------------------------------------------------------------------
+
+  at::Tensor next_windows() {
+    const std::int64_t available = calibration_.gradient_windows.size(0);
+    const std::int64_t count = std::min<std::int64_t>(recipe_.windows_per_gradient, available);
+    std::vector<std::int64_t> rows;
+    for (std::int64_t i = 0; i < count; ++i) rows.push_back((state_.pass * count + i) % available);
+    ++state_.pass;
+    return calibration_.gradient_windows.index_select(
+        0, at::tensor(rows, at::TensorOptions().dtype(at::kLong)));
+  }
+
+  DecoderOptions decoder_options() const { return {.compute = recipe_.compute}; }
+
+  LossTarget target_for(const at::Tensor& windows) const {
+    LossTarget target{.kind = recipe_.loss};
+    if (recipe_.loss == LossTarget::Kind::kl) {
+      CheckpointWeights reference(checkpoint_);
+      Decoder decoder(checkpoint_.spec, reference, decoder_options());
+      target.reference_hidden = decoder.hidden(windows);
+      target.reference_head = reference.head();
+    }
+    return target;
+  }
+
+  double gradient_pass(const BitPlan& plan, const GradientReducer::Reduce& reduce) {
+    const at::Tensor windows = next_windows();
+    SearchModel model(checkpoint_, matrices_, plan);
+    Decoder decoder(checkpoint_.spec, model, decoder_options());
+    GradientReducer reducer(matrices_, checkpoint_.spec.layers, reduce);
+    return decoder.loss_and_gradients(windows, target_for(windows), reducer).mean;
+  }
+
+  /// Scores at `plan`, averaged with those of earlier passes.
+  double score(const BitPlan& plan) {
+    SensitivityTable table;
+    table.scores.resize(matrices_.size());
+    const double loss = gradient_pass(plan, [&](std::size_t m, const float* gradient) {
+      table.scores[m] = score_blocks(*matrices_[m], gradient, recipe_.statistic);
+    });
+    if (state_.scores.scores.empty()) {
+      state_.scores = std::move(table);
+      return loss;
+    }
+    const auto memory = static_cast<float>(recipe_.score_memory);
+    for (std::size_t m = 0; m < table.scores.size(); ++m)
+      for (std::size_t i = 0; i < table.scores[m].size(); ++i)
+        for (std::size_t bits = 0; bits < 9; ++bits) {
+          float& mean = state_.scores.scores[m][i][bits];
+          mean = memory * mean + (1 - memory) * table.scores[m][i][bits];
+        }
+    return loss;
+  }
+
+  double validation_loss(const BitPlan& plan) {
+    if (!validation_target_) validation_target_ = target_for(calibration_.validation_windows);
+    SearchModel model(checkpoint_, matrices_, plan);
+    Decoder decoder(checkpoint_.spec, model, decoder_options());
+    return decoder.loss(calibration_.validation_windows, *validation_target_).mean;
+  }
+
+  Choices choices(const BitPlan& plan) const {
+    Choices result;
+    for (std::size_t m = 0; m < matrices_.size(); ++m) {
+      MatrixChoices matrix;
+      if (matrices_[m]) {
+        const WidthRange range = widths_of(matrices_[m]->name());
+        matrix = {costs_of(state_.scores.scores[m], plan.widths[m], recipe_.cost_model),
+                  bytes_of_blocks(matrices_[m]->format()), range.min, range.max};
+      }
+      result.push_back(std::move(matrix));
+    }
+    return result;
+  }
+
+  /// What the blocks may take so that the whole meets `stored_target`: tags, padding and tables change little with a plan.
+  std::uint64_t block_bytes_for(const Choices& choices, const BitPlan& plan, std::uint64_t stored_target) const {
+    const auto overhead = static_cast<std::int64_t>(stored_bytes(plan)) -
+                          static_cast<std::int64_t>(bytes_of_plan(choices, plan));  // negative when some are not counted
+    return static_cast<std::uint64_t>(std::max<std::int64_t>(0, static_cast<std::int64_t>(stored_target) - overhead));
+  }
+
+  // ---- phases -----------------------------------------------------------------------------------------------------
+
+  void order() {
+    const Stopwatch watch;
+    state_.partition = identity_partition(checkpoint_.spec, recipe_.embedding != EmbeddingMode::sixteen_bits);
+    measure_inputs();
+    matrices_ = round_matrices(state_.partition);
+    double loss = 0;
+    if (recipe_.reordering != Reordering::none) {
+      report(0.02, "ordering channels", "");
+      std::vector<ChannelScores> channels(matrices_.size());
+      for (std::size_t m = 0; m < matrices_.size(); ++m)
+        channels[m] = {std::vector<double>(static_cast<std::size_t>(state_.partition.matrices[m].rows)),
+                       std::vector<double>(static_cast<std::size_t>(state_.partition.matrices[m].cols))};
+      loss = gradient_pass(uniform_plan(recipe_.order_bits), [&](std::size_t m, const float* gradient) {
+        channels[m] = score_channels(*matrices_[m], gradient, recipe_.order_statistic, recipe_.order_bits);
+      });
+      state_.partition = reorder(checkpoint_.spec, state_.partition, channels, recipe_.reordering);
+      matrices_ = round_matrices(state_.partition);
+    }
+    state_.plan = uniform_plan(start_bits());
+    state_.swap_fraction = recipe_.swap_fraction;
+    log_step({"order", code_bits(state_.plan), loss, watch.seconds(), 0, 0, true});
+    finish_phase(SearchState::Phase::descend);
+  }
+
+  /// Mean squares of the linear layers' inputs in the full-precision model.
+  void measure_inputs() {
+    if (recipe_.clip != ClipWeighting::inputs) return;
+    report(0.0, "measuring activations", "");
+    InputMoments moments(checkpoint_.spec.layers);
+    CheckpointWeights weights(checkpoint_);
+    Decoder decoder(checkpoint_.spec, weights, decoder_options());
+    const int pass = state_.pass;
+    decoder.hidden(next_windows(), &moments);
+    state_.pass = pass;
+    state_.importance.assign(state_.partition.matrices.size(), {});
+    for (std::int64_t layer = 0; layer < checkpoint_.spec.layers; ++layer)
+      for (const LinearKind kind : kLinearKinds)
+        state_.importance[static_cast<std::size_t>(7 * layer) + static_cast<std::size_t>(kind)] =
+            moments.mean_squares(layer, input_site(kind));
+  }
+
+  int start_bits() const {
+    if (recipe_.start_bits > 0) return recipe_.start_bits;
+    for (int bits = 4; bits < 8; ++bits)
+      if (stored_bytes(uniform_plan(bits)) > budget_.bytes) return bits;
+    return 8;
+  }
+
+  void descend() {
+    const std::uint64_t start_bytes = stored_bytes(uniform_plan(start_bits()));
+    const double gap_bits = 8.0 * (static_cast<double>(start_bytes) - static_cast<double>(budget_.bytes)) / weights();
+    const int steps = std::max(recipe_.descent_steps, static_cast<int>(std::ceil(gap_bits / kLargestDropBits)));
+    for (int step = static_cast<int>(state_.frontier.size()); stored_bytes(state_.plan) > budget_.bytes || step == 0; ++step) {
+      const Stopwatch watch;
+      report(0.1 + 0.5 * step / steps, "descending", fmt::format("{:.3f} bits", code_bits(state_.plan)));
+      const double loss = recipe_.refresh || step == 0 ? score(state_.plan) : 0.0;
+      state_.frontier.push_back({stored_bytes(state_.plan), code_bits(state_.plan), loss, state_.plan});
+      const double part = std::min(1.0, static_cast<double>(step + 1) / steps);
+      const auto target = static_cast<std::uint64_t>(
+          std::llround(static_cast<double>(start_bytes) +
+                       part * (static_cast<double>(budget_.bytes) - static_cast<double>(start_bytes))));
+      const MoveLimits limits{.lower_by = step > 3 * steps ? 8 : 1, .raise_by = 1, .raise_trust = recipe_.raise_trust};
+      move_to(allocate_within(target, limits), "descend", loss, watch);
+    }
+    state_.best_validation_loss = validation_loss(state_.plan);
+    finish_phase(SearchState::Phase::swap);
+  }
+
+  /// allocate() until the exact stored size fits: the part of it that does not add up block by block is small.
+  BitPlan allocate_within(std::uint64_t stored_target, const MoveLimits& limits) const {
+    const Choices all = choices(state_.plan);
+    std::uint64_t target = block_bytes_for(all, state_.plan, stored_target);
+    BitPlan plan = allocate(all, state_.plan, target, limits);
+    for (int attempt = 0; attempt < 8 && stored_target == budget_.bytes; ++attempt) {
+      const std::uint64_t stored = stored_bytes(plan);
+      if (stored <= stored_target || bytes_of_plan(all, plan) > target) break;
+      target -= std::min(target, stored - stored_target);
+      plan = allocate(all, state_.plan, target, limits);
+    }
+    return plan;
+  }
+
+  void swap() {
+    const auto blocks = [&] {
+      std::size_t count = 0;
+      for (const auto& widths : state_.plan.widths) count += widths.size();
+      return static_cast<double>(count);
+    }();
+    Stopwatch phase_watch;
+    bool scored = false;
+    double pass_seconds = 0, loss = 0;
+    while (state_.swap_step < recipe_.swap_steps && state_.swap_fraction >= recipe_.min_swap_fraction) {
+      if (phase_watch.seconds() + pass_seconds > callbacks_.seconds_left) break;
+      const Stopwatch watch;
+      report(0.6 + 0.4 * state_.swap_step / recipe_.swap_steps, "swapping",
+             fmt::format("held-out loss {:.4f}", state_.best_validation_loss));
+      if (!scored && recipe_.refresh) loss = score(state_.plan);
+      scored = true;
+      const MoveLimits limits{.raise_trust = recipe_.raise_trust};
+      const Choices all = choices(state_.plan);
+      const auto count = std::max<std::int64_t>(1, std::llround(state_.swap_fraction * blocks));
+      BitPlan candidate =
+          swap_bits(all, state_.plan, block_bytes_for(all, state_.plan, budget_.bytes), count, limits);
+      if (candidate == state_.plan) break;
+      const double candidate_loss =
+          stored_bytes(candidate) <= budget_.bytes ? validation_loss(candidate) : INFINITY;
+      const bool accepted = candidate_loss < state_.best_validation_loss;
+      if (accepted) {
+        state_.best_validation_loss = candidate_loss;
+        scored = false;
+        ++state_.swap_step;
+        move_to(std::move(candidate), "swap", loss, watch);
+      } else {
+        state_.swap_fraction /= 2;
+        log_step({"swap", code_bits(state_.plan), candidate_loss, watch.seconds(), count, count, false});
+        save();
+      }
+      pass_seconds = std::max(pass_seconds, watch.seconds());
+    }
+    finish_phase(SearchState::Phase::done);
+  }
+
+  // ---- between steps ----------------------------------------------------------------------------------------------
+
+  void move_to(BitPlan plan, const char* phase, double loss, const Stopwatch& watch) {
+    SearchStep step{phase, 0, loss, 0, 0, 0, true};
+    for (std::size_t m = 0; m < plan.widths.size(); ++m)
+      for (std::size_t i = 0; i < plan.widths[m].size(); ++i) {
+        step.lowered += plan.widths[m][i] < state_.plan.widths[m][i];
+        step.raised += plan.widths[m][i] > state_.plan.widths[m][i];
+      }
+    state_.plan = std::move(plan);
+    step.code_bits = code_bits(state_.plan);
+    step.seconds = watch.seconds();
+    log_step(step);
+    save();
+  }
+
+  void finish_phase(SearchState::Phase next) {
+    state_.phase = next;
+    save();
+  }
+
+  void log_step(const SearchStep& step) {
+    state_.log.push_back(step);
+    report(-1, step.phase, fmt::format("{:.3f} bits, loss {:.4f}, {} lowered, {} raised{}, {:.1f} s", step.code_bits,
+                                       step.loss, step.lowered, step.raised, step.accepted ? "" : ", rejected",
+                                       step.seconds));
+  }
+
+  void save() {
+    if (callbacks_.save_state) callbacks_.save_state(state_);
+    if (interrupt_requested) fail(ErrorKind::interrupted, "interrupted");
+  }
+
+  void report(double fraction, const std::string& stage, const std::string& detail) const {
+    if (callbacks_.progress) callbacks_.progress({fraction, stage, detail});
+  }
+
+  double weights() const {
+    double count = 0;
+    for (const auto& matrix : matrices_)
+      if (matrix) count += static_cast<double>(matrix->format().rows * matrix->format().cols);
+    return count;
+  }
+
+  const Checkpoint& checkpoint_;
+  const CalibrationSet& calibration_;
+  const Recipe& recipe_;
+  const Budget& budget_;
+  SearchState state_;
+  const SearchCallbacks& callbacks_;
+  RoundedMatrices matrices_;
+  std::optional<LossTarget> validation_target_;
+};
+
+}  // namespace
+
+SearchResult run_search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
+                        const Budget& budget, SearchState state, const SearchCallbacks& callbacks) {
+  return Search(checkpoint, calibration, recipe, budget, std::move(state), callbacks).run();
+}
+
+}  // namespace scalebits

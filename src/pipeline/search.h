@@ -1,0 +1,83 @@
+// The ScaleBITS search: order the channels, descend from a high precision until the budget is met, then swap bits at
+// equal bytes. Each step is one backward pass at the current plan, one allocation, and one saved state. This is the only
+// place that loops over the stages.
+#pragma once
+
+#include "allocate/allocation.h"
+#include "core/progress.h"
+#include "model/checkpoint.h"
+#include "pipeline/recipe.h"
+#include "sensitivity/search_model.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace scalebits {
+
+/// Token windows [windows, window_length] int64. The two sets share no text; neither is test text.
+struct CalibrationSet {
+  at::Tensor gradient_windows;
+  at::Tensor validation_windows;
+  std::string hash;
+};
+
+/// A plan on the way down: smaller budgets start from the nearest one above.
+struct FrontierPoint {
+  std::uint64_t stored_bytes = 0;  // as the budget counts them
+  double code_bits = 0;            // mean width
+  double loss = 0;                 // of the gradient batch at this plan
+  BitPlan plan;
+};
+
+/// What happened at one step, for the log and the report.
+struct SearchStep {
+  std::string phase;  // "order", "descend", "swap"
+  double code_bits = 0, loss = 0, seconds = 0;
+  std::int64_t lowered = 0, raised = 0;
+  bool accepted = true;
+};
+
+/// All that a search knows between two steps: saved after each, so that a resumed search goes on to the same result.
+struct SearchState {
+  enum class Phase { order, descend, swap, done };
+  Phase phase = Phase::order;
+  int pass = 0;  // backward passes so far: which windows come next
+  Partition partition;
+  std::vector<std::vector<float>> importance;  // per matrix; empty: all inputs alike
+  BitPlan plan;
+  SensitivityTable scores;  // running mean over the passes
+  double best_validation_loss = 0;
+  double swap_fraction = 0;
+  int swap_step = 0;
+  std::vector<FrontierPoint> frontier;
+  std::vector<SearchStep> log;
+};
+
+/// How many bytes a plan takes, in the budget's own terms, and how many there are.
+struct Budget {
+  std::uint64_t bytes = 0;
+  std::function<std::uint64_t(const Partition&, const RoundedMatrices&, const BitPlan&)> stored_bytes;
+};
+
+struct SearchCallbacks {
+  ProgressSink progress;                               // may be empty
+  std::function<void(const SearchState&)> save_state;  // called after each step; may be empty
+  double seconds_left = 1e30;                          // swaps stop when the next one would not fit
+};
+
+struct SearchResult {
+  SearchState state;
+  RoundedMatrices matrices;
+};
+
+/// Runs from `state` (default: from the start) to the end. Throws Error(infeasible_budget) with the feasible range, and
+/// Error(interrupted) after Ctrl-C, the state being saved.
+SearchResult run_search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
+                        const Budget& budget, SearchState state, const SearchCallbacks& callbacks);
+
+}  // namespace scalebits
