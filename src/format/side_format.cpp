@@ -9,9 +9,9 @@ void validate(const SideFormat& side, const std::string& where) {
   if (side.zero_bits < 0 || side.zero_bits > 8) fail_input("{}: zero_bits must be 0 to 8, found {}", where, side.zero_bits);
   if (!(side.scale_step_log2 > 0) || !std::isfinite(side.scale_step_log2))
     fail_input("{}: scale_step_log2 must be positive and finite, found {}", where, side.scale_step_log2);
-  const float largest = scale_value(side, (1 << side.scale_bits) - 1, 1);
-  if (!(side.scale_base > 0) || !std::isfinite(side.scale_base) || !std::isfinite(largest))
-    fail_input("{}: scales must be positive and finite, found {} to {}", where, side.scale_base, largest);
+  const float smallest = scale_value(side, 0, 8), largest = scale_value(side, (1 << side.scale_bits) - 1, 1);
+  if (!(smallest > 0) || !std::isfinite(largest))
+    fail_input("{}: scales must be positive and finite, found {} to {}", where, smallest, largest);
   // Far beyond any use, and keeps scale · (code − zero) of sane scales away from overflow.
   if (!(side.zero_range >= 0 && side.zero_range <= 1024))
     fail_input("{}: zero_range must be 0 to 1024, found {}", where, side.zero_range);

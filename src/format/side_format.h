@@ -25,11 +25,14 @@ struct SideFormat {
   bool operator==(const SideFormat&) const = default;
 };
 
-/// scale_base · 2^(code · scale_step_log2) / (2^width − 1): a code names the range that the levels span, so the same
-/// codes serve every width.
+/// scale_base · 2^(code · scale_step_log2): what the levels of a group span, (2^width − 1) · scale.
+inline double range_value(const SideFormat& side, int code) {
+  return static_cast<double>(side.scale_base) * std::exp2(code * static_cast<double>(side.scale_step_log2));
+}
+
+/// range_value / (2^width − 1): a code names the range and not the scale, so that the same codes serve every width.
 inline float scale_value(const SideFormat& side, int code, int width) {
-  const double range = static_cast<double>(side.scale_base) * std::exp2(code * static_cast<double>(side.scale_step_log2));
-  return static_cast<float>(range / ((1 << width) - 1));
+  return static_cast<float>(range_value(side, code) / ((1 << width) - 1));
 }
 
 /// (2^width − 1)/2 + (code − H) · zero_range · 2^width / H with H = 2^(zero_bits − 1).
