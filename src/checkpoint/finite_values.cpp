@@ -59,21 +59,21 @@ void check_finite(std::span<const std::byte> slice, DType dtype, std::int64_t fi
   }
 }
 
-void check_finite(const Checkpoint& checkpoint) {
+void check_finite(const std::vector<NamedTensor>& tensors) {
   struct Slice {
-    const std::string* name;
-    const HostTensor* tensor;
+    const NamedTensor* named;
     std::int64_t first;
   };
   std::vector<Slice> slices;
-  for (const auto& [name, tensor] : checkpoint.tensors)
-    for (std::int64_t first = 0; first < tensor.elements(); first += kSliceElements) slices.push_back({&name, &tensor, first});
+  for (const NamedTensor& named : tensors)
+    for (std::int64_t first = 0; first < named.tensor.elements(); first += kSliceElements) slices.push_back({&named, first});
   parallel_for(static_cast<std::int64_t>(slices.size()), [&](std::int64_t i) {
-    const auto& [name, tensor, first] = slices[static_cast<std::size_t>(i)];
-    const std::int64_t count = std::min(kSliceElements, tensor->elements() - first);
-    const std::size_t step = size_bytes(tensor->dtype);
-    check_finite(tensor->bytes.subspan(static_cast<std::size_t>(first) * step, static_cast<std::size_t>(count) * step),
-                 tensor->dtype, first, tensor->shape, fmt::format("{}: tensor '{}'", checkpoint.source, *name));
+    const auto& [named, first] = slices[static_cast<std::size_t>(i)];
+    const HostTensor& tensor = named->tensor;
+    const auto count = static_cast<std::size_t>(std::min(kSliceElements, tensor.elements() - first));
+    const std::size_t step = size_bytes(tensor.dtype);
+    check_finite(tensor.bytes.subspan(static_cast<std::size_t>(first) * step, count * step), tensor.dtype, first,
+                 tensor.shape, named->where);
   });
 }
 

@@ -16,7 +16,13 @@ namespace scalebits {
 void check_finite(std::span<const std::byte> slice, DType dtype, std::int64_t first,
                   const std::vector<std::int64_t>& shape, const std::string& where);
 
-/// The same for every tensor of a checkpoint, on all threads.
-void check_finite(const Checkpoint& checkpoint);
+/// A tensor and the file and name it goes by in messages.
+struct NamedTensor {
+  std::string where;
+  HostTensor tensor;
+};
+
+/// The same for whole tensors, on all threads.
+void check_finite(const std::vector<NamedTensor>& tensors);
 
 }  // namespace scalebits

@@ -1,5 +1,6 @@
 #include "checkpoint/hf_folder.h"
 
+#include "checkpoint/finite_values.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/load_tokenizer.h"
 #include "core/json.h"
@@ -90,7 +91,7 @@ Weights open_weights(const fs::path& folder) {
   return weights;
 }
 
-HostTensor take(Weights& weights, const TensorShape& wanted) {
+NamedTensor take(Weights& weights, const TensorShape& wanted) {
   const auto found = weights.tensors.find(wanted.name);
   if (found == weights.tensors.end())
     fail_input("{}: tensor '{}' of shape [{}] is missing", weights.where, wanted.name, fmt::join(wanted.shape, ", "));
@@ -101,9 +102,9 @@ HostTensor take(Weights& weights, const TensorShape& wanted) {
   if (entry->shape != wanted.shape)
     fail_input("{}: wanted shape [{}] from config.json, found [{}]", where, fmt::join(wanted.shape, ", "),
                fmt::join(entry->shape, ", "));
-  HostTensor tensor{*dtype, entry->shape, entry->bytes, weights.files[file].second.file()};
+  NamedTensor named{where, {*dtype, entry->shape, entry->bytes, weights.files[file].second.file()}};
   weights.tensors.erase(found);
-  return tensor;
+  return named;
 }
 
 /// A head stored beside a tied embedding is a copy and is dropped; one that differs is not the model the config tells of.
@@ -141,7 +142,7 @@ std::string read_chat_template(const fs::path& folder) {
 
 }  // namespace
 
-HfFolder read_hf_folder(const fs::path& folder) {
+HfFolder read_hf_folder(const fs::path& folder, bool check_values) {
   HfFolder result;
   Checkpoint& checkpoint = result.checkpoint;
   checkpoint.source = folder.string();
@@ -154,13 +155,17 @@ HfFolder read_hf_folder(const fs::path& folder) {
   if (checkpoint.spec.layers > static_cast<std::int64_t>(weights.tensors.size()))
     fail_input("{}: {} layers, {} holds only {} tensors", config_path.string(), checkpoint.spec.layers, weights.where,
                weights.tensors.size());
-  for (const TensorShape& wanted : required_tensors(checkpoint.spec))
-    checkpoint.tensors[wanted.name] = take(weights, wanted);
+  std::vector<NamedTensor> taken;
+  for (const TensorShape& wanted : required_tensors(checkpoint.spec)) {
+    taken.push_back(take(weights, wanted));
+    checkpoint.tensors[wanted.name] = taken.back().tensor;
+  }
   if (checkpoint.spec.tied_head) drop_tied_head(weights, checkpoint.tensor(kEmbeddingName));
   for (const auto& [name, place] : weights.tensors)
     if (!is_ignored(name))
       fail_input("{}: tensor '{}' is unknown to a {} model", weights.files[place.first].first.string(), name,
                  name_of(checkpoint.spec.family));
+  if (check_values) check_finite(taken);
 
   checkpoint.tokenizer = load_folder_tokenizer(folder);
   checkpoint.chat_template = read_chat_template(folder);

@@ -16,12 +16,12 @@ inline constexpr std::string_view kHfSideFiles[] = {"generation_config.json", "t
                                                     "chat_template.jinja",    "chat_template.json"};
 
 struct HfFolder {
-  Checkpoint checkpoint;                     // without hash; values not yet checked
+  Checkpoint checkpoint;                     // without hash
   std::vector<std::filesystem::path> files;  // everything that was read or belongs to the model, sorted
 };
 
-/// Tensors are views of the mapped files, F32, F16 or BF16, shaped as config.json says.
+/// Tensors are views of the mapped files, F32, F16 or BF16, shaped as config.json says. `check_values` refuses NaN and Inf.
 /// Throws Error(bad_input) naming the file, the tensor, wanted and found.
-HfFolder read_hf_folder(const std::filesystem::path& folder);
+HfFolder read_hf_folder(const std::filesystem::path& folder, bool check_values);
 
 }  // namespace scalebits

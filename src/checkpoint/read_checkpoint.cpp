@@ -1,6 +1,5 @@
 #include "checkpoint/read_checkpoint.h"
 
-#include "checkpoint/finite_values.h"
 #include "checkpoint/gguf_model.h"
 #include "checkpoint/hf_folder.h"
 #include "core/hash.h"
@@ -61,10 +60,9 @@ Checkpoint read_checkpoint(const fs::path& path, const ReadOptions& options) {
   Checkpoint checkpoint;
   std::vector<fs::path> files;
   if (fs::is_directory(path)) {
-    HfFolder folder = read_hf_folder(path);
+    HfFolder folder = read_hf_folder(path, options.check_values);
     checkpoint = std::move(folder.checkpoint);
     files = std::move(folder.files);
-    if (options.check_values) check_finite(checkpoint);
   } else {
     if (!is_gguf(path))
       fail_input("{}: not a model: wanted a folder with config.json and model.safetensors, or a GGUF file", path.string());

@@ -37,6 +37,7 @@ class TemporaryFolder {
 
 inline void write_text(const std::filesystem::path& path, const std::string& content) {
   std::filesystem::create_directories(path.parent_path());
+  std::filesystem::remove(path);  // writing over a file makes ext4 flush it to disk
   std::ofstream(path, std::ios::binary) << content;
 }
 
