@@ -10,12 +10,13 @@ namespace scalebits {
 
 VerifiedArtifact verify_artifact(const std::filesystem::path& path) {
   const std::string where = path.string();
+  std::size_t count = 0;
   {
     const SafetensorsFile file = SafetensorsFile::open(path);
     const auto checksums = checksums_entry(file).bytes;
     if (stored_checksum(checksums, 0) != header_checksum(file.header_text()))
       fail_input("{}: damaged: the header does not match its checksum", where);
-    const std::size_t count = file.entries().size() - 1;
+    count = file.entries().size() - 1;
     std::vector<char> broken(count);  // not vector<bool>: written concurrently
     parallel_for(static_cast<std::int64_t>(count), [&](std::int64_t i) {
       const auto at = static_cast<std::size_t>(i);
@@ -28,8 +29,7 @@ VerifiedArtifact verify_artifact(const std::filesystem::path& path) {
   }
   const Artifact artifact = Artifact::open(path);
   for (const auto& [name, tensor] : artifact.dense()) require_finite(tensor, fmt::format("{}: tensor '{}'", where, name));
-  return {.bytes = artifact.file()->bytes().size(), .tensors = artifact.description().matrices.size() + artifact.description().dense.size() +
-                                                               artifact.description().tables.size()};
+  return {.bytes = artifact.file()->bytes().size(), .tensors = count};
 }
 
 }  // namespace scalebits

@@ -8,8 +8,8 @@
 namespace scalebits {
 
 struct VerifiedArtifact {
-  std::uint64_t bytes = 0;    // of the file, all of them checked
-  std::size_t tensors = 0;
+  std::uint64_t bytes = 0;  // of the file, all of them checked
+  std::size_t tensors = 0;  // beside the checksums
 };
 
 /// Checks all checksums, then everything Artifact::open() checks, then that dense tensors are finite. Throws
