@@ -6,6 +6,7 @@
 #include "graph/elementwise.h"
 #include "graph/head_loss.h"
 #include "graph/layer.h"
+#include "graph/memory_budget.h"
 #include "graph/product.h"
 #include "graph/rope.h"
 #include "graph/workspace.h"
@@ -14,16 +15,10 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <cstring>
-#include <unistd.h>
 #include <vector>
 
 namespace scalebits {
 namespace {
-
-std::uint64_t half_of_memory() {
-  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)) / 2;
-}
 
 /// Consecutive windows that run through a layer together.
 struct MicroBatch {
@@ -65,7 +60,6 @@ struct Decoder::State {
   LayerContext context(const Plan& plan, const MicroBatch& batch) {
     return {spec, rope, workspace, operand, batch.windows, plan.length};
   }
-  void embed(const at::Tensor& ids, const at::Tensor& x);
   at::Tensor forward(const at::Tensor& ids, const Plan& plan, bool backward_follows, PassObserver* observer);
   at::Tensor layer_input(const Plan& plan, std::int64_t layer) {
     return workspace.take(fmt::format("input of layer {}", layer), {plan.tokens(), spec.hidden}, at::kFloat);
@@ -140,21 +134,10 @@ LayerActivations Decoder::State::activations(const Plan& plan, std::int64_t slot
   return a;
 }
 
-void Decoder::State::embed(const at::Tensor& ids, const at::Tensor& x) {
-  const at::Tensor embedding = weights.embedding();
-  const auto* table = embedding.const_data_ptr<float>();
-  const auto* id = ids.const_data_ptr<std::int64_t>();
-  auto* out = x.data_ptr<float>();
-  const auto width = spec.hidden;
-  for_rows(ids.numel(), width, [&](std::int64_t row) {
-    std::memcpy(out + row * width, table + id[row] * width, static_cast<std::size_t>(width) * sizeof(float));
-  });
-}
-
 /// Returns the output of the last layer, before the final norm.
 at::Tensor Decoder::State::forward(const at::Tensor& ids, const Plan& plan, bool backward_follows, PassObserver* observer) {
   at::Tensor x = layer_input(plan, 0);
-  embed(ids, x);
+  look_up(weights.embedding(), ids, x);
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
     const LayerWeights layer_weights = fetch_layer(spec, weights, layer, operand, workspace);
     const at::Tensor y = backward_follows ? layer_input(plan, layer + 1) : x;
@@ -210,7 +193,7 @@ void Decoder::State::backward(const Plan& plan, const at::Tensor& dx, PassObserv
 
 Decoder::Decoder(const ModelSpec& spec, WeightSource& weights, const DecoderOptions& options)
     : state_(new State{spec, weights, options.compute == Compute::f32 ? at::kFloat : at::kBFloat16,
-                       options.activation_budget_bytes ? options.activation_budget_bytes : half_of_memory(), RopeTable(spec), {}}) {
+                       options.activation_budget_bytes ? options.activation_budget_bytes : half_of_physical_memory_bytes(), RopeTable(spec), {}}) {
   validate(spec, "decoder");
   at::set_num_threads(thread_count());
 }

@@ -2,6 +2,8 @@
 
 #include "core/error.h"
 
+#include <cstring>
+
 namespace scalebits {
 namespace {
 
@@ -104,6 +106,16 @@ void swiglu_backward(const at::Tensor& gate, const at::Tensor& up, const at::Ten
     for_pieces(gate.numel(), [&](std::int64_t at, std::int64_t count) {
       row_kernels<T>().swiglu_backward(pg + at, pu + at, pp + at, count);
     });
+  });
+}
+
+void look_up(const at::Tensor& table, const at::Tensor& ids, const at::Tensor& rows) {
+  const std::int64_t width = table.size(1);
+  const auto* from = data_of<float>(table);
+  const auto* id = ids.const_data_ptr<std::int64_t>();
+  auto* to = data_of<float>(rows);
+  for_rows(ids.numel(), width, [&](std::int64_t row) {
+    std::memcpy(to + row * width, from + id[row] * width, static_cast<std::size_t>(width) * sizeof(float));
   });
 }
 

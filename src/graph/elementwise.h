@@ -50,6 +50,8 @@ void add_bias(const at::Tensor& rows, const at::Tensor& bias);
 void swiglu(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& product);
 /// gate → d(gate), up → d(up), d(product) → product, in place.
 void swiglu_backward(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& product);
+/// rows [n, width] f32: row i = table[ids[i]], table f32, ids int64 and within it.
+void look_up(const at::Tensor& table, const at::Tensor& ids, const at::Tensor& rows);
 /// sum = x + delta; sum may be x.
 void add(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& sum);
 /// Conversion between f32 and the T type, either way.

@@ -98,9 +98,9 @@ void layer_forward(const LayerContext& context, const LayerWeights& weights, con
     head_norm(a.raw_q, weights.q_norm, spec.norm_eps, a.q);
     head_norm(a.raw_k, weights.k_norm, spec.norm_eps, a.k);
   }
-  context.rope.rotate(a.q, context.length, 0, 1);
-  context.rope.rotate(a.k, context.length, 0, 1);
-  attend(attention_of(context, a));
+  context.rope.rotate(a.q, context.length, context.first_position, 1);
+  context.rope.rotate(a.k, context.length, context.first_position, 1);
+  context.attention(attention_of(context, a));
 
   seen(InputSite::output, a.attended);
   const at::Tensor delta = temporary("delta", spec.hidden);
@@ -149,8 +149,8 @@ void layer_backward(const LayerContext& context, const LayerWeights& weights, co
                    dv = temporary("v gradient", a.v.size(1));
   const Attention attention = attention_of(context, a);
   attend_backward(attention, {d_attended.view_as(attention.q), dq.view_as(attention.q), dk.view_as(attention.k), dv.view_as(attention.v)});
-  context.rope.rotate(dq, context.length, 0, -1);
-  context.rope.rotate(dk, context.length, 0, -1);
+  context.rope.rotate(dq, context.length, context.first_position, -1);
+  context.rope.rotate(dk, context.length, context.first_position, -1);
   if (spec.qk_norm) {
     head_norm_backward(dq, a.raw_q, weights.q_norm, spec.norm_eps);
     head_norm_backward(dk, a.raw_k, weights.k_norm, spec.norm_eps);

@@ -2,6 +2,7 @@
 // the operand buffers (f32 or bf16); the residual stream x is f32.
 #pragma once
 
+#include "graph/attention.h"
 #include "graph/observer.h"
 #include "graph/rope.h"
 #include "graph/weight_source.h"
@@ -50,6 +51,8 @@ struct LayerContext {
   Workspace& workspace;
   at::ScalarType operand;
   std::int64_t windows, length;
+  std::int64_t first_position = 0;                            // of each window's first token
+  std::function<void(const Attention&)> attention = attend;  // of the forward pass; generation looks into its cache
 };
 
 /// Fills the activations from `x`; writes the layer's output [n, hidden] f32 to `y`, which may be x itself when no

@@ -1,0 +1,225 @@
+#include "graph/generate.h"
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "core/random.h"
+#include "graph/elementwise.h"
+#include "graph/layer.h"
+#include "graph/memory_budget.h"
+#include "graph/product.h"
+#include "graph/sampler.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/bmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/softmax.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+namespace scalebits {
+namespace {
+
+/// A model with the keys and values of what its sequences said so far; all sequences are equally long.
+class Continuation {
+ public:
+  Continuation(const ModelSpec& spec, WeightSource& source, std::int64_t sequences, std::int64_t capacity, Compute compute);
+
+  /// ids [sequences, length] int64 follow what was there → the logits [sequences, vocab] f32 after the last of them.
+  at::Tensor advance(const at::Tensor& ids);
+
+ private:
+  struct Cache {
+    at::Tensor keys, values;  // [sequences * kv_heads, capacity, head_dim]
+  };
+  /// Weights in the operand type need memory of their own when all layers are kept.
+  struct KeptLayer {
+    Workspace memory;
+    LayerWeights weights;
+  };
+
+  LayerActivations buffers(const at::Tensor& x, std::int64_t length);
+  void attend_past(Cache& cache, const Attention& attention);
+
+  const ModelSpec& spec_;
+  WeightSource& source_;
+  const at::ScalarType operand_;
+  const std::int64_t sequences_, capacity_;
+  RopeTable rope_;
+  Workspace workspace_;
+  std::vector<Cache> caches_;
+  std::vector<std::unique_ptr<KeptLayer>> kept_;
+  at::Tensor embedding_, head_, final_norm_;
+  std::int64_t position_ = 0;
+};
+
+Continuation::Continuation(const ModelSpec& spec, WeightSource& source, std::int64_t sequences, std::int64_t capacity, Compute compute)
+    : spec_(spec), source_(source), operand_(compute == Compute::f32 ? at::kFloat : at::kBFloat16), sequences_(sequences),
+      capacity_(capacity), rope_(spec) {
+  at::set_num_threads(thread_count());
+  rope_.reserve(capacity);
+  std::uint64_t weight_bytes = 0;
+  for (const LinearKind kind : kLinearKinds) {
+    const auto [rows, cols] = linear_shape(spec, kind);
+    weight_bytes += static_cast<std::uint64_t>(rows * cols) * 4 * static_cast<std::uint64_t>(spec.layers);
+  }
+  const bool keep = weight_bytes <= half_of_physical_memory_bytes();
+  for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
+    const auto cache = [&] { return at::empty({sequences * spec.kv_heads, capacity, spec.head_dim}, operand_); };
+    caches_.push_back({cache(), cache()});
+    if (!keep) continue;
+    kept_.push_back(std::make_unique<KeptLayer>());
+    kept_.back()->weights = fetch_layer(spec, source, layer, operand_, kept_.back()->memory);
+  }
+  embedding_ = source.embedding();
+  head_ = source.head();
+  if (operand_ != at::kFloat) {
+    const at::Tensor rounded = at::empty(head_.sizes(), operand_);
+    convert(head_, rounded);
+    head_ = rounded;
+  }
+  final_norm_ = source.vector(std::string(kFinalNormName));
+}
+
+LayerActivations Continuation::buffers(const at::Tensor& x, std::int64_t length) {
+  const std::int64_t n = x.size(0), q = spec_.heads * spec_.head_dim, kv = spec_.kv_heads * spec_.head_dim;
+  const auto take = [&](const char* name, std::int64_t width) { return workspace_.take(name, {n, width}, operand_); };
+  LayerActivations a;
+  a.x = x;
+  a.middle = workspace_.take("middle", {n, spec_.hidden}, at::kFloat);
+  a.q = take("q", q);
+  a.k = take("k", kv);
+  a.v = take("v", kv);
+  if (spec_.qk_norm) {
+    a.raw_q = take("raw q", q);
+    a.raw_k = take("raw k", kv);
+  }
+  a.attended = take("attended", q);
+  a.log_sums = workspace_.take("log sums", {sequences_, spec_.heads, length}, at::kFloat);
+  a.gate = take("gate", spec_.intermediate);
+  a.up = take("up", spec_.intermediate);
+  return a;
+}
+
+void Continuation::attend_past(Cache& cache, const Attention& attention) {
+  const std::int64_t length = attention.q.size(1), kv_heads = spec_.kv_heads, head_dim = spec_.head_dim;
+  const auto store = [&](const at::Tensor& past, const at::Tensor& now) {
+    past.view({sequences_, kv_heads, capacity_, head_dim}).narrow(2, position_, length).copy_(now.transpose(1, 2));
+  };
+  store(cache.keys, attention.k);
+  store(cache.values, attention.v);
+  if (length > 1) return attend(attention);  // only the prompt comes in one piece, and it has no past
+
+  const std::int64_t seen = spec_.sliding_window == 0 ? position_ + 1 : std::min(position_ + 1, spec_.sliding_window);
+  const auto past = [&](const at::Tensor& all) { return all.narrow(1, position_ + 1 - seen, seen); };
+  // The query heads of a group share their keys: they are rows of one small product.
+  const at::Tensor q = attention.q.view({sequences_ * kv_heads, spec_.heads / kv_heads, head_dim});
+  const at::Tensor scores = at::bmm(q, past(cache.keys).transpose(1, 2)).mul_(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  at::Tensor out = attention.out.view_as(q);
+  at::bmm_out(out, at::softmax(scores, -1), past(cache.values));
+}
+
+at::Tensor Continuation::advance(const at::Tensor& ids) {
+  const at::NoGradGuard no_grad;
+  const std::int64_t length = ids.size(1);
+  SCALEBITS_ASSERT(ids.size(0) == sequences_ && position_ + length <= capacity_ && (length == 1 || position_ == 0));
+  const at::Tensor x = workspace_.take("x", {sequences_ * length, spec_.hidden}, at::kFloat);
+  look_up(embedding_, ids, x);
+  for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
+    const auto index = static_cast<std::size_t>(layer);
+    const LayerWeights weights = kept_.empty() ? fetch_layer(spec_, source_, layer, operand_, workspace_) : kept_[index]->weights;
+    const LayerContext context{spec_,  rope_,     workspace_, operand_, sequences_,
+                               length, position_, [&](const Attention& attention) { attend_past(caches_[index], attention); }};
+    layer_forward(context, weights, buffers(x, length), x, {});
+  }
+  position_ += length;
+  const at::Tensor last = workspace_.take("last", {sequences_, spec_.hidden}, at::kFloat);
+  last.copy_(x.view({sequences_, length, spec_.hidden}).select(1, length - 1));
+  const at::Tensor normed = workspace_.take("normed last", {sequences_, spec_.hidden}, operand_);
+  add_norm(last, {}, final_norm_, spec_.norm_eps, {}, normed);
+  const at::Tensor logits = workspace_.take("logits", {sequences_, spec_.vocab}, at::kFloat);
+  product_forward(normed, head_, logits);
+  return logits;
+}
+
+at::Tensor ids_of(const std::vector<std::vector<std::int32_t>>& prompts, const ModelSpec& spec) {
+  if (prompts.empty() || prompts.front().empty()) fail(ErrorKind::usage, "there must be a prompt of at least one token");
+  const auto length = static_cast<std::int64_t>(prompts.front().size());
+  at::Tensor ids = at::empty({static_cast<std::int64_t>(prompts.size()), length}, at::kLong);
+  auto* out = ids.data_ptr<std::int64_t>();
+  for (const auto& prompt : prompts) {
+    if (static_cast<std::int64_t>(prompt.size()) != length) fail(ErrorKind::usage, "prompts of one batch must be equally long");
+    for (const std::int32_t id : prompt) {
+      if (id < 0 || id >= spec.vocab) fail_input("token id {} is outside the vocabulary of {}", id, spec.vocab);
+      *out++ = id;
+    }
+  }
+  return ids;
+}
+
+}  // namespace
+
+std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSource& weights,
+                                                const std::vector<std::vector<std::int32_t>>& prompts,
+                                                std::int64_t max_new_tokens, const SamplingOptions& sampling,
+                                                const std::vector<std::int32_t>& stop_ids, const TokenCallback& callback) {
+  validate(sampling);
+  at::Tensor ids = ids_of(prompts, spec);
+  const std::int64_t sequences = ids.size(0), capacity = ids.size(1) + max_new_tokens;
+  if (max_new_tokens < 1) fail(ErrorKind::usage, "the number of new tokens must be at least 1, found {}", max_new_tokens);
+  if (capacity > spec.max_positions)
+    fail_input("{} prompt tokens and {} new ones are more than the model's {} positions", ids.size(1), max_new_tokens, spec.max_positions);
+
+  Continuation model(spec, weights, sequences, capacity, sampling.compute);
+  std::vector<std::vector<std::int32_t>> generated(prompts.size());
+  std::vector<std::uint8_t> ended(prompts.size(), 0);
+  at::Tensor next = at::empty({sequences, 1}, at::kLong);
+  for (std::int64_t step = 0; step < max_new_tokens; ++step) {
+    if (interrupt_requested) fail(ErrorKind::interrupted, "generation was interrupted");
+    const at::Tensor logits = model.advance(step == 0 ? ids : next);
+    auto* chosen = next.data_ptr<std::int64_t>();
+    const auto* rows = logits.const_data_ptr<float>();
+    for_rows(sequences, spec.vocab, [&](std::int64_t sequence) {
+      const CounterRng rng(sampling.seed, static_cast<std::uint64_t>(sequence));
+      chosen[sequence] = choose_token({rows + sequence * spec.vocab, static_cast<std::size_t>(spec.vocab)}, sampling,
+                                      rng.uniform(static_cast<std::uint64_t>(step)));
+    });
+    bool wanted = true, all_ended = true;
+    for (std::size_t sequence = 0; sequence < prompts.size(); ++sequence) {
+      if (ended[sequence]) continue;
+      const auto token = static_cast<std::int32_t>(chosen[sequence]);
+      generated[sequence].push_back(token);
+      ended[sequence] = std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end();
+      all_ended = all_ended && ended[sequence];
+      if (callback && !callback(sequence, token)) wanted = false;
+    }
+    if (!wanted || all_ended) break;
+  }
+  return generated;
+}
+
+at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const SelfTextOptions& options, const ProgressSink& progress) {
+  // The stream after the last sequence's, so that start tokens are independent of the draws.
+  const CounterRng rng(options.seed, static_cast<std::uint64_t>(options.windows));
+  std::vector<std::vector<std::int32_t>> prompts;
+  for (std::int64_t window = 0; window < options.windows; ++window) {
+    const auto random = static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(window), static_cast<std::uint64_t>(spec.vocab)));
+    prompts.push_back({options.start_token.value_or(spec.eos_ids.empty() ? random : spec.eos_ids.front())});
+  }
+  std::int64_t tokens = 0;
+  const std::int64_t wanted = options.windows * options.length;
+  const auto generated = generate(spec, weights, prompts, options.length, {.temperature = 1.0, .seed = options.seed, .compute = options.compute}, {},
+                                  [&](std::size_t, std::int32_t) {
+                                    if (++tokens % (8 * options.windows) == 0 && progress)
+                                      progress({static_cast<double>(tokens) / static_cast<double>(wanted), "writing calibration text",
+                                                fmt::format("{} of {} tokens", tokens, wanted)});
+                                    return true;
+                                  });
+  at::Tensor ids = at::empty({options.windows, options.length}, at::kLong);
+  auto* out = ids.data_ptr<std::int64_t>();
+  for (const auto& sequence : generated) out = std::copy(sequence.begin(), sequence.end(), out);
+  return ids;
+}
+
+}  // namespace scalebits
