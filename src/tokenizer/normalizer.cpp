@@ -53,13 +53,18 @@ std::string replace_all(std::string_view text, std::string_view from, std::strin
   return result;
 }
 
-/// SentencePiece's removal of extra white space: none at the ends, one between words.
+/// SentencePiece's removal of extra white space: none at the ends, one between words. A literal "▁" counts as white
+/// space at the end only.
 std::string collapse_spaces(std::string_view text) {
   std::string result;
   for (const char c : text)
     if (c != ' ' || (!result.empty() && result.back() != ' ')) result += c;
-  if (!result.empty() && result.back() == ' ') result.pop_back();
-  return result;
+  constexpr std::string_view kSpaceSymbol = "▁";
+  for (;;) {
+    if (result.ends_with(' ')) result.pop_back();
+    else if (result.ends_with(kSpaceSymbol)) result.resize(result.size() - kSpaceSymbol.size());
+    else return result;
+  }
 }
 
 /// `precompiled_charsmap`: u32 size of a double-array trie in bytes, the trie's u32 units (darts-clone), then

@@ -158,8 +158,8 @@ TokenizerDefinition read_sentencepiece(const std::filesystem::path& path) {
   definition.fuse_unknown = true;
   definition.drops_leading_space = settings.space_prefix || settings.collapse_spaces;
   if (!settings.character_map.empty()) definition.normalize.push_back({Kind::charsmap, settings.character_map, ""});
-  definition.normalize.push_back({Kind::replace, "▁", " "});
   if (settings.collapse_spaces) definition.normalize.push_back({Kind::collapse_spaces});
+  definition.normalize.push_back({Kind::replace, "▁", " "});
   if (settings.space_prefix) definition.normalize.push_back({Kind::prepend, "", " "});
 
   const auto special = [&](std::int64_t id) {

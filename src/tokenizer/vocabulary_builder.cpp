@@ -13,17 +13,19 @@ namespace scalebits {
 namespace {
 
 /// GPT-2's alphabet: printable Latin-1 bytes are themselves, the other 68 are U+0100 and up, in order.
-const std::unordered_map<std::string, char>& byte_alphabet() {
+constexpr std::size_t kAlphabetEnd = 256 + 68;
+
+/// Bytes by code point; -1 for the code points that stand for none.
+const std::array<int, kAlphabetEnd>& byte_alphabet() {
   static const auto alphabet = [] {
-    std::unordered_map<std::string, char> map;
-    int shifted = 0;
+    std::array<int, kAlphabetEnd> bytes;
+    bytes.fill(-1);
+    std::size_t shifted = 256;
     for (int byte = 0; byte < 256; ++byte) {
       const bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-      utf8proc_uint8_t encoded[4];
-      const auto length = utf8proc_encode_char(printable ? byte : 256 + shifted++, encoded);
-      map.emplace(std::string(reinterpret_cast<char*>(encoded), static_cast<std::size_t>(length)), static_cast<char>(byte));
+      bytes[printable ? static_cast<std::size_t>(byte) : shifted++] = byte;
     }
-    return map;
+    return bytes;
   }();
   return alphabet;
 }
@@ -31,11 +33,13 @@ const std::unordered_map<std::string, char>& byte_alphabet() {
 std::optional<std::string> bytes_of_byte_level(std::string_view text) {
   std::string bytes;
   for (std::size_t at = 0; at < text.size();) {
-    const std::size_t length = std::max<std::size_t>(1, utf8_length(text, at));
-    const auto found = byte_alphabet().find(std::string(text.substr(at, length)));
-    if (found == byte_alphabet().end()) return std::nullopt;
-    bytes += found->second;
-    at += length;
+    utf8proc_int32_t code_point = -1;
+    const auto length = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data() + at),
+                                         static_cast<utf8proc_ssize_t>(text.size() - at), &code_point);
+    if (length <= 0 || static_cast<std::size_t>(code_point) >= kAlphabetEnd || byte_alphabet()[code_point] < 0)
+      return std::nullopt;
+    bytes += static_cast<char>(byte_alphabet()[code_point]);
+    at += static_cast<std::size_t>(length);
   }
   return bytes;
 }

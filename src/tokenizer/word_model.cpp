@@ -1,5 +1,6 @@
 #include "tokenizer/word_model.h"
 
+#include "core/error.h"
 #include "tokenizer/utf8.h"
 
 #include <algorithm>
@@ -18,14 +19,16 @@ std::uint64_t pair_key(std::int32_t left, std::int32_t right) {
 /// The better merge first, then the one further left: the order both reference implementations use.
 struct QueuedMerge {
   double priority;  // lower is better: the rank, or minus the score
-  std::int64_t left, right;
+  std::int32_t left, right;
   std::int32_t result;
-  std::size_t length;  // bytes of both symbols when queued
+  std::uint32_t length;  // bytes of both symbols when queued
 
   bool operator<(const QueuedMerge& other) const {
     return priority != other.priority ? priority > other.priority : left > other.left;
   }
 };
+
+constexpr std::size_t kMaxWordBytes = std::numeric_limits<std::int32_t>::max();
 
 /// What SentencePiece subtracts from the lowest score for a character outside the vocabulary.
 constexpr float kUnknownPenalty = 10;
@@ -101,17 +104,19 @@ std::vector<WordModel::Symbol> WordModel::initial_symbols(std::string_view word)
   std::vector<Symbol> symbols;
   symbols.reserve(word.size());
   for (std::size_t at = 0; at < word.size();) {
-    Symbol symbol{at, at + 1};
     const std::size_t frozen = user_defined_length(word, at);
-    if (frozen > 0) symbol.end = at + frozen, symbol.frozen = true;
-    else if (!definition_.byte_level) symbol.end = at + std::max<std::size_t>(1, utf8_length(word, at));
-    at = symbol.end;
+    const std::size_t length = frozen > 0                ? frozen
+                               : definition_.byte_level ? 1
+                                                        : std::max<std::size_t>(1, utf8_length(word, at));
+    Symbol symbol{static_cast<std::uint32_t>(at), static_cast<std::uint32_t>(at + length)};
+    symbol.frozen = frozen > 0;
+    at += length;
     symbol.id = definition_.byte_level && !symbol.frozen ? byte_ids_[static_cast<unsigned char>(word[symbol.begin])]
                                                          : find(word.substr(symbol.begin, symbol.end - symbol.begin));
     // Hugging Face's BPE drops a byte that has no token, and merges across the gap.
     if (symbol.id < 0 && definition_.byte_level && definition_.unknown < 0) continue;
-    symbol.previous = static_cast<std::int64_t>(symbols.size()) - 1;
-    symbol.next = static_cast<std::int64_t>(symbols.size()) + 1;
+    symbol.previous = static_cast<std::int32_t>(symbols.size()) - 1;
+    symbol.next = static_cast<std::int32_t>(symbols.size()) + 1;
     symbols.push_back(symbol);
   }
   if (!symbols.empty()) symbols.back().next = -1;
@@ -121,14 +126,17 @@ std::vector<WordModel::Symbol> WordModel::initial_symbols(std::string_view word)
 /// candidate(left, right, queued): whether the two may merge; fills priority and result.
 template <typename Candidate>
 void WordModel::merge(std::vector<Symbol>& symbols, const Candidate& candidate) const {
-  std::priority_queue<QueuedMerge> queue;
-  const auto length = [&](std::int64_t i) { return symbols[i].end - symbols[i].begin; };
-  const auto consider = [&](std::int64_t left, std::int64_t right) {
+  const auto length = [&](std::int32_t i) { return symbols[i].end - symbols[i].begin; };
+  const auto consider = [&](std::int32_t left, std::int32_t right, auto&& take) {
     if (left < 0 || right < 0 || symbols[left].frozen || symbols[right].frozen) return;
     QueuedMerge queued{0, left, right, -1, length(left) + length(right)};
-    if (candidate(symbols[left], symbols[right], queued)) queue.push(queued);
+    if (candidate(symbols[left], symbols[right], queued)) take(queued);
   };
-  for (std::int64_t i = 0; i + 1 < static_cast<std::int64_t>(symbols.size()); ++i) consider(i, i + 1);
+  std::vector<QueuedMerge> first;
+  for (std::int32_t i = 0; i + 1 < static_cast<std::int32_t>(symbols.size()); ++i)
+    consider(i, i + 1, [&](const QueuedMerge& queued) { first.push_back(queued); });
+  std::priority_queue<QueuedMerge> queue(std::less<QueuedMerge>(), std::move(first));
+  const auto push = [&](const QueuedMerge& queued) { queue.push(queued); };
   while (!queue.empty()) {
     const QueuedMerge top = queue.top();
     queue.pop();
@@ -143,8 +151,8 @@ void WordModel::merge(std::vector<Symbol>& symbols, const Candidate& candidate) 
     left.next = right.next;
     right.begin = right.end;
     if (left.next >= 0) symbols[left.next].previous = top.left;
-    consider(left.previous, top.left);
-    consider(top.left, left.next);
+    consider(left.previous, top.left, push);
+    consider(top.left, left.next, push);
   }
 }
 
@@ -166,14 +174,14 @@ void WordModel::encode_ranked(std::string_view word, std::vector<std::int32_t>& 
       if (symbol.id >= 0 || !append_fallback(word.substr(symbol.begin, symbol.end - symbol.begin), bytes)) {
         expanded.push_back(symbol);
       } else {
-        for (std::size_t i = 0; i < bytes.size(); ++i)
+        for (std::uint32_t i = 0; i < bytes.size(); ++i)
           expanded.push_back({symbol.begin + i, symbol.begin + i + 1, -1, -1, bytes[i]});
       }
     }
     symbols = std::move(expanded);
     for (std::size_t i = 0; i < symbols.size(); ++i) {
-      symbols[i].previous = static_cast<std::int64_t>(i) - 1;
-      symbols[i].next = i + 1 < symbols.size() ? static_cast<std::int64_t>(i) + 1 : -1;
+      symbols[i].previous = static_cast<std::int32_t>(i) - 1;
+      symbols[i].next = i + 1 < symbols.size() ? static_cast<std::int32_t>(i) + 1 : -1;
     }
   }
   merge(symbols, [&](const Symbol& left, const Symbol& right, QueuedMerge& queued) {
@@ -183,7 +191,7 @@ void WordModel::encode_ranked(std::string_view word, std::vector<std::int32_t>& 
     queued.result = found->second.result;
     return true;
   });
-  for (std::int64_t i = symbols.empty() ? -1 : 0; i >= 0; i = symbols[i].next)
+  for (std::int32_t i = symbols.empty() ? -1 : 0; i >= 0; i = symbols[i].next)
     append_symbol(word.substr(symbols[i].begin, symbols[i].end - symbols[i].begin), symbols[i].id, ids);
 }
 
@@ -213,7 +221,7 @@ void WordModel::encode_scored(std::string_view word, std::vector<std::int32_t>& 
     queued.priority = -definition_.scores[queued.result];
     return true;
   });
-  for (std::int64_t i = symbols.empty() ? -1 : 0; i >= 0; i = symbols[i].next) {
+  for (std::int32_t i = symbols.empty() ? -1 : 0; i >= 0; i = symbols[i].next) {
     const Symbol& symbol = symbols[i];
     if (symbol.id >= 0 && definition_.kinds[symbol.id] == TokenKind::unused) append_unused(symbol.id, ids, 0);
     else append_symbol(word.substr(symbol.begin, symbol.end - symbol.begin), symbol.id, ids);
@@ -255,6 +263,7 @@ void WordModel::encode_unigram(std::string_view word, std::vector<std::int32_t>&
 }
 
 void WordModel::encode(std::string_view word, std::vector<std::int32_t>& ids) const {
+  if (word.size() > kMaxWordBytes) fail_input("tokenizer: a word of {} bytes; at most {} are known", word.size(), kMaxWordBytes);
   switch (definition_.model) {
     case Model::ranked_merges: return encode_ranked(word, ids);
     case Model::scored_merges: return encode_scored(word, ids);

@@ -18,7 +18,7 @@ class WordModel {
   explicit WordModel(const TokenizerDefinition& definition);
 
   /// Appends the ids of `word`. Bytes and characters that no token covers follow the definition: byte tokens, the
-  /// unknown token, or (as in Hugging Face's BPE) nothing.
+  /// unknown token, or (as in Hugging Face's BPE) nothing. Words of 2 GiB and more are an Error.
   void encode(std::string_view word, std::vector<std::int32_t>& ids) const;
 
   /// Whether no token joins a space to something before it, so that text may be cut before a space with equal result.
@@ -26,8 +26,8 @@ class WordModel {
 
  private:
   struct Symbol {
-    std::size_t begin = 0, end = 0;  // in the word; empty once merged away
-    std::int64_t previous = -1, next = -1;
+    std::uint32_t begin = 0, end = 0;  // in the word; empty once merged away
+    std::int32_t previous = -1, next = -1;
     std::int32_t id = -1;
     bool frozen = false;  // a user-defined symbol
   };
