@@ -229,6 +229,14 @@ LossResult Decoder::loss(const at::Tensor& ids, const LossTarget& target) {
   return head_loss({ids, hidden, state_->weights.head()}, target, {.operand = state_->operand}, {}, state_->workspace);
 }
 
+LossResult Decoder::loss_of_hidden(const at::Tensor& hidden, const at::Tensor& ids, const LossTarget& target) {
+  const at::NoGradGuard no_grad;
+  state_->check(ids);
+  SCALEBITS_ASSERT(hidden.numel() == ids.numel() * state_->spec.hidden);
+  const at::Tensor rows = hidden.view({ids.numel(), state_->spec.hidden});
+  return head_loss({ids, rows, state_->weights.head()}, target, {.operand = state_->operand}, {}, state_->workspace);
+}
+
 LossResult Decoder::loss_and_gradients(const at::Tensor& ids, const LossTarget& target, PassObserver& observer) {
   const at::NoGradGuard no_grad;
   State& s = *state_;

@@ -44,6 +44,8 @@ class Decoder {
   /// [windows, length, vocab] f32, all held at once: for tests and short inputs.
   at::Tensor logits(const at::Tensor& ids);
   LossResult loss(const at::Tensor& ids, const LossTarget& target);
+  /// The same from what hidden(ids) gave, so that one forward pass serves several measures.
+  LossResult loss_of_hidden(const at::Tensor& hidden, const at::Tensor& ids, const LossTarget& target);
   /// The loss is the mean over all scored tokens of the batch; the observer is handed its gradients. Throws
   /// Error(bad_input) when the loss is not finite.
   LossResult loss_and_gradients(const at::Tensor& ids, const LossTarget& target, PassObserver& observer);

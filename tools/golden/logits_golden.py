@@ -3,7 +3,7 @@
 the gradients that Hugging Face transformers computes for it. Run once, with torch and transformers; commit the files.
 
 Each file holds the model's tensors under their Hugging Face names, `ids` (int64 as i32), `logits` (f32) and, as
-`gradient.<linear>` (f32), d(mean next-token loss)/dW of each linear layer. The metadata key `spec` is the model's
+`gradient.<weight>` (f32), d(mean next-token loss)/dW of each linear layer, the embedding and the head. The metadata key `spec` is the model's
 specification as src/model/model_spec.h writes it, `loss` the mean loss in nats.
 """
 import json
@@ -78,7 +78,7 @@ def main():
         loss.backward()
         tensors = {key: value.detach().contiguous().clone() for key, value in model.named_parameters()}
         for key, value in model.named_parameters():
-            if key.endswith("_proj.weight"):
+            if key.endswith("_proj.weight") or "embed" in key or "head" in key:
                 tensors[f"gradient.{key}"] = value.grad.contiguous().clone()
         tensors["ids"] = ids.to(torch.int32)
         tensors["logits"] = logits.detach().contiguous().clone()

@@ -1,0 +1,358 @@
+// Contract of the graph room: the decoder computes what Hugging Face transformers computes (logits, loss and the
+// gradient of every weight matrix, golden files of tools/golden/logits_golden.py), however the pass is cut into
+// micro-batches and chunks, and in either operand type within its rounding.
+#include "graph/decoder.h"
+#include "graph/generate.h"
+#include "graph/head_loss.h"
+#include "graph/row_kernels.h"
+
+#include "core/error.h"
+#include "core/random.h"
+#include "safetensors/safetensors.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace scalebits {
+namespace {
+
+constexpr double kEpsilon = 0x1p-23;
+constexpr double kBf16Epsilon = 0x1p-8;
+
+struct Golden {
+  Checkpoint checkpoint;
+  at::Tensor ids, logits;
+  std::map<std::string, at::Tensor> gradients;  // by weight name
+  double loss = 0;
+};
+
+at::Tensor tensor_of(const SafetensorsFile& file, const std::string& name) {
+  const SafetensorsEntry& entry = file.entry(name);
+  return to_f32_tensor({DType::f32, entry.shape, entry.bytes, file.file()});
+}
+
+Golden read_golden(const std::string& name) {
+  const auto file = SafetensorsFile::open(std::string(SCALEBITS_SOURCE_DIR "/tests/data/graph/") + name + ".safetensors");
+  Golden golden;
+  golden.checkpoint.spec = model_spec_from_json(parse_json(file.metadata().at("spec"), name), name);
+  golden.checkpoint.source = name;
+  golden.loss = std::stod(file.metadata().at("loss"));
+  for (const SafetensorsEntry& entry : file.entries()) {
+    const std::string prefix = "gradient.";
+    if (entry.name == "ids") {
+      golden.ids = at::empty(entry.shape, at::kLong);
+      for (std::int64_t i = 0; i < golden.ids.numel(); ++i) {
+        std::int32_t id;
+        std::memcpy(&id, entry.bytes.data() + 4 * i, 4);
+        golden.ids.data_ptr<std::int64_t>()[i] = id;
+      }
+    } else if (entry.name == "logits") {
+      golden.logits = tensor_of(file, entry.name);
+    } else if (entry.name.starts_with(prefix)) {
+      golden.gradients[entry.name.substr(prefix.size())] = tensor_of(file, entry.name);
+    } else {
+      golden.checkpoint.tensors[entry.name] = {DType::f32, entry.shape, entry.bytes, file.file()};
+    }
+  }
+  return golden;
+}
+
+double largest(const at::Tensor& tensor) { return tensor.abs().max().item<double>(); }
+double difference(const at::Tensor& a, const at::Tensor& b) { return largest(a.sub(b)); }
+double norm(const at::Tensor& tensor) { return tensor.norm().item<double>(); }
+
+/// An f32 dot product of length n errs by at most n epsilon of its terms' size; a layer chains five of them (projection,
+/// scores, mixing, output or down, and the next norm's mean).
+double rounding(const ModelSpec& spec, std::int64_t length) {
+  const std::int64_t chained = 2 * spec.hidden + spec.heads * spec.head_dim + spec.head_dim + length + spec.intermediate;
+  return static_cast<double>((spec.layers * chained + spec.hidden)) * kEpsilon;
+}
+
+struct Recorder : PassObserver {
+  std::map<std::string, at::Tensor> gradients;
+  std::vector<std::string> order;
+  int input_calls = 0;
+  std::map<std::pair<std::int64_t, InputSite>, at::Tensor> input_sums;
+  bool tied = false;
+
+  bool wants_linear_inputs() const override { return true; }
+  void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override {
+    ++input_calls;
+    at::Tensor& sum = input_sums[{layer, site}];
+    sum = sum.defined() ? sum.add(x.sum(0)) : x.sum(0);
+  }
+  void linear_gradient(std::int64_t layer, LinearKind kind, const at::Tensor& gradient) override {
+    ASSERT_FALSE(gradients.contains(linear_name(layer, kind))) << "handed over twice";
+    gradients[linear_name(layer, kind)] = gradient.clone();
+    order.push_back(linear_name(layer, kind));
+  }
+  bool wants_embedding_gradient() const override { return true; }
+  void embedding_gradient(const at::Tensor& gradient) override { gradients[std::string(kEmbeddingName)] = gradient.clone(); }
+  void head_gradient(const at::Tensor& gradient) override { gradients[std::string(kHeadName)] = gradient.clone(); }
+};
+
+class Families : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Graph, Families, testing::Values("llama", "llama3_rope", "linear_rope", "mistral", "qwen2", "qwen3"),
+                         [](const auto& family) { return std::string(family.param); });
+
+TEST_P(Families, LogitsEqualTransformers) {
+  const Golden golden = read_golden(GetParam());
+  CheckpointWeights weights(golden.checkpoint);
+  Decoder decoder(golden.checkpoint.spec, weights);
+  const at::Tensor logits = decoder.logits(golden.ids);
+  const double tolerance = rounding(golden.checkpoint.spec, golden.ids.size(1)) * largest(golden.logits);
+  EXPECT_LE(difference(logits, golden.logits), tolerance);
+  EXPECT_NEAR(decoder.loss(golden.ids, {}).mean, golden.loss, 2 * tolerance);
+}
+
+TEST_P(Families, GradientsEqualTransformersHoweverThePassIsCut) {
+  const Golden golden = read_golden(GetParam());
+  const ModelSpec& spec = golden.checkpoint.spec;
+  CheckpointWeights weights(golden.checkpoint);
+  const auto windows = golden.ids.size(0), length = golden.ids.size(1);
+  // Exactly the layer inputs fit: layers run again in the backward pass, window by window.
+  const auto least = static_cast<std::uint64_t>(4 * spec.hidden * windows * length * (spec.layers + 2));
+  std::map<std::pair<std::int64_t, InputSite>, at::Tensor> input_sums;
+  for (const std::uint64_t budget : {std::uint64_t{0}, least}) {
+    SCOPED_TRACE(budget);
+    Decoder decoder(spec, weights, {.activation_budget_bytes = budget});
+    Recorder recorder;
+    const LossResult result = decoder.loss_and_gradients(golden.ids, {}, recorder);
+    EXPECT_NEAR(result.mean, golden.loss, 2 * rounding(spec, length) * largest(golden.logits));
+    EXPECT_EQ(recorder.input_calls, spec.layers * 4 * (budget == 0 ? 1 : windows));
+    ASSERT_EQ(recorder.gradients.size(), golden.gradients.size());
+    for (const auto& [name, expected] : golden.gradients) {
+      // Backward chains as many products as forward, on top of the forward pass's errors.
+      const double tolerance = 2 * rounding(spec, windows * length) * largest(expected);
+      EXPECT_LE(difference(recorder.gradients.at(name), expected), tolerance) << name;
+    }
+    EXPECT_EQ(recorder.order.front().rfind("model.layers.1.", 0), 0u) << "layers come last to first";
+    for (const auto& [site, sum] : recorder.input_sums) {
+      if (budget == 0) input_sums[site] = sum;
+      EXPECT_LE(difference(sum, input_sums.at(site)), rounding(spec, length) * norm(sum));
+    }
+  }
+  Decoder starved(spec, weights, {.activation_budget_bytes = least - 1});
+  Recorder recorder;
+  EXPECT_THROW(starved.loss_and_gradients(golden.ids, {}, recorder), Error);
+}
+
+TEST_P(Families, Bf16OperandsChangeGradientsByTheirRoundingOnly) {
+  const Golden golden = read_golden(GetParam());
+  const ModelSpec& spec = golden.checkpoint.spec;
+  CheckpointWeights weights(golden.checkpoint);
+  Decoder decoder(spec, weights, {.compute = Compute::bf16});
+  Recorder recorder;
+  const LossResult result = decoder.loss_and_gradients(golden.ids, {}, recorder);
+  // About a dozen roundings per layer, forward and backward, each of half a bf16 epsilon and independent, so that they add
+  // as a root of squares; random weights this large amplify by a few.
+  const double tolerance = 4 * std::sqrt(2.0 * 12.0 * static_cast<double>(spec.layers)) * kBf16Epsilon / 2;
+  EXPECT_NEAR(result.mean, golden.loss, tolerance * golden.loss);
+  double squares = 0, error_squares = 0;
+  for (const auto& [name, expected] : golden.gradients) {
+    squares += std::pow(norm(expected), 2);
+    error_squares += std::pow(norm(recorder.gradients.at(name).sub(expected)), 2);
+  }
+  EXPECT_LE(std::sqrt(error_squares / squares), tolerance);
+  EXPECT_GT(error_squares, 0) << "bf16 was not used";
+}
+
+TEST_P(Families, CachedGenerationEqualsWholePasses) {
+  const Golden golden = read_golden(GetParam());
+  const ModelSpec& spec = golden.checkpoint.spec;
+  CheckpointWeights weights(golden.checkpoint);
+  Decoder decoder(spec, weights);
+  const std::vector<std::int32_t> prompt = {3, 5, 7, 11};
+  const auto generated = generate(spec, weights, {prompt, {4, 4, 8, 9}}, 12, {}, {});
+  ASSERT_EQ(generated.size(), 2u);
+  ASSERT_EQ(generated[0].size(), 12u);
+  std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
+  for (const std::int32_t token : generated[0]) {
+    const auto length = static_cast<std::int64_t>(ids.size());
+    const at::Tensor logits = decoder.logits(at::from_blob(ids.data(), {1, length}, at::kLong)).select(1, length - 1).view({-1});
+    // Greedy: the token must be a maximum, up to the rounding in which the two ways differ.
+    EXPECT_GE(logits.select(0, token).item<double>(), logits.max().item<double>() - 2 * rounding(spec, length) * largest(logits));
+    ids.push_back(token);
+  }
+}
+
+TEST(Generate, DrawsDoNotDependOnTheBatch) {
+  const Golden golden = read_golden("llama");
+  CheckpointWeights weights(golden.checkpoint);
+  const SamplingOptions options{.temperature = 1.0, .top_k = 20, .top_p = 0.95, .seed = 7};
+  const auto both = generate(golden.checkpoint.spec, weights, {{1, 2, 3}, {1, 2, 3}}, 20, options, {});
+  const auto alone = generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, 20, options, {});
+  EXPECT_EQ(both[0], alone[0]);
+  EXPECT_NE(both[0], both[1]) << "each sequence has a stream of its own";
+}
+
+TEST(Generate, StopsAtStopTokensAndTheCallbackSeesEachToken) {
+  const Golden golden = read_golden("llama");
+  CheckpointWeights weights(golden.checkpoint);
+  const auto free_run = generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, 8, {.temperature = 1.0, .seed = 3}, {});
+  const std::int32_t stop = free_run[0][4];
+  std::vector<std::int32_t> seen;
+  const auto stopped = generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, 8, {.temperature = 1.0, .seed = 3}, {stop},
+                                [&](std::size_t, std::int32_t token) { seen.push_back(token); return true; });
+  EXPECT_EQ(stopped[0].back(), stop);
+  EXPECT_LE(stopped[0].size(), 5u);
+  EXPECT_EQ(seen, stopped[0]);
+  EXPECT_THROW(generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, 1000, {}, {}), Error) << "past the last position";
+}
+
+TEST(Decoder, RefusesWhatItCannotRun) {
+  const Golden golden = read_golden("llama");
+  CheckpointWeights weights(golden.checkpoint);
+  Decoder decoder(golden.checkpoint.spec, weights);
+  at::Tensor ids = golden.ids.clone();
+  ids.data_ptr<std::int64_t>()[0] = golden.checkpoint.spec.vocab;
+  EXPECT_THROW(decoder.loss(ids, {}), Error);
+  EXPECT_THROW(decoder.loss(at::empty({1, golden.checkpoint.spec.max_positions + 1}, at::kLong).zero_(), {}), Error);
+  EXPECT_THROW(decoder.loss(golden.ids.narrow(1, 0, 1).contiguous(), {}), Error) << "nothing to score";
+}
+
+TEST(Decoder, RepeatsItselfExactly) {
+  const Golden golden = read_golden("qwen3");
+  CheckpointWeights weights(golden.checkpoint);
+  Decoder decoder(golden.checkpoint.spec, weights);
+  Recorder first, second;
+  EXPECT_EQ(decoder.loss_and_gradients(golden.ids, {}, first).token_losses,
+            decoder.loss_and_gradients(golden.ids, {}, second).token_losses);
+  for (const auto& [name, gradient] : first.gradients) EXPECT_TRUE(gradient.equal(second.gradients.at(name))) << name;
+}
+
+TEST(HeadLoss, DivergenceFromItselfIsZero) {
+  const Golden golden = read_golden("qwen2");
+  CheckpointWeights weights(golden.checkpoint);
+  Decoder decoder(golden.checkpoint.spec, weights);
+  const LossTarget target{LossTarget::Kind::kl, decoder.hidden(golden.ids), weights.head()};
+  const LossResult result = decoder.loss(golden.ids, target);
+  for (const float loss : result.token_losses) EXPECT_EQ(loss, 0.0f);
+  for (const auto same : result.top1_agreements) EXPECT_EQ(same, 1);
+}
+
+TEST(HeadLoss, EqualsTheDefinitionWhateverTheChunk) {
+  const std::int64_t windows = 3, length = 7, hidden = 20, vocab = 45, n = windows * length;
+  const CounterRng rng(5);
+  std::uint64_t draw = 0;
+  const auto random = [&](at::IntArrayRef shape) {
+    at::Tensor tensor = at::empty(shape, at::kFloat);
+    for (std::int64_t i = 0; i < tensor.numel(); ++i) tensor.data_ptr<float>()[i] = static_cast<float>(rng.normal(draw++));
+    return tensor;
+  };
+  const at::Tensor states = random({n, hidden}), head = random({vocab, hidden});
+  const at::Tensor reference_states = random({windows, length, hidden}), reference_head = random({vocab, hidden});
+  at::Tensor ids = at::empty({windows, length}, at::kLong);
+  for (std::int64_t i = 0; i < n; ++i) ids.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(rng.below(draw++, vocab));
+
+  const at::Tensor log_q = states.to(at::kDouble).mm(head.to(at::kDouble).t()).log_softmax(1);
+  const at::Tensor log_p = reference_states.view({n, hidden}).to(at::kDouble).mm(reference_head.to(at::kDouble).t()).log_softmax(1);
+  for (const bool kl : {false, true}) {
+    at::Tensor d_logits = log_q.exp();
+    double mean = 0;
+    for (std::int64_t token = 0; token < n; ++token) {
+      at::Tensor row = d_logits.select(0, token);
+      if (token % length == length - 1) {
+        row.zero_();
+      } else if (kl) {
+        mean += log_p.select(0, token).exp().mul(log_p.select(0, token).sub(log_q.select(0, token))).sum().item<double>();
+        row.sub_(log_p.select(0, token).exp());
+      } else {
+        const std::int64_t next = ids.data_ptr<std::int64_t>()[token + 1];
+        mean -= log_q.select(0, token).select(0, next).item<double>();
+        row.select(0, next).sub_(1.0);
+      }
+    }
+    const double scored = static_cast<double>(windows * (length - 1));
+    d_logits.div_(scored);
+    const at::Tensor d_states = d_logits.mm(head.to(at::kDouble)), d_head = d_logits.t().mm(states.to(at::kDouble));
+    const LossTarget target = kl ? LossTarget{LossTarget::Kind::kl, reference_states, reference_head} : LossTarget{};
+    for (const std::int64_t chunk : {1, 5, 512}) {
+      Workspace workspace;
+      HeadGradients gradients{at::empty({n, hidden}, at::kFloat), at::empty({vocab, hidden}, at::kFloat).zero_()};
+      const LossResult result = head_loss({ids, states, head}, target, {.chunk_tokens = chunk}, gradients, workspace);
+      const double tolerance = static_cast<double>(hidden + vocab) * kEpsilon * 20;  // logits reach about 20
+      EXPECT_NEAR(result.mean, mean / scored, tolerance);
+      EXPECT_LE(difference(gradients.hidden.to(at::kDouble), d_states), tolerance);
+      EXPECT_LE(difference(gradients.head.to(at::kDouble), d_head), tolerance);
+      ASSERT_EQ(result.window_means.size(), static_cast<std::size_t>(windows));
+      EXPECT_NEAR((result.window_means[0] + result.window_means[1] + result.window_means[2]) / 3, result.mean, 1e-12 * result.mean);
+    }
+  }
+}
+
+/// Every instruction set must compute the same functions, row tails included, within a few units in the last place.
+template <typename T>
+void check_row_kernels(const RowKernels<T>& kernels, double epsilon) {
+  const CounterRng rng(11);
+  for (const std::int64_t width : {1, 15, 16, 17, 64, 100}) {
+    std::vector<float> x(static_cast<std::size_t>(width)), weight(x.size()), back(x.size());
+    std::vector<T> out(x.size()), gate(x.size()), up(x.size()), product(x.size());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      x[i] = static_cast<float>(3 * rng.normal(i));
+      weight[i] = static_cast<float>(rng.normal(1000 + i));
+    }
+    double squares = 0;
+    for (const float v : x) squares += double(v) * v;
+    const double scale = 1 / std::sqrt(squares / static_cast<double>(width) + 1e-5);
+    kernels.add_norm(x.data(), nullptr, weight.data(), 1e-5f, width, nullptr, out.data());
+    kernels.to_f32(out.data(), width, back.data());
+    for (std::size_t i = 0; i < x.size(); ++i)
+      EXPECT_NEAR(back[i], x[i] * scale * weight[i], std::abs(back[i]) * (epsilon + static_cast<double>(width) * kEpsilon));
+
+    kernels.from_f32(x.data(), width, gate.data());
+    kernels.from_f32(weight.data(), width, up.data());
+    std::vector<float> g(x.size()), u(x.size());
+    kernels.to_f32(gate.data(), width, g.data());
+    kernels.to_f32(up.data(), width, u.data());
+    kernels.swiglu(gate.data(), up.data(), width, product.data());
+    kernels.to_f32(product.data(), width, back.data());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double expected = g[i] / (1 + std::exp(-double(g[i]))) * u[i];
+      EXPECT_NEAR(back[i], expected, std::abs(expected) * (epsilon + 8 * kEpsilon));
+    }
+    std::vector<float> wide = x, reference = weight;
+    T* gradient = product.data();
+    double sum = 0, reference_sum = 0, divergence = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) sum += std::exp(double(wide[i])), reference_sum += std::exp(double(reference[i]));
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double log_p = reference[i] - std::log(reference_sum), log_q = wide[i] - std::log(sum);
+      divergence += std::exp(log_p) * (log_p - log_q);
+    }
+    EXPECT_NEAR(kernels.nll(wide.data(), width, width - 1, 1.0f, gradient), std::log(sum) - x.back(), 16 * kEpsilon * 10);
+    kernels.to_f32(gradient, width, back.data());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double expected = std::exp(double(x[i])) / sum - (i + 1 == x.size());
+      EXPECT_NEAR(back[i], expected, epsilon * std::abs(expected) + 16 * kEpsilon);
+    }
+    bool same_top = false;
+    EXPECT_NEAR(kernels.kl(wide.data(), reference.data(), width, 1.0f, nullptr, &same_top), divergence, 32 * kEpsilon * 10);
+    EXPECT_EQ(same_top, std::max_element(x.begin(), x.end()) - x.begin() ==
+                            std::max_element(reference.begin(), reference.end()) - reference.begin());
+  }
+}
+
+TEST(RowKernels, EveryInstructionSetComputesTheSameFunctions) {
+  check_row_kernels(portable::table<float>(), 4 * kEpsilon);
+  check_row_kernels(portable::table<Bf16>(), kBf16Epsilon / 2);
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    check_row_kernels(avx2::table<float>(), 4 * kEpsilon);
+    check_row_kernels(avx2::table<Bf16>(), kBf16Epsilon / 2);
+  }
+  if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    check_row_kernels(avx512::table<float>(), 4 * kEpsilon);
+    check_row_kernels(avx512::table<Bf16>(), kBf16Epsilon / 2);
+  }
+#endif
+}
+
+}  // namespace
+}  // namespace scalebits
