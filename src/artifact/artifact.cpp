@@ -58,8 +58,8 @@ Artifact Artifact::open(const std::filesystem::path& path) {
   for (const DenseDeclaration& dense : description.dense)
     artifact.dense_[dense.name] = {dense.dtype, dense.shape, file.entry(dense.name).bytes, file.file()};
   if (description.tokenizer_bytes > 0)
-    artifact.tokenizer_ = std::make_shared<const Tokenizer>(
-        Tokenizer::deserialize(file.entry(kTokenizerTensor).bytes, fmt::format("{}: tensor '{}'", where, kTokenizerTensor)));
+    artifact.tokenizer_ = std::make_shared<const Tokenizer>(Tokenizer::deserialize(
+        file.entry(kTokenizerTensor).bytes, fmt::format("{}: tensor '{}'", where, kTokenizerTensor)));
   return artifact;
 }
 
@@ -88,7 +88,8 @@ void Artifact::dequantize(std::string_view name, std::span<float> out) const {
     return found->second.copy_f32(0, out);
   }
   if (matrix->row_order.empty() && matrix->input_order.empty()) return matrix->packed.dequantize(out);
-  const auto rows = static_cast<std::size_t>(matrix->packed.format().rows), cols = static_cast<std::size_t>(matrix->packed.format().cols);
+  const auto rows = static_cast<std::size_t>(matrix->packed.format().rows);
+  const auto cols = static_cast<std::size_t>(matrix->packed.format().cols);
   SCALEBITS_ASSERT(out.size() == rows * cols);
   parallel_for(matrix->packed.format().tile_row_count(), [&](std::int64_t tile_row) {
     const std::size_t first = static_cast<std::size_t>(tile_row) * kTileRows;
@@ -111,12 +112,14 @@ void Artifact::dequantize_row(std::string_view name, std::int64_t row, std::span
   if (matrix == nullptr) {
     const auto found = dense_.find(name);
     if (found == dense_.end()) throw InternalError(fmt::format("{}: no tensor '{}'", path().string(), name));
-    SCALEBITS_ASSERT(found->second.shape.size() == 2 && static_cast<std::int64_t>(out.size()) == found->second.shape[1]);
+    SCALEBITS_ASSERT(found->second.shape.size() == 2 &&
+                     static_cast<std::int64_t>(out.size()) == found->second.shape[1]);
     return found->second.copy_f32(row * found->second.shape[1], out);
   }
   SCALEBITS_ASSERT(row >= 0 && row < matrix->packed.format().rows);
   if (!matrix->row_order.empty())
-    row = std::find(matrix->row_order.begin(), matrix->row_order.end(), static_cast<std::uint32_t>(row)) - matrix->row_order.begin();
+    row = std::find(matrix->row_order.begin(), matrix->row_order.end(), static_cast<std::uint32_t>(row)) -
+          matrix->row_order.begin();
   if (matrix->input_order.empty()) return matrix->packed.dequantize_rows(row, 1, out);
   std::vector<float> stored(out.size());
   matrix->packed.dequantize_rows(row, 1, stored);

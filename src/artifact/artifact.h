@@ -1,5 +1,5 @@
-// An artifact mapped read-only: one file that holds all a model needs to run. Everything but the checksums of the tensors
-// is validated when it is opened; after that no read leaves the file. Packed matrices are views into the mapping.
+// An artifact mapped read-only: one file that holds all a model needs to run. Everything but the tensors' checksums is
+// validated when it is opened; after that no read leaves the file. Packed matrices are views into the mapping.
 #pragma once
 
 #include "artifact/artifact_description.h"
@@ -21,8 +21,9 @@ namespace scalebits {
 struct ArtifactMatrix {
   std::string name;
   PackedMatrix packed;
-  std::span<const std::uint32_t> row_order;    // empty: identity; else stored row i is original row row_order[i]
-  std::span<const std::uint32_t> input_order;  // empty: identity; else stored column j is original column input_order[j]
+  // Empty: identity.
+  std::span<const std::uint32_t> row_order;    // stored row i is original row row_order[i]
+  std::span<const std::uint32_t> input_order;  // stored column j is original column input_order[j]
 };
 
 class Artifact {

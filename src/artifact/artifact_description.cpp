@@ -15,8 +15,12 @@ bool is_decoder_linear(const std::string& name) { return name != kEmbeddingName 
 
 StoredTensor stored_table(const TableDeclaration& table, std::size_t index) {
   const bool narrow = table.length <= 65536;
-  return {StoredTensor::Kind::table, index, table.name, narrow ? "U16" : "U32", {table.length},
-          static_cast<std::uint64_t>(table.length) * (narrow ? 2 : 4)};
+  const std::uint64_t bytes = static_cast<std::uint64_t>(table.length) * (narrow ? 2 : 4);
+  return {StoredTensor::Kind::table, index, table.name, narrow ? "U16" : "U32", {table.length}, bytes};
+}
+
+StoredTensor stored_bytes(StoredTensor::Kind kind, std::size_t index, std::string_view name, std::uint64_t bytes) {
+  return {kind, index, std::string(name), "U8", {static_cast<std::int64_t>(bytes)}, bytes};
 }
 
 /// Where in the file a tensor goes: see stored_tensors.h.
@@ -35,7 +39,8 @@ void validate_table_use(const MatrixDeclaration& matrix, const std::string& tabl
   const auto found = lengths.find(table);
   if (found == lengths.end()) fail_input("{}: tensor '{}': its table '{}' is missing", where, matrix.name, table);
   if (found->second != wanted)
-    fail_input("{}: tensor '{}': wanted {} entries in its table '{}', found {}", where, matrix.name, wanted, table, found->second);
+    fail_input("{}: tensor '{}': wanted {} entries in its table '{}', found {}", where, matrix.name, wanted, table,
+               found->second);
 }
 
 }  // namespace
@@ -50,7 +55,8 @@ void validate(const ArtifactDescription& description, const std::string& where) 
   std::map<std::string, std::int64_t> table_lengths;
   for (const TableDeclaration& table : description.tables) {
     if (table.length < 1) fail_input("{}: table '{}' is empty", where, table.name);
-    if (!table_lengths.emplace(table.name, table.length).second) fail_input("{}: two tables named '{}'", where, table.name);
+    if (!table_lengths.emplace(table.name, table.length).second)
+      fail_input("{}: two tables named '{}'", where, table.name);
   }
   std::map<std::string, std::vector<std::int64_t>> held;
   std::set<std::string> used_tables;
@@ -58,7 +64,8 @@ void validate(const ArtifactDescription& description, const std::string& where) 
     const std::string where_matrix = fmt::format("{}: tensor '{}'", where, matrix.name);
     validate(matrix.format, where_matrix);
     if (static_cast<std::int64_t>(matrix.widths.size()) != matrix.format.block_count())
-      fail_input("{}: wanted {} block widths, found {}", where_matrix, matrix.format.block_count(), matrix.widths.size());
+      fail_input("{}: wanted {} block widths, found {}", where_matrix, matrix.format.block_count(),
+                 matrix.widths.size());
     for (const std::uint8_t width : matrix.widths)
       if (width > kMaxWidth) fail_input("{}: block widths must be 0 to {}, found {}", where_matrix, kMaxWidth, width);
     validate_table_use(matrix, matrix.row_order, matrix.format.rows, table_lengths, where);
@@ -92,25 +99,24 @@ std::vector<StoredTensor> stored_tensors(const ArtifactDescription& description)
   for (std::size_t i = 0; i < description.matrices.size(); ++i) {
     const MatrixDeclaration& matrix = description.matrices[i];
     const std::uint64_t bytes = packed_bytes(matrix.format, matrix.widths);
-    by_name[matrix.name] = {StoredTensor::Kind::matrix, i, matrix.name, "U8", {static_cast<std::int64_t>(bytes)}, bytes};
+    by_name[matrix.name] = stored_bytes(StoredTensor::Kind::matrix, i, matrix.name, bytes);
   }
   for (std::size_t i = 0; i < description.dense.size(); ++i) {
     const DenseDeclaration& dense = description.dense[i];
     std::uint64_t bytes = size_bytes(dense.dtype);
     for (const std::int64_t extent : dense.shape) bytes *= static_cast<std::uint64_t>(extent);
-    by_name[dense.name] = {StoredTensor::Kind::dense, i, dense.name, std::string(name_of(dense.dtype)), dense.shape, bytes};
+    const std::string dtype(name_of(dense.dtype));
+    by_name[dense.name] = {StoredTensor::Kind::dense, i, dense.name, dtype, dense.shape, bytes};
   }
   std::vector<StoredTensor> tensors;
   for (const TensorShape& tensor : required_tensors(description.spec)) tensors.push_back(by_name.at(tensor.name));
   for (std::size_t i = 0; i < description.tables.size(); ++i) tensors.push_back(stored_table(description.tables[i], i));
   if (description.tokenizer_bytes > 0)
-    tensors.push_back({StoredTensor::Kind::tokenizer, 0, std::string(kTokenizerTensor), "U8",
-                       {static_cast<std::int64_t>(description.tokenizer_bytes)}, description.tokenizer_bytes});
+    tensors.push_back(
+        stored_bytes(StoredTensor::Kind::tokenizer, 0, kTokenizerTensor, description.tokenizer_bytes));
   std::stable_sort(tensors.begin(), tensors.end(),
                    [](const StoredTensor& a, const StoredTensor& b) { return file_section(a) < file_section(b); });
-  const std::uint64_t checksum_bytes = 8 * (tensors.size() + 1);
-  tensors.push_back({StoredTensor::Kind::checksums, 0, std::string(kChecksumsTensor), "U8",
-                     {static_cast<std::int64_t>(checksum_bytes)}, checksum_bytes});
+  tensors.push_back(stored_bytes(StoredTensor::Kind::checksums, 0, kChecksumsTensor, 8 * (tensors.size() + 1)));
   return tensors;
 }
 

@@ -55,7 +55,8 @@ struct ArtifactDescription {
   std::string program;                   // name and version of the program that made it
 };
 
-/// Throws Error(bad_input) naming `where` and the tensor unless specification, formats, widths, names, shapes and tables fit.
+/// Throws Error(bad_input) naming `where` and the tensor unless specification, formats, widths, names, shapes and
+/// tables fit.
 void validate(const ArtifactDescription& description, const std::string& where);
 
 /// Where the bytes of a file go, and the rates (METHOD §1.2).
@@ -70,10 +71,14 @@ struct ArtifactSizes {
 
   // Quantised linear layers of the decoder only (neither embedding nor head).
   std::uint64_t linear_weights = 0;
-  std::uint64_t linear_bytes = 0;     // blobs whole, and the tables they name
+  std::uint64_t linear_bytes = 0;      // blobs whole, and the tables they name
   std::uint64_t linear_code_bits = 0;  // sum of the widths of their weights
-  double linear_bpw() const { return linear_weights == 0 ? 0 : 8.0 * static_cast<double>(linear_bytes) / static_cast<double>(linear_weights); }
-  double code_bits() const { return linear_weights == 0 ? 0 : static_cast<double>(linear_code_bits) / static_cast<double>(linear_weights); }
+  double linear_bpw() const {
+    return linear_weights == 0 ? 0 : 8.0 * static_cast<double>(linear_bytes) / static_cast<double>(linear_weights);
+  }
+  double code_bits() const {
+    return linear_weights == 0 ? 0 : static_cast<double>(linear_code_bits) / static_cast<double>(linear_weights);
+  }
 };
 
 /// Validates, then counts; O(blocks) and the length of the header.

@@ -18,8 +18,9 @@ MatrixFormat without_base(MatrixFormat format) {
 }
 
 Json format_to_array(const MatrixFormat& format) {
-  return Json::array({format.rows, format.cols, format.block_rows, format.block_cols, format.group_cols, format.side.scale_bits,
-                      format.side.zero_bits, shortest_decimal(format.side.scale_step_log2), shortest_decimal(format.side.zero_range)});
+  return Json::array({format.rows, format.cols, format.block_rows, format.block_cols, format.group_cols,
+                      format.side.scale_bits, format.side.zero_bits, shortest_decimal(format.side.scale_step_log2),
+                      shortest_decimal(format.side.zero_range)});
 }
 
 std::int64_t integer(const Json& json, const std::string& where, const char* what) {
@@ -40,7 +41,8 @@ float real(const Json& json, const std::string& where, const char* what) {
 }
 
 MatrixFormat format_from_array(const Json& json, const std::string& where) {
-  if (!json.is_array() || json.size() != 9) fail_input("{}: wanted a format of 9 numbers, found {}", where, json.dump().substr(0, 120));
+  if (!json.is_array() || json.size() != 9)
+    fail_input("{}: wanted a format of 9 numbers, found {}", where, json.dump().substr(0, 120));
   MatrixFormat format;
   format.rows = integer(json[0], where, "rows");
   format.cols = integer(json[1], where, "cols");
@@ -55,7 +57,8 @@ MatrixFormat format_from_array(const Json& json, const std::string& where) {
 }
 
 const Json& array_member(const Json& object, const char* key, const std::string& where) {
-  if (!object.is_object() || !object.contains(key) || !object[key].is_array()) fail_input("{}: key '{}' must be an array", where, key);
+  if (!object.is_object() || !object.contains(key) || !object[key].is_array())
+    fail_input("{}: key '{}' must be an array", where, key);
   return object[key];
 }
 
@@ -75,7 +78,8 @@ std::string metadata_text(const ArtifactDescription& description, const std::vec
       formats.push_back(format_to_array(shared));
       found = known.insert(known.end(), shared);
     }
-    Json entry = Json::array({position(matrix.name), found - known.begin(), shortest_decimal(matrix.format.side.scale_base)});
+    Json entry =
+        Json::array({position(matrix.name), found - known.begin(), shortest_decimal(matrix.format.side.scale_base)});
     if (!matrix.row_order.empty() || !matrix.input_order.empty()) entry.push_back(position(matrix.row_order));
     if (!matrix.input_order.empty()) entry.push_back(position(matrix.input_order));
     matrices.push_back(std::move(entry));
@@ -98,11 +102,13 @@ std::string metadata_text(const ArtifactDescription& description, const std::vec
 ArtifactDescription description_from_file(const SafetensorsFile& file) {
   const std::string where = file.path().string();
   const auto text = file.metadata().find(std::string(kMetadataKey));
-  if (text == file.metadata().end()) fail_input("{}: no scalebits artifact: its metadata has no key '{}'", where, kMetadataKey);
+  if (text == file.metadata().end())
+    fail_input("{}: no scalebits artifact: its metadata has no key '{}'", where, kMetadataKey);
   const std::string where_metadata = where + ": metadata";
   const Json metadata = parse_json(text->second, where_metadata);
   const auto version = json_value<std::int64_t>(metadata, "version", where_metadata);
-  if (version != kFormatVersion) fail_input("{}: format version {}, this program reads {}", where, version, kFormatVersion);
+  if (version != kFormatVersion)
+    fail_input("{}: format version {}, this program reads {}", where, version, kFormatVersion);
 
   ArtifactDescription description;
   description.spec = model_spec_from_json(json_value<Json>(metadata, "spec", where_metadata), where_metadata);
@@ -124,19 +130,22 @@ ArtifactDescription description_from_file(const SafetensorsFile& file) {
       fail_input("{}: there is no tensor at position {}", where_matrix, position);
     const auto at = static_cast<std::size_t>(position);
     if ((entries[at].dtype != "U16" && entries[at].dtype != "U32") || entries[at].shape.size() != 1)
-      fail_input("{}: its table '{}' must be U16 or U32 of one dimension, found {}", where_matrix, entries[at].name, entries[at].dtype);
+      fail_input("{}: its table '{}' must be U16 or U32 of one dimension, found {}", where_matrix, entries[at].name,
+                 entries[at].dtype);
     kinds[at] = StoredTensor::Kind::table;
     return entries[at].name;
   };
   for (const Json& json : array_member(metadata, "matrices", where_metadata)) {
     const std::string where_matrix = fmt::format("{}: matrix {}", where_metadata, description.matrices.size());
     if (!json.is_array() || json.size() < 3 || json.size() > 5)
-      fail_input("{}: wanted [tensor, format, scale_base, row table, input table], found {}", where_matrix, json.dump().substr(0, 120));
+      fail_input("{}: wanted [tensor, format, scale_base, row table, input table], found {}", where_matrix,
+                 json.dump().substr(0, 120));
     const std::int64_t position = integer(json[0], where_matrix, "its position");
     const std::int64_t format = integer(json[1], where_matrix, "its format");
     if (position < 0 || position >= static_cast<std::int64_t>(entries.size()))
       fail_input("{}: there is no tensor at position {}", where_matrix, position);
-    if (format < 0 || format >= static_cast<std::int64_t>(formats.size())) fail_input("{}: there is no format {}", where_matrix, format);
+    if (format < 0 || format >= static_cast<std::int64_t>(formats.size()))
+      fail_input("{}: there is no format {}", where_matrix, format);
     const SafetensorsEntry& entry = entries[static_cast<std::size_t>(position)];
     if (entry.dtype != "U8" || entry.shape.size() != 1)
       fail_input("{}: tensor '{}' must be U8 of one dimension, found {}", where_matrix, entry.name, entry.dtype);
@@ -180,7 +189,8 @@ std::uint64_t stored_checksum(std::span<const std::byte> checksums, std::size_t 
 
 const SafetensorsEntry& checksums_entry(const SafetensorsFile& file) {
   const SafetensorsEntry& entry = file.entry(kChecksumsTensor);
-  if (&entry != &file.entries().back()) fail_input("{}: tensor '{}' must be the last one", file.path().string(), kChecksumsTensor);
+  if (&entry != &file.entries().back())
+    fail_input("{}: tensor '{}' must be the last one", file.path().string(), kChecksumsTensor);
   if (entry.dtype != "U8" || entry.bytes.size() != 8 * file.entries().size())
     fail_input("{}: tensor '{}': wanted {} bytes of U8, found {} bytes of {}", file.path().string(), kChecksumsTensor,
                8 * file.entries().size(), entry.bytes.size(), entry.dtype);

@@ -1,6 +1,6 @@
-// Inside the room: the tensors of an artifact in the order of the file, and the metadata text that refers to them by that
-// order. Subtle rule: tensors whose bytes are a multiple of 64 come first, so that all of them are aligned; then those of
-// 4-byte, of 2-byte and of 1-byte elements, so that each is aligned to its element; checksums are last.
+// Inside the room: the tensors of an artifact in the order of the file, and the metadata text that refers to them by
+// that order. Subtle rule: tensors whose bytes are a multiple of 64 come first, so that all of them are aligned; then
+// those of 4-byte, of 2-byte and of 1-byte elements, so that each is aligned to its element; checksums are last.
 #pragma once
 
 #include "artifact/artifact_description.h"
@@ -41,7 +41,8 @@ ArtifactDescription description_from_file(const SafetensorsFile& file);
 std::uint64_t header_checksum(std::string_view header_text);
 /// The checksum in slot `slot` of the checksums tensor: 0 the header, then each other tensor in the order of the file.
 std::uint64_t stored_checksum(std::span<const std::byte> checksums, std::size_t slot);
-/// The checksums tensor; throws Error(bad_input) unless it is the last tensor and has one slot for each other and the header.
+/// The checksums tensor; throws Error(bad_input) unless it is the last tensor and has one slot for each other and the
+/// header.
 const SafetensorsEntry& checksums_entry(const SafetensorsFile& file);
 
 }  // namespace scalebits

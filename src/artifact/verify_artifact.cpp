@@ -28,7 +28,8 @@ VerifiedArtifact verify_artifact(const std::filesystem::path& path) {
     if (!names.empty()) fail_input("{}: damaged: these tensors do not match their checksums: {}", where, names);
   }
   const Artifact artifact = Artifact::open(path);
-  for (const auto& [name, tensor] : artifact.dense()) require_finite(tensor, fmt::format("{}: tensor '{}'", where, name));
+  for (const auto& [name, tensor] : artifact.dense())
+    require_finite(tensor, fmt::format("{}: tensor '{}'", where, name));
   return {.bytes = artifact.file()->bytes().size(), .tensors = count};
 }
 

@@ -1,4 +1,5 @@
-// Proving that an artifact is what was written: every byte of the file is under a checksum, and a checksum under itself.
+// Proving that an artifact is what was written: every byte of the file is under a checksum, and a flipped checksum no
+// longer fits its tensor.
 #pragma once
 
 #include <cstddef>

@@ -27,8 +27,10 @@ std::vector<std::byte> table_bytes(const std::vector<std::uint32_t>& order, cons
 void require_permutation(std::span<const std::uint32_t> order, const std::string& where) {
   std::vector<bool> seen(order.size());
   for (const std::uint32_t entry : order) {
-    if (entry >= order.size()) fail_input("{}: no permutation of {} channels: it names channel {}", where, order.size(), entry);
-    if (seen[entry]) fail_input("{}: no permutation of {} channels: it names channel {} twice", where, order.size(), entry);
+    if (entry >= order.size())
+      fail_input("{}: no permutation of {} channels: it names channel {}", where, order.size(), entry);
+    if (seen[entry])
+      fail_input("{}: no permutation of {} channels: it names channel {} twice", where, order.size(), entry);
     seen[entry] = true;
   }
 }
@@ -40,11 +42,13 @@ void require_finite(const HostTensor& tensor, const std::string& where) {
     values.resize(static_cast<std::size_t>(std::min(kChunk, tensor.elements() - first)));
     tensor.copy_f32(first, values);
     for (std::size_t i = 0; i < values.size(); ++i)
-      if (!std::isfinite(values[i])) fail_input("{}: element {} is {}", where, first + static_cast<std::int64_t>(i), values[i]);
+      if (!std::isfinite(values[i]))
+        fail_input("{}: element {} is {}", where, first + static_cast<std::int64_t>(i), values[i]);
   }
 }
 
-void write_artifact(const std::filesystem::path& path, const ArtifactDescription& description, const ArtifactPayload& payload) {
+void write_artifact(const std::filesystem::path& path, const ArtifactDescription& description,
+                    const ArtifactPayload& payload) {
   validate(description, path.string());
   SCALEBITS_ASSERT(payload.tokenizer.size() == description.tokenizer_bytes);
   const auto tensors = stored_tensors(description);
@@ -70,7 +74,8 @@ void write_artifact(const std::filesystem::path& path, const ArtifactDescription
         require_finite(dense, "tensor '" + tensor.name + "'");
         return write(dense.bytes);
       }
-      case StoredTensor::Kind::table: return write(table_bytes(payload.table(description.tables[tensor.index]), tensor));
+      case StoredTensor::Kind::table:
+        return write(table_bytes(payload.table(description.tables[tensor.index]), tensor));
       case StoredTensor::Kind::tokenizer: return write(std::as_bytes(std::span(payload.tokenizer)));
       case StoredTensor::Kind::checksums: return file.write(checksums);
     }

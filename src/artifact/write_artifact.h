@@ -29,7 +29,8 @@ struct ArtifactPayload {
 /// Throws Error(bad_input) for an invalid description, a table that is no permutation, NaN or Inf in a dense tensor, a
 /// disk that is full; InternalError when a payload is not of its declared size. The file has
 /// artifact_file_bytes(description) bytes.
-void write_artifact(const std::filesystem::path& path, const ArtifactDescription& description, const ArtifactPayload& payload);
+void write_artifact(const std::filesystem::path& path, const ArtifactDescription& description,
+                    const ArtifactPayload& payload);
 
 /// Throws Error(bad_input) naming `where` unless `order` holds each of 0 … order.size() − 1 once.
 void require_permutation(std::span<const std::uint32_t> order, const std::string& where);

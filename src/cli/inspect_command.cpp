@@ -23,7 +23,7 @@ struct InspectOptions {
 /// Of one matrix, or of several added up.
 struct Summary {
   std::uint64_t weights = 0;
-  std::uint64_t bytes = 0;                             // of the blobs; tables are counted in the totals of the file
+  std::uint64_t bytes = 0;                              // of the blobs; tables are counted in the totals of the file
   std::array<std::uint64_t, kMaxWidth + 1> at_width{};  // weights
 
   double bpw() const { return 8.0 * static_cast<double>(bytes) / static_cast<double>(weights); }
@@ -55,7 +55,8 @@ std::string histogram(const Summary& summary) {
   static constexpr std::array<std::string_view, 8> kBars = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
   std::string text;
   for (const std::uint64_t weights : summary.at_width) {
-    const auto level = static_cast<std::size_t>(8.0 * static_cast<double>(weights) / static_cast<double>(summary.weights));
+    const auto level =
+        static_cast<std::size_t>(8.0 * static_cast<double>(weights) / static_cast<double>(summary.weights));
     text += ' ';
     text += weights == 0 ? "·" : kBars[std::min<std::size_t>(level, 7)];
   }
@@ -89,8 +90,8 @@ void print_matrices(const ArtifactDescription& description) {
     if (index != layer) end_layer();
     layer = index;
     const Summary summary = summarize(matrix);
-    print_line(index < 0 ? name : fmt::format("  {}", name), fmt::format("{}x{}", matrix.format.rows, matrix.format.cols),
-               summary);
+    print_line(index < 0 ? name : fmt::format("  {}", name),
+               fmt::format("{}x{}", matrix.format.rows, matrix.format.cols), summary);
     if (index >= 0) in_layer.add(summary);
   }
   end_layer();
@@ -99,18 +100,20 @@ void print_matrices(const ArtifactDescription& description) {
 void print_text(const Artifact& artifact) {
   const ArtifactDescription& description = artifact.description();
   const ModelSpec& spec = artifact.spec();
-  fmt::print("{}: {}, {} layers of {}, vocabulary of {}{}\n", artifact.path().string(), name_of(spec.family), spec.layers,
-             spec.hidden, spec.vocab, spec.tied_head ? ", tied head" : "");
+  fmt::print("{}: {}, {} layers of {}, vocabulary of {}{}\n", artifact.path().string(), name_of(spec.family),
+             spec.layers, spec.hidden, spec.vocab, spec.tied_head ? ", tied head" : "");
   fmt::print("made by {} from a checkpoint with hash {}\n\n", description.program, description.source_hash);
   print_matrices(description);
   const ArtifactSizes sizes = artifact.sizes();
-  fmt::print("\n(bpw: codes, scales, zeros and tags of the matrix; bits: mean width; bars: share of the weights at each "
-             "width)\n\n");
+  fmt::print("\n(bpw: codes, scales, zeros and tags of the matrix; bits: mean width; bars: share of the weights at "
+             "each width)\n\n");
   for (const auto& [name, bytes] :
        {std::pair{"codes", sizes.codes}, std::pair{"scales and zeros", sizes.side}, std::pair{"tags", sizes.tags},
         std::pair{"channel orders", sizes.tables}, std::pair{"unquantised tensors", sizes.dense},
-        std::pair{"tokenizer", sizes.tokenizer}, std::pair{"header", sizes.header}, std::pair{"checksums", sizes.checksums}})
-    fmt::print("{:<24} {:>14} bytes {:>6.2f} %\n", name, bytes, 100.0 * static_cast<double>(bytes) / static_cast<double>(sizes.file()));
+        std::pair{"tokenizer", sizes.tokenizer}, std::pair{"header", sizes.header},
+        std::pair{"checksums", sizes.checksums}})
+    fmt::print("{:<24} {:>14} bytes {:>6.2f} %\n", name, bytes,
+               100.0 * static_cast<double>(bytes) / static_cast<double>(sizes.file()));
   fmt::print("{:<24} {:>14} bytes\n", "file", sizes.file());
   fmt::print("{:<24} {:>14.4f} bits per weight, everything counted; mean width {:.4f}\n\n", "decoder linear layers",
              sizes.linear_bpw(), sizes.code_bits());
@@ -133,8 +136,8 @@ void print_json(const Artifact& artifact) {
                         {"code_bits", summary.code_bits()},
                         {"weights_at_width", summary.at_width}});
   }
-  const Json report = {{"path", artifact.path().string()}, {"program", description.program},
-                       {"source", description.source_hash}, {"spec", to_json(artifact.spec())},
+  const Json report = {{"path", artifact.path().string()},   {"program", description.program},
+                       {"source", description.source_hash},  {"spec", to_json(artifact.spec())},
                        {"sizes", to_json(artifact.sizes())}, {"matrices", std::move(matrices)},
                        {"recipe", artifact.recipe()}};
   fmt::print("{}\n", report.dump(2));

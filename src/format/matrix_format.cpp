@@ -7,7 +7,8 @@ namespace {
 
 constexpr std::int64_t kMaxDimension = std::int64_t{1} << 28;
 
-void require_one_of(std::int64_t value, std::initializer_list<int> allowed, const char* name, const std::string& where) {
+void require_one_of(std::int64_t value, std::initializer_list<int> allowed, const char* name,
+                    const std::string& where) {
   if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;
   std::string list;
   for (const int choice : allowed) list += (list.empty() ? "" : ", ") + std::to_string(choice);
@@ -18,12 +19,14 @@ void require_one_of(std::int64_t value, std::initializer_list<int> allowed, cons
 
 void validate(const MatrixFormat& format, const std::string& where) {
   for (const auto& [name, extent] : {std::pair{"rows", format.rows}, std::pair{"cols", format.cols}})
-    if (extent < 1 || extent > kMaxDimension) fail_input("{}: {} must be 1 to {}, found {}", where, name, kMaxDimension, extent);
+    if (extent < 1 || extent > kMaxDimension)
+      fail_input("{}: {} must be 1 to {}, found {}", where, name, kMaxDimension, extent);
   require_one_of(format.block_rows, {16, 32, 64, 128}, "block_rows", where);
   require_one_of(format.block_cols, {64, 128}, "block_cols", where);
   require_one_of(format.group_cols, {32, 64, 128}, "group_cols", where);
   if (format.block_cols % format.group_cols != 0)
-    fail_input("{}: block_cols ({}) must be a multiple of group_cols ({})", where, format.block_cols, format.group_cols);
+    fail_input("{}: block_cols ({}) must be a multiple of group_cols ({})", where, format.block_cols,
+               format.group_cols);
   validate(format.side, where);
 }
 

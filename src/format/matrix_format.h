@@ -3,8 +3,8 @@
 //   group   group_cols inputs of one row: one scale code, one zero code (side_format.h)
 //   block   block_rows x block_cols: the unit of width; a 4-bit tag
 //   strip   16 rows x block_cols of one block: its tiles are stored together, left to right, and so are its groups
-//   stripe  max(64, block_rows) rows over all inputs: [side section, padded to 64][codes]; both walk block column by block
-//           column, then strip by strip from top to bottom
+//   stripe  max(64, block_rows) rows over all inputs: [side section, padded to 64][codes]; both walk block column by
+//           block column, then strip by strip from top to bottom
 // Blob of a matrix: [tags, padded to 64][stripe 0][stripe 1]… Nothing is padded to whole blocks: the last stripe holds
 // only the strips that have rows, the last block column only the tiles that have inputs; within a tile, rows and inputs
 // beyond the matrix hold code 0, scale code 0, zero code 0 and are ignored. All sizes are multiples of 64 bytes.
@@ -77,7 +77,8 @@ struct MatrixFormat {
   std::uint64_t tag_bytes() const { return align_up(static_cast<std::uint64_t>(divide_up(block_count(), 2))); }
 };
 
-/// Throws Error(bad_input) naming `where` and the field when the shape is not 1 to 2^28 or a size is not one of those above.
+/// Throws Error(bad_input) naming `where` and the field when the shape is not 1 to 2^28 or a size is not one of those
+/// above.
 void validate(const MatrixFormat& format, const std::string& where);
 
 /// Codes and side information of one block at a width, exact but for the padding of its stripe's side section (below 64

@@ -31,7 +31,8 @@ MatrixLayout::MatrixLayout(const MatrixFormat& format, std::vector<std::uint8_t>
     const std::size_t first_column = columns_.size();
     BlockBytes sum;
     for (std::int64_t block_col = 0; block_col < format.block_col_count(); ++block_col) {
-      columns_.push_back({.codes = static_cast<std::uint32_t>(sum.codes / kAlignment), .side = static_cast<std::uint32_t>(sum.side)});
+      columns_.push_back(
+          {.codes = static_cast<std::uint32_t>(sum.codes / kAlignment), .side = static_cast<std::uint32_t>(sum.side)});
       for (std::int64_t i = 0; i < format.stripe_block_rows(stripe); ++i) {
         const std::int64_t block_row = stripe * blocks_per_stripe + i;
         const int width = widths_[static_cast<std::size_t>(format.block_index(block_row, block_col))];
@@ -41,7 +42,8 @@ MatrixLayout::MatrixLayout(const MatrixFormat& format, std::vector<std::uint8_t>
       }
     }
     const std::uint64_t side = align_up(sum.side);
-    for (std::size_t i = first_column; i < columns_.size(); ++i) columns_[i].codes += static_cast<std::uint32_t>(side / kAlignment);
+    for (std::size_t i = first_column; i < columns_.size(); ++i)
+      columns_[i].codes += static_cast<std::uint32_t>(side / kAlignment);
     stripe_offsets_.push_back(stripe_offsets_.back() + side + sum.codes);
   }
 }
@@ -71,21 +73,25 @@ StripLocation MatrixLayout::strip(std::int64_t tile_row, std::int64_t block_col)
 }
 
 void encode_tags(const MatrixFormat& format, std::span<const std::uint8_t> widths, std::span<std::byte> out) {
-  SCALEBITS_ASSERT(out.size() == format.tag_bytes() && static_cast<std::int64_t>(widths.size()) == format.block_count());
+  SCALEBITS_ASSERT(out.size() == format.tag_bytes() &&
+                   static_cast<std::int64_t>(widths.size()) == format.block_count());
   std::fill(out.begin(), out.end(), std::byte{0});
   for_each_tag(format, [&](std::int64_t tag, std::int64_t block) {
-    out[static_cast<std::size_t>(tag / 2)] |= static_cast<std::byte>(widths[static_cast<std::size_t>(block)] << (tag % 2 * 4));
+    out[static_cast<std::size_t>(tag / 2)] |=
+        static_cast<std::byte>(widths[static_cast<std::size_t>(block)] << (tag % 2 * 4));
   });
 }
 
-std::vector<std::uint8_t> decode_tags(const MatrixFormat& format, std::span<const std::byte> tags, const std::string& where) {
-  if (tags.size() < format.tag_bytes()) fail_input("{}: wanted {} bytes of tags, found {}", where, format.tag_bytes(), tags.size());
+std::vector<std::uint8_t> decode_tags(const MatrixFormat& format, std::span<const std::byte> tags,
+                                      const std::string& where) {
+  if (tags.size() < format.tag_bytes())
+    fail_input("{}: wanted {} bytes of tags, found {}", where, format.tag_bytes(), tags.size());
   std::vector<std::uint8_t> widths(static_cast<std::size_t>(format.block_count()));
   for_each_tag(format, [&](std::int64_t tag, std::int64_t block) {
     const int width = std::to_integer<int>(tags[static_cast<std::size_t>(tag / 2)] >> (tag % 2 * 4)) & 15;
     if (width > kMaxWidth)
-      fail_input("{}: the tag of block row {}, column {} must be 0 to {}, found {}", where, block / format.block_col_count(),
-                 block % format.block_col_count(), kMaxWidth, width);
+      fail_input("{}: the tag of block row {}, column {} must be 0 to {}, found {}", where,
+                 block / format.block_col_count(), block % format.block_col_count(), kMaxWidth, width);
     widths[static_cast<std::size_t>(block)] = static_cast<std::uint8_t>(width);
   });
   return widths;

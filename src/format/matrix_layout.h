@@ -34,7 +34,8 @@ class MatrixLayout {
   /// Stripe s lies in [stripe_offset(s), stripe_offset(s + 1)); its codes start at stripe_codes_offset(s).
   std::uint64_t stripe_offset(std::int64_t stripe) const { return stripe_offsets_[static_cast<std::size_t>(stripe)]; }
   std::uint64_t stripe_codes_offset(std::int64_t stripe) const {
-    return stripe_offset(stripe) + kAlignment * columns_[static_cast<std::size_t>(stripe * format_.block_col_count())].codes;
+    return stripe_offset(stripe) +
+           kAlignment * columns_[static_cast<std::size_t>(stripe * format_.block_col_count())].codes;
   }
   /// Rows 16·tile_row … of block column `block_col`; constant time.
   StripLocation strip(std::int64_t tile_row, std::int64_t block_col) const;
@@ -51,10 +52,11 @@ class MatrixLayout {
   std::vector<Column> columns_;                // [stripe, block column]
 };
 
-/// The tags: 4 bits per block, low nibble first, ordered by stripe, then block column, then block row inside the stripe.
-/// `out` has format.tag_bytes(); its padding is zero.
+/// The tags: 4 bits per block, low nibble first, ordered by stripe, then block column, then block row inside the
+/// stripe. `out` has format.tag_bytes(); its padding is zero.
 void encode_tags(const MatrixFormat& format, std::span<const std::uint8_t> widths, std::span<std::byte> out);
 /// Row-major widths; throws Error(bad_input) naming `where` and the block whose tag is above 8.
-std::vector<std::uint8_t> decode_tags(const MatrixFormat& format, std::span<const std::byte> tags, const std::string& where);
+std::vector<std::uint8_t> decode_tags(const MatrixFormat& format, std::span<const std::byte> tags,
+                                      const std::string& where);
 
 }  // namespace scalebits

@@ -21,9 +21,11 @@ SideStreams side_of(const MatrixFormat& format, std::span<const std::byte> blob,
 }
 
 /// Zeroes what lies beyond the matrix, so that equal matrices have equal bytes, and checks that codes fit.
-void tidy(const MatrixFormat& format, std::int64_t tile_row, std::int64_t block_col, const StripLocation& at, Strip& strip) {
+void tidy(const MatrixFormat& format, std::int64_t tile_row, std::int64_t block_col, const StripLocation& at,
+          Strip& strip) {
   const auto rows = static_cast<std::size_t>(std::min<std::int64_t>(kTileRows, format.rows - tile_row * kTileRows));
-  const auto cols = static_cast<std::size_t>(std::min<std::int64_t>(format.block_cols, format.cols - block_col * format.block_cols));
+  const auto cols =
+      static_cast<std::size_t>(std::min<std::int64_t>(format.block_cols, format.cols - block_col * format.block_cols));
   std::uint32_t used = 0;
   for (std::size_t row = 0; row < kTileRows; ++row) {
     auto& codes = strip.codes[row];
@@ -43,8 +45,11 @@ void write_strip(const MatrixFormat& format, const StripLocation& at, const Stri
   std::array<std::uint8_t, kTileValues> tile;
   for (int t = 0; t < at.tiles; ++t) {
     for (std::size_t row = 0; row < kTileRows; ++row)
-      std::copy_n(strip.codes[row].begin() + t * kTileCols, kTileCols, tile.begin() + static_cast<std::ptrdiff_t>(row) * kTileCols);
-    encode_tile(at.width, tile, blob.subspan(at.codes_offset + static_cast<std::uint64_t>(t) * tile_bytes(at.width), tile_bytes(at.width)));
+      std::copy_n(strip.codes[row].begin() + t * kTileCols, kTileCols,
+                  tile.begin() + static_cast<std::ptrdiff_t>(row) * kTileCols);
+    encode_tile(
+        at.width, tile,
+        blob.subspan(at.codes_offset + static_cast<std::uint64_t>(t) * tile_bytes(at.width), tile_bytes(at.width)));
   }
   const auto scale_bytes = static_cast<std::size_t>(2 * format.side.scale_bits);
   const auto zero_bytes = static_cast<std::size_t>(2 * format.side.zero_bits);
@@ -69,7 +74,8 @@ void pack_matrix(const MatrixFormat& format, std::span<const std::uint8_t> width
   SCALEBITS_ASSERT(out.size() == layout.bytes());
   encode_tags(format, widths, out.first(format.tag_bytes()));
   parallel_for(format.stripe_count(), [&](std::int64_t stripe) {
-    const auto section = out.subspan(layout.stripe_offset(stripe), layout.stripe_codes_offset(stripe) - layout.stripe_offset(stripe));
+    const auto section =
+        out.subspan(layout.stripe_offset(stripe), layout.stripe_codes_offset(stripe) - layout.stripe_offset(stripe));
     std::fill(section.begin(), section.end(), std::byte{0});
     const std::int64_t first = stripe * (format.stripe_rows() / kTileRows);
     for (std::int64_t block_col = 0; block_col < format.block_col_count(); ++block_col)
@@ -84,10 +90,12 @@ void pack_matrix(const MatrixFormat& format, std::span<const std::uint8_t> width
   });
 }
 
-PackedMatrix::PackedMatrix(const MatrixFormat& format, std::span<const std::byte> blob, const std::string& where) : blob_(blob) {
+PackedMatrix::PackedMatrix(const MatrixFormat& format, std::span<const std::byte> blob, const std::string& where)
+    : blob_(blob) {
   validate(format, where);
   layout_ = MatrixLayout(format, decode_tags(format, blob, where), where);
-  if (blob.size() != layout_.bytes()) fail_input("{}: wanted {} bytes by its tags, found {}", where, layout_.bytes(), blob.size());
+  if (blob.size() != layout_.bytes())
+    fail_input("{}: wanted {} bytes by its tags, found {}", where, layout_.bytes(), blob.size());
   side_ = SideTable(format.side);
 }
 
@@ -99,7 +107,8 @@ void PackedMatrix::decode_strip(std::int64_t tile_row, std::int64_t block_col, S
   for (int t = 0; t < at.tiles; ++t) {
     decode_tile(at.width, tile_of(blob_, at, t), tile);
     for (std::size_t row = 0; row < kTileRows; ++row)
-      std::copy_n(tile.begin() + static_cast<std::ptrdiff_t>(row) * kTileCols, kTileCols, strip.codes[row].begin() + t * kTileCols);
+      std::copy_n(tile.begin() + static_cast<std::ptrdiff_t>(row) * kTileCols, kTileCols,
+                  strip.codes[row].begin() + t * kTileCols);
   }
   for (int group = 0; group < at.groups; ++group) {
     const SideStreams side = side_of(format(), blob_, at, group);
@@ -126,14 +135,16 @@ void PackedMatrix::dequantize_rows(std::int64_t first, std::int64_t count, std::
         if (at.width > 0) {
           const auto tile = tile_of(blob_, at, col / kTileCols);
           if (row_end - row_begin == 1)
-            decode_tile_row(at.width, tile, row_begin, std::span<std::uint8_t, kTileCols>(codes.data() + row_begin * kTileCols, kTileCols));
+            decode_tile_row(at.width, tile, row_begin,
+                            std::span<std::uint8_t, kTileCols>(codes.data() + row_begin * kTileCols, kTileCols));
           else
             decode_tile(at.width, tile, codes);
         }
         const int run = std::min(kTileCols, format.group_cols);  // inputs of the tile under one scale
         for (int run_first = 0; run_first < tile_cols; run_first += run) {
           const int run_cols = std::min(run, tile_cols - run_first);
-          const SideStreams side = at.width > 0 ? side_of(format, blob_, at, (col + run_first) / format.group_cols) : SideStreams{};
+          const SideStreams side =
+              at.width > 0 ? side_of(format, blob_, at, (col + run_first) / format.group_cols) : SideStreams{};
           for (int row = row_begin; row < row_end; ++row) {
             float* values = out.data() + (tile_first + row - first) * format.cols + strip_first + col + run_first;
             if (at.width == 0) {
@@ -156,7 +167,9 @@ void PackedMatrix::dequantize(std::span<float> out) const {
   parallel_for(format.tile_row_count(), [&](std::int64_t tile_row) {
     const std::int64_t first = tile_row * kTileRows;
     const std::int64_t count = std::min<std::int64_t>(kTileRows, format.rows - first);
-    dequantize_rows(first, count, out.subspan(static_cast<std::size_t>(first * format.cols), static_cast<std::size_t>(count * format.cols)));
+    dequantize_rows(
+        first, count,
+        out.subspan(static_cast<std::size_t>(first * format.cols), static_cast<std::size_t>(count * format.cols)));
   });
 }
 

@@ -23,12 +23,12 @@ struct Strip {
   std::array<std::array<std::uint8_t, kTileRows>, kMaxBlockCols / 32> scale_codes{}, zero_codes{};
 };
 
-/// Fills the codes of rows 16·tile_row … and inputs block_cols·block_col …; called concurrently, only for widths above 0,
-/// with a strip of zeros. What it writes beyond the matrix is ignored.
+/// Fills the codes of rows 16·tile_row … and inputs block_cols·block_col …; called concurrently, only for widths above
+/// 0, with a strip of zeros. What it writes beyond the matrix is ignored.
 using StripSource = std::function<void(std::int64_t tile_row, std::int64_t block_col, int width, Strip& strip)>;
 
-/// Writes the whole blob, packed_bytes(format, widths) long; parallel over stripes, the same bytes whatever the number of
-/// threads. Throws Error(bad_input) for invalid formats or widths, InternalError when a code exceeds its field.
+/// Writes the whole blob, packed_bytes(format, widths) long; parallel over stripes, the same bytes whatever the number
+/// of threads. Throws Error(bad_input) for invalid formats or widths, InternalError when a code exceeds its field.
 void pack_matrix(const MatrixFormat& format, std::span<const std::uint8_t> widths, const StripSource& source,
                  std::span<std::byte> out);
 
@@ -36,8 +36,8 @@ void pack_matrix(const MatrixFormat& format, std::span<const std::uint8_t> width
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  /// Reads and checks the tags and the size of the blob; throws Error(bad_input) naming `where`. Any blob that passes can
-  /// be read without leaving its bounds.
+  /// Reads and checks the tags and the size of the blob; throws Error(bad_input) naming `where`. Any blob that passes
+  /// can be read without leaving its bounds.
   PackedMatrix(const MatrixFormat& format, std::span<const std::byte> blob, const std::string& where);
 
   const MatrixFormat& format() const { return layout_.format(); }

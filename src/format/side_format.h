@@ -44,8 +44,8 @@ inline float zero_value(const SideFormat& side, int code, int width) {
   return static_cast<float>(centre + (code - half) * (static_cast<double>(side.zero_range) * levels / half));
 }
 
-/// Throws Error(bad_input) naming `where` and the field unless each field is in its range and every scale is a
-/// positive finite f32.
+/// Throws Error(bad_input) naming `where` and the field unless each field is in its range, every scale is a positive
+/// f32 and every weight that codes can name is finite.
 void validate(const SideFormat& side, const std::string& where);
 
 /// [scale_bits, zero_bits, scale_base, scale_step_log2, zero_range]; floats as their shortest decimal, which reads back

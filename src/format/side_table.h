@@ -19,15 +19,20 @@ struct SideTable {
     for (int code = 0; code < 1 << side.scale_bits; ++code) {
       const double range = range_value(side, code);  // as scale_value(), with one exp2 for all widths
       for (int width = 1; width <= 8; ++width)
-        scales[static_cast<std::size_t>(width)][static_cast<std::size_t>(code)] = static_cast<float>(range / ((1 << width) - 1));
+        scales[static_cast<std::size_t>(width)][static_cast<std::size_t>(code)] =
+            static_cast<float>(range / ((1 << width) - 1));
     }
     for (int width = 1; width <= 8; ++width) {
       for (int code = 0; code < 1 << side.zero_bits; ++code)
         zeros[static_cast<std::size_t>(width)][static_cast<std::size_t>(code)] = zero_value(side, code, width);
     }
   }
-  float scale(int code, int width) const { return scales[static_cast<std::size_t>(width)][static_cast<std::size_t>(code)]; }
-  float zero(int code, int width) const { return zeros[static_cast<std::size_t>(width)][static_cast<std::size_t>(code)]; }
+  float scale(int code, int width) const {
+    return scales[static_cast<std::size_t>(width)][static_cast<std::size_t>(code)];
+  }
+  float zero(int code, int width) const {
+    return zeros[static_cast<std::size_t>(width)][static_cast<std::size_t>(code)];
+  }
 
   SideFormat format;
   std::array<std::array<float, 256>, 9> scales{}, zeros{};

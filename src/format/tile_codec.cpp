@@ -21,8 +21,8 @@ std::uint32_t load_word(const void* from) {
 }
 void store_word(void* to, std::uint32_t word) { std::memcpy(to, &word, 4); }
 
-/// Calls body(vector index from the start of the tile, plane bits, low bit of the plane in the code, field, first input)
-/// for each field of each vector of each plane.
+/// Calls body(vector index from the start of the tile, plane bits, low bit of the plane in the code, field, first
+/// input) for each field of each vector of each plane.
 template <typename Body>
 void for_each_field(int width, const Body& body) {
   int vector = 0, low = 0;

@@ -1,8 +1,8 @@
 // The smallest unit of stored codes: a tile of 16 rows x 64 inputs at one width of 1 to 8 bits, 128 bytes per bit.
 // Its one subtle rule is the order, made for vpdpbusd straight from the mapped file: a width is built from planes of
-// 4, 2 and 1 bits (kPlanes); each plane is a run of 64-byte vectors; 32-bit lane r of a vector belongs to row r and holds
-// 4 bytes k = 0..3; a plane of p bits has F = 8/p fields per byte, field s at bit p·s; vector v covers inputs 4F·v …, the
-// code of input 4F·v + 4s + k lies in byte k, field s. A code's low bits are in the first plane.
+// 4, 2 and 1 bits (kPlanes); each plane is a run of 64-byte vectors; 32-bit lane r of a vector belongs to row r and
+// holds 4 bytes k = 0..3; a plane of p bits has F = 8/p fields per byte, field s at bit p·s; vector v covers inputs
+// 4F·v …, the code of input 4F·v + 4s + k lies in byte k, field s. A code's low bits are in the first plane.
 #pragma once
 
 #include <array>
