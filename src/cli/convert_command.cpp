@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace scalebits::cli {
 namespace {
@@ -49,7 +50,9 @@ void convert(const ConvertOptions& options) {
     model = rotate_residual(model, options.rotate);
     fmt::print("Rotated the residual stream: {}, seed {}\n", options.rotation, options.rotate.seed);
   }
-  check_finite(model);
+  std::vector<NamedTensor> written;
+  for (const auto& [name, tensor] : model.tensors) written.push_back({options.model + ": rewritten tensor " + name, tensor});
+  check_finite(written);
   write_hf_folder(model, options.output, dtype_from_name(options.dtype));
   fmt::print("Wrote {}: {}, {}\n", options.output, options.dtype, format_bytes(folder_bytes(options.output)));
 }

@@ -3,6 +3,7 @@
 #include "core/hash.h"
 #include "core/mapped_file.h"
 #include "core/random.h"
+#include "graph/generate.h"
 #include "tokenizer/tokenizer.h"
 
 #include <ATen/ATen.h>
@@ -12,6 +13,9 @@
 
 namespace scalebits {
 namespace {
+
+/// Gradient batches that the model writes for itself; later passes read the first ones again.
+constexpr std::int64_t kOwnBatches = 6;
 
 /// `windows` [n, length]: the first validation_windows of a seeded shuffle are held out.
 CalibrationSet split_windows(const at::Tensor& windows, const Recipe& recipe) {
@@ -58,6 +62,17 @@ CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::ve
   const at::Tensor windows = at::tensor(ids, at::TensorOptions().dtype(at::kLong))
                                  .view({static_cast<std::int64_t>(found), recipe.window_length});
   return split_windows(windows, recipe);
+}
+
+CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe, const ProgressSink& progress) {
+  CheckpointWeights weights(checkpoint);
+  const std::int64_t passes = recipe.descent_steps + recipe.swap_steps + 1;
+  SelfTextOptions options{.windows = recipe.validation_windows + std::min<std::int64_t>(passes, kOwnBatches) * recipe.windows_per_gradient,
+                          .length = recipe.window_length,
+                          .seed = recipe.seed,
+                          .compute = recipe.compute};
+  if (checkpoint.tokenizer) options.start_token = checkpoint.tokenizer->bos();
+  return split_windows(sample_own_text(checkpoint.spec, weights, options, progress), recipe);
 }
 
 }  // namespace scalebits

@@ -75,6 +75,8 @@ class Search {
 
   RoundedMatrices round_matrices(const Partition& partition) const {
     RoundedMatrices matrices;
+    GroupOptions groups = recipe_.groups;
+    groups.clip_search = recipe_.clip != ClipWeighting::none;
     for (std::size_t i = 0; i < partition.matrices.size(); ++i) {
       report(0.0, "rounding", partition.matrices[i].name);
       const MatrixPartition& part = partition.matrices[i];
@@ -82,7 +84,7 @@ class Search {
           state_.importance.empty() ? std::span<const float>() : state_.importance[i];
       matrices.push_back(widths_of(part.name).rounded
                              ? std::make_unique<RoundedMatrix>(checkpoint_.tensor(part.name), part, recipe_.blocks,
-                                                               recipe_.groups, importance)
+                                                               groups, importance)
                              : nullptr);
     }
     return matrices;

@@ -48,7 +48,7 @@ SCALEBITS_INLINE std::uint8_t zero_code_for(const SideTable& side, int bits, flo
 
 SCALEBITS_CLONES
 void choose(const SideTable& side, int bits, const float* weights, const float* importance, std::size_t count,
-            GroupChoice& best) {
+            bool clip_search, GroupChoice& best) {
   float low = weights[0], high = weights[0], importance_sum = 0;
   for (std::size_t i = 0; i < count; ++i) {
     low = std::min(low, weights[i]);
@@ -59,7 +59,8 @@ void choose(const SideTable& side, int bits, const float* weights, const float* 
   const float top_code = static_cast<float>((1 << bits) - 1);
   const float codes_per_octave = 1.0f / side.format.scale_step_log2;
   const float widest = std::ceil(std::log2(std::max(range, 1e-30f) / side.format.scale_base) * codes_per_octave);
-  const float narrowest = std::floor(widest + std::log2(kSmallestClip[bits]) * codes_per_octave);
+  const float clip = clip_search ? std::log2(kSmallestClip[bits]) * codes_per_octave : 0.0f;
+  const float narrowest = std::floor(widest + clip);
   const std::uint8_t last = clamp_code(widest, side.format.scale_bits), first = clamp_code(narrowest, side.format.scale_bits);
   best.error = INFINITY;
   for (int scale_code = last; scale_code >= first; --scale_code) {
@@ -83,18 +84,18 @@ void choose(const SideTable& side, int bits, const float* weights, const float* 
 }  // namespace
 
 GroupChoice choose_group_code(const SideTable& side, int bits, std::span<const float> weights,
-                              std::span<const float> importance) {
+                              std::span<const float> importance, bool clip_search) {
   SCALEBITS_ASSERT(bits >= 1 && bits <= 8 && !weights.empty() && weights.size() % kLanes == 0 &&
                    importance.size() == weights.size());
   GroupChoice best;
-  choose(side, bits, weights.data(), importance.data(), weights.size(), best);
+  choose(side, bits, weights.data(), importance.data(), weights.size(), clip_search, best);
   return best;
 }
 
 void choose_group_codes(const SideTable& side, std::span<const float> weights, std::span<const float> importance,
-                        std::span<GroupChoice, 8> choices) {
+                        bool clip_search, std::span<GroupChoice, 8> choices) {
   for (int bits = 1; bits <= 8; ++bits)
-    choices[static_cast<std::size_t>(bits - 1)] = choose_group_code(side, bits, weights, importance);
+    choices[static_cast<std::size_t>(bits - 1)] = choose_group_code(side, bits, weights, importance, clip_search);
 }
 
 }  // namespace scalebits

@@ -14,16 +14,17 @@ inline constexpr float kSmallestClip[9] = {0, 0.15f, 0.35f, 0.45f, 0.55f, 0.65f,
 
 /// Chooses the codes that minimise Σ importance·(w − value)² over the codes whose range lies between kSmallestClip and
 /// the whole range of the group. `weights` and `importance` hold the group (a multiple of 16 values, short groups padded
-/// with weight = the group's mean and importance 0). bits in 1..8. Returns the codes and the error they leave.
+/// with weight = the group's mean and importance 0). bits in 1..8. Without `clip_search` only the whole range is tried.
+/// Returns the codes and the error they leave.
 struct GroupChoice {
   GroupCode code;
   float error = 0;
 };
 GroupChoice choose_group_code(const SideTable& side, int bits, std::span<const float> weights,
-                              std::span<const float> importance);
+                              std::span<const float> importance, bool clip_search = true);
 
 /// choose_group_code for widths 1..8 at once: choices[b - 1].
 void choose_group_codes(const SideTable& side, std::span<const float> weights, std::span<const float> importance,
-                        std::span<GroupChoice, 8> choices);
+                        bool clip_search, std::span<GroupChoice, 8> choices);
 
 }  // namespace scalebits

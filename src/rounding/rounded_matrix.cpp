@@ -101,7 +101,7 @@ RoundedMatrix::RoundedMatrix(HostTensor weight, const MatrixPartition& partition
                   group_importance.begin());
       if (valid_cols(group) < format_.group_cols) pad_group(weights, group_importance, valid_cols(group));
       std::array<GroupChoice, 8> choices;
-      choose_group_codes(side_, weights, group_importance, choices);
+      choose_group_codes(side_, weights, group_importance, groups.clip_search, choices);
       for (std::size_t i = 0; i < choices.size(); ++i)
         codes_[i][static_cast<std::size_t>(r * groups_per_row_ + group)] = choices[i].code;
     }

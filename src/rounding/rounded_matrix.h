@@ -28,6 +28,7 @@ struct GroupOptions {
   int zero_bits = 4;
   float zero_range = 0.25f;  // the zero point may lie this part of 2^bits off the centre
   float octaves = 7.875f;    // ratio of the largest to the smallest range, log2
+  bool clip_search = true;   // false: each group's whole range
 };
 
 class RoundedMatrix {
