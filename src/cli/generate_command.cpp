@@ -1,6 +1,8 @@
-// `scalebits generate`: continues a prompt, printing the text as it is made.
+// `scalebits generate`: continues a prompt, printing the text as it is made; or writes a corpus of the model's own text.
 #include "cli/commands.h"
 
+#include "cli/progress_line.h"
+#include "core/atomic_file.h"
 #include "core/parallel.h"
 #include "evaluate/open_model.h"
 #include "graph/generate.h"
@@ -9,6 +11,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,6 +23,8 @@ struct GenerateOptions {
   std::string model, prompt;
   std::int64_t tokens = 64;
   SamplingOptions sampling;
+  std::string corpus;
+  SelfTextOptions self_text;
   bool no_stop = false, no_echo = false;
   int threads = 0;
 };
@@ -50,13 +55,32 @@ void write_text(const GenerateOptions& options) {
   print_now(stream.finish() + "\n");
 }
 
+/// Text that the model writes from nothing: calibration or held-out text where no data set is at hand.
+void write_corpus(GenerateOptions options) {
+  if (options.threads > 0) set_thread_count(options.threads);
+  const OpenedModel model = open_model(options.model);
+  const Tokenizer& tokenizer = model.require_tokenizer();
+  options.self_text.start_token = tokenizer.bos();
+  options.self_text.seed = options.sampling.seed;
+  ProgressLine line;
+  const at::Tensor ids = sample_own_text(model.spec, *model.weights, options.self_text, std::ref(line));
+  std::string text;
+  for (std::int64_t window = 0; window < ids.size(0); ++window) {
+    const auto* first = ids.const_data_ptr<std::int64_t>() + window * ids.size(1);
+    const std::vector<std::int32_t> tokens(first, first + ids.size(1));
+    text += tokenizer.decode(tokens, {.special_text = false}) + "\n\n";
+  }
+  write_file_atomically(options.corpus, text);
+  fmt::print("{}: {} tokens\n", options.corpus, ids.numel());
+}
+
 }  // namespace
 
 void add_generate(CLI::App& app) {
   auto options = std::make_shared<GenerateOptions>();
-  CLI::App* const command = app.add_subcommand("generate", "Continue a prompt");
+  CLI::App* const command = app.add_subcommand("generate", "Continue a prompt, or write a corpus");
   command->add_option("MODEL", options->model, "Hugging Face folder, GGUF file or artifact")->required();
-  command->add_option("--prompt", options->prompt, "Text to continue")->required()->type_name("TEXT");
+  command->add_option("--prompt", options->prompt, "Text to continue")->type_name("TEXT");
   command->add_option("-n,--tokens", options->tokens, "Tokens to write at most [64]")->check(CLI::Range(1, 1 << 20))->type_name("N");
   command->add_option("--temperature", options->sampling.temperature, "0: always the likeliest token [0]; 1: as the model was trained")
       ->check(CLI::Range(0.0, 100.0))
@@ -69,7 +93,19 @@ void add_generate(CLI::App& app) {
   command->add_flag("--no-stop", options->no_stop, "Go on after an end-of-text token");
   command->add_flag("--no-echo", options->no_echo, "Print the continuation only");
   command->add_option("--threads", options->threads, "Threads to use [all]")->check(CLI::Range(1, 4096))->type_name("N");
-  command->callback([options] { write_text(*options); });
+  command->add_option("--corpus", options->corpus, "Instead of continuing a prompt, write text of the model's own to this file")
+      ->type_name("FILE");
+  command->add_option("--windows", options->self_text.windows, "Corpus: how many pieces of text [64]")
+      ->check(CLI::Range(1, 1 << 20))
+      ->type_name("N");
+  command->add_option("--length", options->self_text.length, "Corpus: tokens of each [512]")
+      ->check(CLI::Range(2, 1 << 20))
+      ->type_name("N");
+  command->callback([options, command] {
+    if ((command->count("--prompt") != 0) == (command->count("--corpus") != 0))
+      fail(ErrorKind::usage, "generate: give exactly one of --prompt and --corpus");
+    options->corpus.empty() ? write_text(*options) : write_corpus(*options);
+  });
 }
 
 }  // namespace scalebits::cli

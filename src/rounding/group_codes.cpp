@@ -55,7 +55,8 @@ void choose(const SideTable& side, int bits, const float* weights, const float* 
     high = std::max(high, weights[i]);
     importance_sum += importance[i];
   }
-  const float range = high - low, middle = 0.5f * (high + low);
+  const float range = covering_range(low, high, side.format.zero_bits, side.format.zero_range);
+  const float middle = 0.5f * (high + low);
   const float top_code = static_cast<float>((1 << bits) - 1);
   const float codes_per_octave = 1.0f / side.format.scale_step_log2;
   const float widest = std::ceil(std::log2(std::max(range, 1e-30f) / side.format.scale_base) * codes_per_octave);

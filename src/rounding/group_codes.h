@@ -3,6 +3,7 @@
 
 #include "format/side_table.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
@@ -11,6 +12,13 @@ namespace scalebits {
 /// Smallest part of a group's full range that the clip search tries, per width: about half of what minimises the
 /// squared error of Gaussian weights (0.996 sigma a step at 2 bits, 0.586 at 3, 0.335 at 4).
 inline constexpr float kSmallestClip[9] = {0, 0.15f, 0.35f, 0.45f, 0.55f, 0.65f, 0.75f, 0.85f, 0.9f};
+
+/// The range that covers [low, high] though the grid's centre moves off zero by at most zero_range of it: wider than
+/// high − low only for groups that lie far to one side.
+inline float covering_range(float low, float high, int zero_bits, float zero_range) {
+  const float reach = 0.5f + (zero_bits > 0 ? zero_range : 0.0f);
+  return std::max(high - low, std::max(-low, high) / reach);
+}
 
 /// Chooses the codes that minimise Σ importance·(w − value)² over the codes whose range lies between kSmallestClip and
 /// the whole range of the group. `weights` and `importance` hold the group (a multiple of 16 values, short groups padded

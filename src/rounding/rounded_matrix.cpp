@@ -76,7 +76,7 @@ RoundedMatrix::RoundedMatrix(HostTensor weight, const MatrixPartition& partition
                                       static_cast<std::size_t>(valid_cols(group)));
       const auto [low, high] = std::minmax_element(values.begin(), values.end());
       auto& range = widest[static_cast<std::size_t>(task)];
-      range = std::max(range, *high - *low);
+      range = std::max(range, covering_range(*low, *high, groups.zero_bits, groups.zero_range));
     }
   });
   const float range = *std::max_element(widest.begin(), widest.end());

@@ -120,10 +120,10 @@ TEST_P(RoundedMatrixCases, EightBitsAreWithinHalfAStep) {
                              c.blocks, {.group_cols = c.group_cols}, {});
   std::vector<float> rounded(values.size());
   matrix.dequantize(std::vector<std::uint8_t>(static_cast<std::size_t>(matrix.format().block_count()), 8), rounded.data());
-  // The widest group spans at most the range of all values; one scale code more than needed costs a factor 2^0.125, and a
-  // zero code rounds the centre by up to zero_range · 2^8 / 2^4 levels = 4, the rest of the range being clipped.
+  // A group's range covers its values with the centre off zero by a quarter of it; one scale code more than needed costs
+  // a factor 2^0.125, and a zero code rounds the centre by up to zero_range · 2^8 / 2^4 = 4 levels, which clips as much.
   const auto [low, high] = std::minmax_element(values.begin(), values.end());
-  const double step = (*high - *low) * std::exp2(0.125) / 255;
+  const double step = covering_range(*low, *high, 4, 0.25f) * std::exp2(0.125) / 255;
   for (std::size_t i = 0; i < values.size(); ++i) ASSERT_NEAR(rounded[i], values[i], 8 * step);
 }
 
