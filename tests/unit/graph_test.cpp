@@ -24,7 +24,7 @@ namespace scalebits {
 namespace {
 
 constexpr double kEpsilon = 0x1p-23;
-constexpr double kBf16Epsilon = 0x1p-8;
+constexpr double kBf16Epsilon = 0x1p-7;
 
 struct Golden {
   Checkpoint checkpoint;
