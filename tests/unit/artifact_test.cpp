@@ -1,5 +1,6 @@
 // artifact: the description tells the exact size before anything is packed; what is written reads back exactly, in the
-// original channel order; verify finds any flipped byte; whatever a file says, reading it is an Error or stays in bounds.
+// original channel order; verify finds any flipped byte; whatever a file says, reading it is an Error or stays in
+// bounds.
 #include "artifact/artifact.h"
 #include "artifact/verify_artifact.h"
 #include "artifact/write_artifact.h"
@@ -54,10 +55,11 @@ struct Sample {
   std::string tokenizer;
 
   ArtifactPayload payload() const {
-    return {.matrix = [this](const MatrixDeclaration& matrix, std::span<std::byte> blob) {
-              ASSERT_EQ(blob.size(), blobs.at(matrix.name).size());
-              std::memcpy(blob.data(), blobs.at(matrix.name).data(), blob.size());
-            },
+    return {.matrix =
+                [this](const MatrixDeclaration& matrix, std::span<std::byte> blob) {
+                  ASSERT_EQ(blob.size(), blobs.at(matrix.name).size());
+                  std::memcpy(blob.data(), blobs.at(matrix.name).data(), blob.size());
+                },
             .table = [this](const TableDeclaration& table) { return orders.at(table.name); },
             .dense = [this](const DenseDeclaration& tensor) { return dense.at(tensor.name); },
             .tokenizer = tokenizer};
@@ -67,7 +69,8 @@ struct Sample {
     for (const MatrixDeclaration& matrix : description.matrices) {
       if (matrix.name != name) continue;
       const auto stored = PackedMatrix(matrix.format, blobs.at(name), "test").dequantize();
-      const auto rows = static_cast<std::size_t>(matrix.format.rows), cols = static_cast<std::size_t>(matrix.format.cols);
+      const auto rows = static_cast<std::size_t>(matrix.format.rows),
+                 cols = static_cast<std::size_t>(matrix.format.cols);
       std::vector<float> values(stored.size(), NAN);
       for (std::size_t i = 0; i < rows; ++i)
         for (std::size_t j = 0; j < cols; ++j) {
@@ -96,7 +99,9 @@ HostTensor random_dense(const std::vector<std::int64_t>& shape, DType dtype, std
   auto bytes = std::make_shared<std::vector<std::byte>>();
   for (std::int64_t i = 0; i < count; ++i) {
     const auto value = static_cast<float>(rng.normal(static_cast<std::uint64_t>(i)));
-    const std::uint32_t bits = dtype == DType::f32 ? std::bit_cast<std::uint32_t>(value) : dtype == DType::f16 ? f32_to_f16(value) : f32_to_bf16(value);
+    const std::uint32_t bits = dtype == DType::f32   ? std::bit_cast<std::uint32_t>(value)
+                               : dtype == DType::f16 ? f32_to_f16(value)
+                                                     : f32_to_bf16(value);
     for (std::size_t b = 0; b < size_bytes(dtype); ++b) bytes->push_back(static_cast<std::byte>(bits >> (8 * b)));
   }
   return {dtype, shape, *bytes, bytes};
@@ -134,25 +139,35 @@ Sample make_sample(std::uint64_t seed) {
     format.block_rows = 16 << rng.below(draw++, 4);
     format.block_cols = 64 << rng.below(draw++, 2);
     format.group_cols = std::min<int>(format.block_cols, 32 << rng.below(draw++, 3));
-    format.side = {.scale_bits = 4 + static_cast<int>(rng.below(draw++, 5)), .zero_bits = static_cast<int>(rng.below(draw++, 9)),
-                   .scale_base = static_cast<float>(0.001 + rng.uniform(draw++)), .scale_step_log2 = 0.137f, .zero_range = 0.6f};
-    for (std::int64_t i = 0; i < format.block_count(); ++i) matrix.widths.push_back(static_cast<std::uint8_t>(rng.below(draw++, 9)));
+    format.side = {.scale_bits = 4 + static_cast<int>(rng.below(draw++, 5)),
+                   .zero_bits = static_cast<int>(rng.below(draw++, 9)),
+                   .scale_base = static_cast<float>(0.001 + rng.uniform(draw++)),
+                   .scale_step_log2 = 0.137f,
+                   .zero_range = 0.6f};
+    for (std::int64_t i = 0; i < format.block_count(); ++i)
+      matrix.widths.push_back(static_cast<std::uint8_t>(rng.below(draw++, 9)));
     if (linear && rng.below(draw++, 3) > 0) matrix.row_order = use_table(tensor.name + ".row_order", format.rows);
-    if (tensor.name.find("down_proj") != std::string::npos) matrix.input_order = use_table(tensor.name.substr(0, 14) + ".down.input_order", format.cols);
+    if (tensor.name.find("down_proj") != std::string::npos)
+      matrix.input_order = use_table(tensor.name.substr(0, 14) + ".down.input_order", format.cols);
     if (linear && format.cols == description.spec.hidden && rng.below(draw++, 4) > 0)
       matrix.input_order = use_table(tensor.name.substr(0, 14) + ".attention.input_order", format.cols);
     auto& blob = sample.blobs[tensor.name];
     blob.resize(packed_bytes(format, matrix.widths));
-    pack_matrix(format, matrix.widths, [&](std::int64_t tile_row, std::int64_t block_col, int width, Strip& strip) {
-      const CounterRng codes(seed, static_cast<std::uint64_t>(tile_row * 100 + block_col));
-      std::uint64_t i = 0;
-      for (auto& row : strip.codes)
-        for (std::uint8_t& code : row) code = static_cast<std::uint8_t>(codes.bits(i++) >> (64 - width));
-      for (auto& group : strip.scale_codes)
-        for (std::uint8_t& code : group) code = static_cast<std::uint8_t>(codes.below(i++, std::uint64_t{1} << format.side.scale_bits));
-      for (auto& group : strip.zero_codes)
-        for (std::uint8_t& code : group) code = static_cast<std::uint8_t>(codes.below(i++, std::uint64_t{1} << format.side.zero_bits));
-    }, blob);
+    pack_matrix(
+        format, matrix.widths,
+        [&](std::int64_t tile_row, std::int64_t block_col, int width, Strip& strip) {
+          const CounterRng codes(seed, static_cast<std::uint64_t>(tile_row * 100 + block_col));
+          std::uint64_t i = 0;
+          for (auto& row : strip.codes)
+            for (std::uint8_t& code : row) code = static_cast<std::uint8_t>(codes.bits(i++) >> (64 - width));
+          for (auto& group : strip.scale_codes)
+            for (std::uint8_t& code : group)
+              code = static_cast<std::uint8_t>(codes.below(i++, std::uint64_t{1} << format.side.scale_bits));
+          for (auto& group : strip.zero_codes)
+            for (std::uint8_t& code : group)
+              code = static_cast<std::uint8_t>(codes.below(i++, std::uint64_t{1} << format.side.zero_bits));
+        },
+        blob);
     description.matrices.push_back(std::move(matrix));
   }
   return sample;
@@ -229,7 +244,8 @@ TEST(Artifact, TensorsAreAlignedAndTheHeaderIsSmall) {
   const SafetensorsFile file = SafetensorsFile::open(folder / "a");
   for (const SafetensorsEntry& entry : file.entries()) {
     const auto at = static_cast<std::uint64_t>(entry.bytes.data() - file.file()->bytes().data());
-    const std::uint64_t alignment = entry.bytes.size() % 64 == 0 ? 64 : static_cast<std::uint64_t>(safetensors_dtype_bits(entry.dtype) / 8);
+    const std::uint64_t alignment =
+        entry.bytes.size() % 64 == 0 ? 64 : static_cast<std::uint64_t>(safetensors_dtype_bits(entry.dtype) / 8);
     EXPECT_EQ(at % alignment, 0u) << entry.name;
   }
   EXPECT_EQ(file.entries().back().name, "checksums");
@@ -253,9 +269,11 @@ TEST(Artifact, SizesAndRatesCountEveryStoredByteOnce) {
     weights += static_cast<std::uint64_t>(matrix.format.rows * matrix.format.cols);
     for (std::int64_t row = 0; row < matrix.format.rows; ++row)
       for (std::int64_t col = 0; col < matrix.format.cols; ++col)
-        bits += matrix.widths[static_cast<std::size_t>(matrix.format.block_index(row / matrix.format.block_rows, col / matrix.format.block_cols))];
+        bits += matrix.widths[static_cast<std::size_t>(
+            matrix.format.block_index(row / matrix.format.block_rows, col / matrix.format.block_cols))];
   }
-  for (const TableDeclaration& table : sample.description.tables) tables += 2 * static_cast<std::uint64_t>(table.length);
+  for (const TableDeclaration& table : sample.description.tables)
+    tables += 2 * static_cast<std::uint64_t>(table.length);
   for (const auto& [name, tensor] : sample.dense) dense += tensor.bytes.size();
   EXPECT_EQ(sizes.codes + sizes.side + sizes.tags, blobs);
   EXPECT_EQ(sizes.tables, tables);
@@ -286,7 +304,9 @@ TEST(Artifact, DescriptionsThatDoNotFitAreRefused) {
       {"is inf", [](Sample& s) {
          auto& tensor = s.dense.begin()->second;
          auto values = std::make_shared<std::vector<std::byte>>(tensor.bytes.begin(), tensor.bytes.end());
-         const std::uint32_t inf = tensor.dtype == DType::f32 ? 0x7f800000 : tensor.dtype == DType::f16 ? 0x7c00 : 0x7f80;
+         const std::uint32_t inf = tensor.dtype == DType::f32   ? 0x7f800000
+                                   : tensor.dtype == DType::f16 ? 0x7c00
+                                                                : 0x7f80;
          std::memcpy(values->data(), &inf, size_bytes(tensor.dtype));
          tensor.bytes = *values, tensor.owner = values;
        }}};
@@ -334,7 +354,9 @@ TEST(VerifyArtifact, FindsAnyFlippedByteAndNamesWhereItLies) {
     ASSERT_NE(error.find(broken.string()), std::string::npos) << error;
     for (const SafetensorsEntry& entry : file.entries()) {
       const bool inside = at >= begin_of(entry) && at < begin_of(entry) + entry.bytes.size();
-      if (inside && entry.name != "checksums") { ASSERT_NE(error.find("'" + entry.name + "'"), std::string::npos) << error; }
+      if (inside && entry.name != "checksums") {
+        ASSERT_NE(error.find("'" + entry.name + "'"), std::string::npos) << error;
+      }
     }
     put(at, bytes[at]);
   }
@@ -420,7 +442,8 @@ TEST(HostileArtifact, LyingMetadataIsAnError) {
       [](Json& m) { m["matrices"][0][2] = "x"; },
       [&](Json& m) { m["matrices"][0] = {m["matrices"][0][0], m["matrices"][0][1], 1, entry_count}; },
       [&](Json& m) { m["matrices"][0] = {m["matrices"][0][0], m["matrices"][0][1], 1, dense}; },
-      [&](Json& m) { m["matrices"].back() = {m["matrices"].back()[0], m["matrices"].back()[1], 1, table}; },  // the head has 257 rows
+      // The head has 257 rows, no table that many entries.
+      [&](Json& m) { m["matrices"].back() = {m["matrices"].back()[0], m["matrices"].back()[1], 1, table}; },
       [](Json& m) { m["matrices"][0] = {m["matrices"][0][0], m["matrices"][0][1], 1, 18446744073709551615u}; }};
   for (std::size_t i = 0; i < edits.size(); ++i) {
     Json metadata = honest;
@@ -434,7 +457,8 @@ TEST(HostileArtifact, AnyDamageIsAnErrorOrReadsWithinBounds) {
   const Sample sample = make_sample(4);
   write_artifact(folder / "a", sample.description, sample.payload());
   const std::string bytes = read_text(folder / "a");
-  const std::size_t data = data_start(bytes), checksums = bytes.size() - 8 * SafetensorsFile::open(folder / "a").entries().size();
+  const std::size_t data = data_start(bytes),
+                    checksums = bytes.size() - 8 * SafetensorsFile::open(folder / "a").entries().size();
   const CounterRng rng(11);
   std::uint64_t draw = 0;
   int opened = 0, refused = 0;
@@ -442,10 +466,12 @@ TEST(HostileArtifact, AnyDamageIsAnErrorOrReadsWithinBounds) {
     std::string damaged = bytes;
     const bool in_header = trial % 2 == 0;
     for (std::uint64_t i = 0; i <= rng.below(draw, 3); ++i) {
-      const std::size_t at = in_header ? 8 + rng.below(draw + 1 + 2 * i, data - 8) : data + rng.below(draw + 1 + 2 * i, checksums - data);
+      const std::size_t at =
+          in_header ? 8 + rng.below(draw + 1 + 2 * i, data - 8) : data + rng.below(draw + 1 + 2 * i, checksums - data);
       // In the header mostly digits, which keep it JSON and change what it says.
-      damaged[at] = in_header && std::isdigit(static_cast<unsigned char>(damaged[at])) ? static_cast<char>('0' + rng.below(draw + 2 + 2 * i, 10))
-                                                                                       : static_cast<char>(rng.bits(draw + 2 + 2 * i));
+      damaged[at] = in_header && std::isdigit(static_cast<unsigned char>(damaged[at]))
+                        ? static_cast<char>('0' + rng.below(draw + 2 + 2 * i, 10))
+                        : static_cast<char>(rng.bits(draw + 2 + 2 * i));
     }
     draw += 7;
     reseal(damaged, checksums);
@@ -466,16 +492,19 @@ TEST(ReadArtifactPy, AgreesBitForBit) {
   const std::string source = SCALEBITS_SOURCE_DIR;
   std::string python;
   for (const std::string& candidate : {source + "/.cache/venv-oracle/bin/python", std::string("python3")})
-    if (python.empty() && std::system(("'" + candidate + "' -c 'import numpy' >/dev/null 2>&1").c_str()) == 0) python = candidate;
+    if (python.empty() && std::system(("'" + candidate + "' -c 'import numpy' >/dev/null 2>&1").c_str()) == 0)
+      python = candidate;
   if (python.empty()) GTEST_SKIP() << "SKIPPED: no python3 with numpy; run tools/oracle_venv";
   const TemporaryFolder folder;
   const Sample sample = make_sample(5);
   write_artifact(folder / "a", sample.description, sample.payload());
   const Artifact artifact = Artifact::open(folder / "a");
-  const std::vector<std::string> names = {linear_name(0, LinearKind::q), linear_name(1, LinearKind::down), std::string(kHeadName), std::string(kEmbeddingName)};
+  const std::vector<std::string> names = {linear_name(0, LinearKind::q), linear_name(1, LinearKind::down),
+                                          std::string(kHeadName), std::string(kEmbeddingName)};
   std::string script;  // one shell, so that the processes run one after the other without our waiting on each
   for (const std::string& name : names)
-    script += fmt::format("'{}' '{}/tools/read_artifact.py' '{}' '{}' '{}' && ", python, source, (folder / "a").string(), name, (folder / (name + ".npy")).string());
+    script += fmt::format("'{}' '{}/tools/read_artifact.py' '{}' '{}' '{}' && ", python, source,
+                          (folder / "a").string(), name, (folder / (name + ".npy")).string());
   ASSERT_EQ(std::system((script + "true").c_str()), 0);
   for (const std::string& name : names) {
     const std::string npy = read_text(folder / (name + ".npy"));
