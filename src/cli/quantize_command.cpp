@@ -18,7 +18,7 @@ namespace scalebits::cli {
 namespace {
 
 struct QuantizeOptions {
-  std::string model, output, budget, recipe, time_limit, report;
+  std::string model, output, budget, recipe, time_limit, report, frontier, save_frontier;
   std::vector<std::string> calibration, keep, settings;
   double bpw = 0;
   int threads = 0;
@@ -74,6 +74,8 @@ void quantize_model(const QuantizeOptions& options) {
   QuantizeJob job{.model = options.model, .output = options.output, .recipe = recipe_of(options), .resume = options.resume};
   job.calibration.assign(options.calibration.begin(), options.calibration.end());
   if (!options.time_limit.empty()) job.time_limit_seconds = parse_seconds(options.time_limit);
+  job.frontier = options.frontier;
+  job.save_frontier = options.save_frontier;
   QuantizeReport report;
   try {
     ProgressLine line(options.quiet);
@@ -114,6 +116,12 @@ void add_quantize(CLI::App& app) {
       ->type_name("PATTERN=BITS");
   command->add_option("--time-limit", options->time_limit, "Cut the search short to end in about this time, such as 30min")
       ->type_name("TIME");
+  command->add_option("--save-frontier", options->save_frontier,
+                      "Keep the finished search: the plans and scores of every size it passed on its way down")
+      ->type_name("FILE");
+  command->add_option("--frontier", options->frontier,
+                      "Take the plan from a kept search of the same model instead of searching: seconds, any size below its start")
+      ->type_name("FILE");
   command->add_flag("--resume", options->resume, "Go on with an interrupted search of the same model and recipe");
   command->add_option("--threads", options->threads, "Threads to use [all]")->check(CLI::Range(1, 4096))->type_name("N");
   command->add_option("--report", options->report, "Write sizes and the search's steps as JSON")->type_name("FILE");

@@ -43,6 +43,13 @@ std::uint64_t bytes_at_rate(const ModelSpec& spec, const Recipe& recipe) {
   return static_cast<std::uint64_t>(std::floor(*recipe.bpw * weights / 8));
 }
 
+/// An earlier search's recipe, which its partition and codes belong to, with the budget that is wanted now.
+Recipe with_budget_of(const Recipe& wanted, Recipe earlier) {
+  earlier.budget_bytes = wanted.budget_bytes;
+  earlier.bpw = wanted.bpw;
+  return earlier;
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -51,9 +58,16 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 std::filesystem::path search_folder(const std::filesystem::path& output) { return output.string() + ".search"; }
 
-QuantizeReport quantize(const QuantizeJob& job, const ProgressSink& progress) {
+QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progress) {
   const auto start = std::chrono::steady_clock::now();
-  validate(job.recipe);
+  validate(requested.recipe);
+  QuantizeJob job = requested;
+  std::optional<SavedSearch> earlier;
+  if (!job.frontier.empty()) {
+    earlier = load_search_state(job.frontier);
+    job.recipe = with_budget_of(requested.recipe, recipe_from_json(earlier->provenance.recipe, {}, job.frontier.string()));
+    validate(job.recipe);
+  }
   if (progress) progress({0, "reading", job.model.string()});
   const Checkpoint checkpoint = read_checkpoint(job.model);
   const CalibrationSet calibration =
@@ -67,12 +81,22 @@ QuantizeReport quantize(const QuantizeJob& job, const ProgressSink& progress) {
   const std::filesystem::path folder = search_folder(job.output), state_path = folder / "state.safetensors";
   std::filesystem::create_directories(folder);
   SearchState state;
-  if (job.resume && std::filesystem::exists(state_path)) state = load_search_state(state_path, provenance);
+  if (job.resume && std::filesystem::exists(state_path)) {
+    SavedSearch saved = load_search_state(state_path);
+    require_same(saved.provenance, provenance, state_path);
+    state = std::move(saved.state);
+  }
+  if (earlier) {
+    require_same({earlier->provenance.checkpoint_hash, calibration.hash, provenance.recipe}, provenance, job.frontier);
+    state = std::move(earlier->state);
+  }
   SearchCallbacks callbacks;
   callbacks.progress = progress;
   callbacks.save_state = [&](const SearchState& current) { save_search_state(state_path, current, provenance); };
   if (job.time_limit_seconds) callbacks.seconds_left = *job.time_limit_seconds - seconds_since(start);
-  const SearchResult result = run_search(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks);
+  const SearchResult result = (earlier ? plan_from_frontier : run_search)(checkpoint, calibration, job.recipe, budget,
+                                                                          std::move(state), callbacks);
+  if (!job.save_frontier.empty()) save_search_state(job.save_frontier, result.state, provenance);
 
   ArtifactDescription description =
       describe_artifact(checkpoint, result.state.partition, result.matrices, to_json(job.recipe));
@@ -81,7 +105,7 @@ QuantizeReport quantize(const QuantizeJob& job, const ProgressSink& progress) {
                      [&](const std::string& name) {
                        if (progress) progress({0.99, "packing", name});
                      });
-  if (!job.keep_search) std::filesystem::remove_all(folder);
+  std::filesystem::remove_all(folder);
   return {artifact_sizes(description), result.state.log, result.state.best_validation_loss, seconds_since(start)};
 }
 

@@ -18,7 +18,8 @@ struct QuantizeJob {
   std::vector<std::filesystem::path> calibration;  // empty: the model writes its own
   Recipe recipe;
   bool resume = false;                       // go on from the saved search, if there is one
-  bool keep_search = false;                  // leave the search folder in place when done
+  std::filesystem::path save_frontier;       // where to keep the finished search for other budgets; empty: nowhere
+  std::filesystem::path frontier;            // such a file: no search, a plan from the descent it holds
   std::optional<double> time_limit_seconds;  // for the whole job; swaps are cut short to keep it
 };
 

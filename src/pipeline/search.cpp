@@ -2,6 +2,7 @@
 
 #include "core/units.h"
 #include "graph/decoder.h"
+#include "pipeline/width_rules.h"
 #include "sensitivity/block_scores.h"
 
 #include <ATen/ATen.h>
@@ -30,21 +31,23 @@ class Stopwatch {
 class Search {
  public:
   Search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe, const Budget& budget,
-         SearchState state, const SearchCallbacks& callbacks)
+         SearchState state, const SearchCallbacks& callbacks, bool from_frontier)
       : checkpoint_(checkpoint), calibration_(calibration), recipe_(recipe), budget_(budget),
-        state_(std::move(state)), callbacks_(callbacks) {}
+        state_(std::move(state)), callbacks_(callbacks),
+        from_frontier_(from_frontier) {}
 
   SearchResult run() {
     if (state_.phase == SearchState::Phase::order) {
       order();
     } else {
-      matrices_ = round_matrices(state_.partition);
+      matrices_ = rounded();
     }
     check_feasible();
     if (!recipe_.search) {
       state_.plan = widest_uniform();
       finish_phase(SearchState::Phase::done);
     }
+    if (from_frontier_) take_from_frontier();
     if (state_.phase == SearchState::Phase::descend) descend();
     if (state_.phase == SearchState::Phase::swap) swap();
     return {std::move(state_), std::move(matrices_)};
@@ -53,56 +56,12 @@ class Search {
  private:
   // ---- what is rounded, and to what -------------------------------------------------------------------------------
 
-  struct WidthRange {
-    bool rounded = true;
-    int min = 1, max = 8;
-  };
-
-  WidthRange widths_of(const std::string& name) const {
-    const bool is_vocabulary = name == kEmbeddingName || name == kHeadName;
-    WidthRange range{true, recipe_.min_width, recipe_.max_width};
-    if (is_vocabulary) {
-      range.min = std::max(range.min, recipe_.min_embedding_width);
-      if (recipe_.embedding == EmbeddingMode::eight_bits) range.min = range.max = 8;
-      if (recipe_.embedding == EmbeddingMode::sixteen_bits) range.rounded = false;
-    }
-    if (const std::optional<int> kept = kept_bits(recipe_, name)) {
-      range.rounded = *kept != 16;
-      range.min = range.max = *kept;
-    }
-    return range;
+  RoundedMatrices rounded() const {
+    return round_matrices(checkpoint_, state_.partition, state_.importance, recipe_,
+                          [&](const std::string& name) { report(0.0, "rounding", name); });
   }
 
-  RoundedMatrices round_matrices(const Partition& partition) const {
-    RoundedMatrices matrices;
-    GroupOptions groups = recipe_.groups;
-    groups.clip_search = recipe_.clip != ClipWeighting::none;
-    for (std::size_t i = 0; i < partition.matrices.size(); ++i) {
-      report(0.0, "rounding", partition.matrices[i].name);
-      const MatrixPartition& part = partition.matrices[i];
-      const std::span<const float> importance =
-          state_.importance.empty() ? std::span<const float>() : state_.importance[i];
-      matrices.push_back(widths_of(part.name).rounded
-                             ? std::make_unique<RoundedMatrix>(checkpoint_.tensor(part.name), part, recipe_.blocks,
-                                                               groups, importance)
-                             : nullptr);
-    }
-    return matrices;
-  }
-
-  BitPlan uniform_plan(int bits) const {
-    BitPlan plan;
-    for (const auto& matrix : matrices_) {
-      if (!matrix) {
-        plan.widths.emplace_back();
-        continue;
-      }
-      const WidthRange range = widths_of(matrix->name());
-      plan.widths.emplace_back(static_cast<std::size_t>(matrix->format().block_count()),
-                               static_cast<std::uint8_t>(std::clamp(bits, range.min, range.max)));
-    }
-    return plan;
-  }
+  BitPlan uniform(int bits) const { return uniform_plan(matrices_, recipe_, bits); }
 
   double code_bits(const BitPlan& plan) const {
     double bits = 0, weights = 0;
@@ -124,7 +83,7 @@ class Search {
   }
 
   void check_feasible() const {
-    const std::uint64_t smallest = stored_bytes(uniform_plan(0)), largest = stored_bytes(uniform_plan(8));
+    const std::uint64_t smallest = stored_bytes(uniform(0)), largest = stored_bytes(uniform(8));
     if (budget_.bytes < smallest)
       fail(ErrorKind::infeasible_budget,
            "the budget of {} bytes cannot be met: feasible are {} ({}) to {} ({}) bytes under this recipe",
@@ -133,8 +92,8 @@ class Search {
 
   BitPlan widest_uniform() const {
     for (int bits = 8; bits > 0; --bits)
-      if (BitPlan plan = uniform_plan(bits); stored_bytes(plan) <= budget_.bytes) return plan;
-    return uniform_plan(0);
+      if (BitPlan plan = uniform(bits); stored_bytes(plan) <= budget_.bytes) return plan;
+    return uniform(0);
   }
 
   // ---- passes -----------------------------------------------------------------------------------------------------
@@ -203,7 +162,7 @@ class Search {
     for (std::size_t m = 0; m < matrices_.size(); ++m) {
       MatrixChoices matrix;
       if (matrices_[m]) {
-        const WidthRange range = widths_of(matrices_[m]->name());
+        const WidthRange range = width_range(recipe_, matrices_[m]->name());
         matrix = {costs_of(state_.scores.scores[m], plan.widths[m], recipe_.cost_model),
                   bytes_of_blocks(matrices_[m]->format()), range.min, range.max};
       }
@@ -225,7 +184,7 @@ class Search {
     const Stopwatch watch;
     state_.partition = identity_partition(checkpoint_.spec, recipe_.embedding != EmbeddingMode::sixteen_bits);
     measure_inputs();
-    matrices_ = round_matrices(state_.partition);
+    matrices_ = rounded();
     double loss = 0;
     if (recipe_.reordering != Reordering::none) {
       report(0.02, "ordering channels", "");
@@ -233,13 +192,13 @@ class Search {
       for (std::size_t m = 0; m < matrices_.size(); ++m)
         channels[m] = {std::vector<double>(static_cast<std::size_t>(state_.partition.matrices[m].rows)),
                        std::vector<double>(static_cast<std::size_t>(state_.partition.matrices[m].cols))};
-      loss = gradient_pass(uniform_plan(recipe_.order_bits), [&](std::size_t m, const float* gradient) {
+      loss = gradient_pass(uniform(recipe_.order_bits), [&](std::size_t m, const float* gradient) {
         channels[m] = score_channels(*matrices_[m], gradient, recipe_.order_statistic, recipe_.order_bits);
       });
       state_.partition = reorder(checkpoint_.spec, state_.partition, channels, recipe_.reordering);
-      matrices_ = round_matrices(state_.partition);
+      matrices_ = rounded();
     }
-    state_.plan = uniform_plan(start_bits());
+    state_.plan = uniform(start_bits());
     state_.swap_fraction = recipe_.swap_fraction;
     log_step({"order", code_bits(state_.plan), loss, watch.seconds(), 0, 0, true});
     finish_phase(SearchState::Phase::descend);
@@ -265,19 +224,19 @@ class Search {
   int start_bits() const {
     if (recipe_.start_bits > 0) return recipe_.start_bits;
     for (int bits = 4; bits < 8; ++bits)
-      if (stored_bytes(uniform_plan(bits)) > budget_.bytes) return bits;
+      if (stored_bytes(uniform(bits)) > budget_.bytes) return bits;
     return 8;
   }
 
   void descend() {
-    const std::uint64_t start_bytes = stored_bytes(uniform_plan(start_bits()));
+    const std::uint64_t start_bytes = stored_bytes(uniform(start_bits()));
     const double gap_bits = 8.0 * (static_cast<double>(start_bytes) - static_cast<double>(budget_.bytes)) / weights();
     const int steps = std::max(recipe_.descent_steps, static_cast<int>(std::ceil(gap_bits / kLargestDropBits)));
     for (int step = static_cast<int>(state_.frontier.size()); stored_bytes(state_.plan) > budget_.bytes || step == 0; ++step) {
       const Stopwatch watch;
       report(0.1 + 0.5 * step / steps, "descending", fmt::format("{:.3f} bits", code_bits(state_.plan)));
       const double loss = recipe_.refresh || step == 0 ? score(state_.plan) : 0.0;
-      state_.frontier.push_back({stored_bytes(state_.plan), code_bits(state_.plan), loss, state_.plan});
+      state_.frontier.push_back({stored_bytes(state_.plan), code_bits(state_.plan), loss, state_.plan, state_.scores});
       const double part = std::min(1.0, static_cast<double>(step + 1) / steps);
       const auto target = static_cast<std::uint64_t>(
           std::llround(static_cast<double>(start_bytes) +
@@ -287,6 +246,28 @@ class Search {
     }
     state_.best_validation_loss = validation_loss(state_.plan);
     finish_phase(SearchState::Phase::swap);
+  }
+
+  /// The nearest plan above the budget that an earlier descent passed, brought down with the scores taken there.
+  void take_from_frontier() {
+    const FrontierPoint* nearest = nullptr;
+    for (const FrontierPoint& point : state_.frontier)
+      if (const std::uint64_t bytes = stored_bytes(point.plan);
+          bytes > budget_.bytes && (nearest == nullptr || bytes < stored_bytes(nearest->plan)))
+        nearest = &point;
+    if (nearest == nullptr)
+      fail(ErrorKind::infeasible_budget,
+           "the frontier starts at {} bytes, below the budget of {}; make one with more start_bits",
+           state_.frontier.empty() ? 0 : stored_bytes(state_.frontier.front().plan), budget_.bytes);
+    const Stopwatch watch;
+    state_.scores = nearest->scores;
+    state_.plan = nearest->plan;
+    const double loss = nearest->loss;
+    for (int step = 0; stored_bytes(state_.plan) > budget_.bytes; ++step)
+      move_to(allocate_within(budget_.bytes, {.lower_by = step > 8 ? 8 : 1, .raise_trust = recipe_.raise_trust}),
+              "frontier", loss, watch);
+    state_.best_validation_loss = validation_loss(state_.plan);
+    finish_phase(SearchState::Phase::done);
   }
 
   /// allocate() until the exact stored size fits: the part of it that does not add up block by block is small.
@@ -393,6 +374,7 @@ class Search {
   const Budget& budget_;
   SearchState state_;
   const SearchCallbacks& callbacks_;
+  bool from_frontier_;
   RoundedMatrices matrices_;
   std::optional<LossTarget> validation_target_;
 };
@@ -401,7 +383,14 @@ class Search {
 
 SearchResult run_search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
                         const Budget& budget, SearchState state, const SearchCallbacks& callbacks) {
-  return Search(checkpoint, calibration, recipe, budget, std::move(state), callbacks).run();
+  return Search(checkpoint, calibration, recipe, budget, std::move(state), callbacks, false).run();
+}
+
+SearchResult plan_from_frontier(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
+                                const Budget& budget, SearchState state, const SearchCallbacks& callbacks) {
+  if (state.phase == SearchState::Phase::order)
+    fail_input("the frontier file holds no descent: let the search that makes it get past the ordering of channels");
+  return Search(checkpoint, calibration, recipe, budget, std::move(state), callbacks, true).run();
 }
 
 }  // namespace scalebits

@@ -32,6 +32,7 @@ struct FrontierPoint {
   double code_bits = 0;            // mean width
   double loss = 0;                 // of the gradient batch at this plan
   BitPlan plan;
+  SensitivityTable scores;         // at this plan: what brings it down to a budget below
 };
 
 /// What happened at one step, for the log and the report.
@@ -79,5 +80,10 @@ struct SearchResult {
 /// Error(interrupted) after Ctrl-C, the state being saved.
 SearchResult run_search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
                         const Budget& budget, SearchState state, const SearchCallbacks& callbacks);
+
+/// A plan for another budget from a search that has already descended past it: no gradients, seconds. `state` is that
+/// search's; the recipe must be its own but for the budget.
+SearchResult plan_from_frontier(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
+                                const Budget& budget, SearchState state, const SearchCallbacks& callbacks);
 
 }  // namespace scalebits

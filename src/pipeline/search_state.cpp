@@ -59,6 +59,28 @@ BitPlan split(const std::vector<std::uint8_t>& all, const std::vector<std::size_
   return plan;
 }
 
+std::vector<float> joined(const SensitivityTable& table) {
+  std::vector<float> all;
+  for (const auto& matrix : table.scores)
+    for (const WidthScores& block : matrix) all.insert(all.end(), block.begin(), block.end());
+  return all;
+}
+
+/// Empty when there are no scores yet.
+SensitivityTable split_scores(const std::vector<float>& all, const std::vector<std::size_t>& blocks, const std::string& where) {
+  SensitivityTable table;
+  std::size_t at = 0;
+  for (const std::size_t count : blocks) {
+    if (all.empty()) break;
+    if (9 * count > all.size() - at) fail_input("{}: a table of scores has too few blocks", where);
+    std::vector<WidthScores> matrix(count);
+    if (count > 0) std::memcpy(matrix.data(), all.data() + at, 9 * count * sizeof(float));
+    at += 9 * count;
+    table.scores.push_back(std::move(matrix));
+  }
+  return table;
+}
+
 /// Orders are shared between matrices; each is stored once and named by its number.
 class OrderNumbers {
  public:
@@ -84,7 +106,7 @@ SearchStep step_from_json(const Json& json) {
           json.at(6).get<bool>()};
 }
 
-void require_same(const Json& found, const Json& wanted, const std::string& what, const std::string& where) {
+void require_same_part(const Json& found, const Json& wanted, const std::string& what, const std::string& where) {
   if (found != wanted)
     fail_input("{}: this search was made with another {}; delete it or give the same one (found {}, wanted {})", where, what,
                found.dump().substr(0, 600), wanted.dump().substr(0, 600));
@@ -117,16 +139,14 @@ void save_search_state(const std::filesystem::path& path, const SearchState& sta
   Json blocks = Json::array();
   for (const auto& widths : state.plan.widths) blocks.push_back(widths.size());
   tensors.add("plan", "U8", joined(state.plan));
-  std::vector<float> scores;
-  for (const auto& matrix : state.scores.scores)
-    for (const WidthScores& block : matrix) scores.insert(scores.end(), block.begin(), block.end());
-  tensors.add("scores", "F32", scores);
+  tensors.add("scores", "F32", joined(state.scores));
   for (std::size_t i = 0; i < state.importance.size(); ++i)
     tensors.add(fmt::format("importance.{}", i), "F32", state.importance[i]);
   for (std::size_t i = 0; i < state.frontier.size(); ++i) {
     const FrontierPoint& point = state.frontier[i];
     frontier.push_back({point.stored_bytes, point.code_bits, point.loss});
     tensors.add(fmt::format("frontier.{}", i), "U8", joined(point.plan));
+    tensors.add(fmt::format("frontier_scores.{}", i), "F32", joined(point.scores));
   }
   for (const SearchStep& step : state.log) log.push_back(to_json(step));
   json["matrices"] = std::move(matrices);
@@ -140,16 +160,21 @@ void save_search_state(const std::filesystem::path& path, const SearchState& sta
   tensors.write(path);
 }
 
-SearchState load_search_state(const std::filesystem::path& path, const Provenance& provenance) {
+void require_same(const Provenance& found, const Provenance& wanted, const std::filesystem::path& path) {
+  require_same_part(found.checkpoint_hash, wanted.checkpoint_hash, "checkpoint", path.string());
+  require_same_part(found.calibration_hash, wanted.calibration_hash, "calibration set", path.string());
+  require_same_part(found.recipe, wanted.recipe, "recipe", path.string());
+}
+
+SavedSearch load_search_state(const std::filesystem::path& path) {
   const SafetensorsFile file = SafetensorsFile::open(path);
   const std::string where = path.string();
   const auto metadata = file.metadata().find(kMetadataKey);
   if (metadata == file.metadata().end()) fail_input("{}: not the state of a search", where);
   const Json json = parse_json(metadata->second, where);
   if (json_value<int>(json, "version", where) != kVersion) fail_input("{}: unknown version of the search state", where);
-  require_same(json_value<Json>(json, "checkpoint", where), provenance.checkpoint_hash, "checkpoint", where);
-  require_same(json_value<Json>(json, "calibration", where), provenance.calibration_hash, "calibration set", where);
-  require_same(json_value<Json>(json, "recipe", where), provenance.recipe, "recipe", where);
+  const Provenance provenance{json_value<std::string>(json, "checkpoint", where),
+                              json_value<std::string>(json, "calibration", where), json_value<Json>(json, "recipe", where)};
   SearchState state;
   try {
     const auto phase = json.at("phase").get<std::string>();
@@ -171,23 +196,14 @@ SearchState load_search_state(const std::filesystem::path& path, const Provenanc
     for (const auto& [name, number] : json.at("dense_orders").items()) state.partition.dense_orders[name] = order(number);
     const auto blocks = json.at("blocks").get<std::vector<std::size_t>>();
     state.plan = split(read_values<std::uint8_t>(file, "plan", "U8"), blocks, where);
-    const auto scores = read_values<float>(file, "scores", "F32");
-    if (!scores.empty()) {
-      std::size_t at = 0;
-      for (const std::size_t count : blocks) {
-        std::vector<WidthScores> matrix(count);
-        if (9 * count > scores.size() - at) fail_input("{}: too few scores", where);
-        std::memcpy(matrix.data(), scores.data() + at, 9 * count * sizeof(float));
-        at += 9 * count;
-        state.scores.scores.push_back(std::move(matrix));
-      }
-    }
+    state.scores = split_scores(read_values<float>(file, "scores", "F32"), blocks, where);
     for (std::size_t i = 0; i < json.at("importances").get<std::size_t>(); ++i)
       state.importance.push_back(read_values<float>(file, fmt::format("importance.{}", i), "F32"));
     for (std::size_t i = 0; i < json.at("frontier").size(); ++i) {
       const Json& point = json.at("frontier").at(i);
       state.frontier.push_back({point.at(0).get<std::uint64_t>(), point.at(1).get<double>(), point.at(2).get<double>(),
-                                split(read_values<std::uint8_t>(file, fmt::format("frontier.{}", i), "U8"), blocks, where)});
+                                split(read_values<std::uint8_t>(file, fmt::format("frontier.{}", i), "U8"), blocks, where),
+                                split_scores(read_values<float>(file, fmt::format("frontier_scores.{}", i), "F32"), blocks, where)});
     }
     for (const Json& step : json.at("log")) state.log.push_back(step_from_json(step));
   } catch (const nlohmann::json::exception& error) {
@@ -195,7 +211,7 @@ SearchState load_search_state(const std::filesystem::path& path, const Provenanc
   } catch (const std::out_of_range& error) {
     fail_input("{}: damaged search state: {}", where, error.what());
   }
-  return state;
+  return {std::move(state), provenance};
 }
 
 }  // namespace scalebits

@@ -1,5 +1,5 @@
 // A search between two steps as a file, so that a killed search goes on to the same result. A safetensors file whose
-// provenance (checkpoint, calibration, recipe) must match to be read back.
+// provenance (checkpoint, calibration, recipe) must match for it to go on.
 #pragma once
 
 #include "pipeline/search.h"
@@ -18,7 +18,15 @@ struct Provenance {
 /// Atomically.
 void save_search_state(const std::filesystem::path& path, const SearchState& state, const Provenance& provenance);
 
-/// Throws Error(bad_input) naming the file when it is damaged, or when its provenance differs (naming what does).
-SearchState load_search_state(const std::filesystem::path& path, const Provenance& provenance);
+struct SavedSearch {
+  SearchState state;
+  Provenance provenance;
+};
+
+/// Throws Error(bad_input) naming the file when it is damaged or no search state.
+SavedSearch load_search_state(const std::filesystem::path& path);
+
+/// Throws Error(bad_input) naming the file and what differs.
+void require_same(const Provenance& found, const Provenance& wanted, const std::filesystem::path& path);
 
 }  // namespace scalebits

@@ -134,14 +134,28 @@ TEST(Search, ResumedAfterAnyStepEndsInTheSamePlan) {
   const SearchResult whole = run_search(checkpoint, calibration, recipe, budget, {}, callbacks);
   ASSERT_GE(saved, 5);
   for (int step = 0; step < saved; ++step) {
-    SearchState state = load_search_state(folder / fmt::format("{}", step), provenance);
-    const SearchResult resumed = run_search(checkpoint, calibration, recipe, budget, std::move(state), {});
+    SavedSearch saved_search = load_search_state(folder / fmt::format("{}", step));
+    EXPECT_NO_THROW(require_same(saved_search.provenance, provenance, folder));
+    const SearchResult resumed = run_search(checkpoint, calibration, recipe, budget, std::move(saved_search.state), {});
     ASSERT_EQ(resumed.state.plan, whole.state.plan) << "resumed after save " << step;
     ASSERT_EQ(resumed.state.best_validation_loss, whole.state.best_validation_loss);
   }
   Provenance other = provenance;
   other.checkpoint_hash = "another";
-  EXPECT_THROW(load_search_state(folder / "0", other), Error);
+  EXPECT_THROW(require_same(load_search_state(folder / "0").provenance, other, folder), Error);
+}
+
+TEST(Search, AFrontierGivesAPlanForAnotherBudget) {
+  const Checkpoint checkpoint = random_checkpoint(false, false);
+  const Recipe recipe = small_recipe();
+  const CalibrationSet calibration = random_calibration();
+  SearchResult low = run_search(checkpoint, calibration, recipe, budget_for(checkpoint, recipe, kLinearWeights * 29 / 80), {}, {});
+  const Budget higher = budget_for(checkpoint, recipe, kLinearWeights * 36 / 80);
+  const SearchResult taken = plan_from_frontier(checkpoint, calibration, recipe, higher, low.state, {});
+  const std::uint64_t stored = higher.stored_bytes(taken.state.partition, taken.matrices, taken.state.plan);
+  EXPECT_LE(stored, higher.bytes);
+  EXPECT_GT(stored + 16 * 64 / 8 + 64, higher.bytes);
+  EXPECT_THROW(plan_from_frontier(checkpoint, calibration, recipe, budget_for(checkpoint, recipe, kLinearWeights), low.state, {}), Error);
 }
 
 TEST(Search, InterruptionKeepsTheStateAndInfeasibleBudgetsSayWhatIsFeasible) {

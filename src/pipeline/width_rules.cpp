@@ -1,0 +1,58 @@
+#include "pipeline/width_rules.h"
+
+#include <algorithm>
+#include <optional>
+#include <span>
+
+namespace scalebits {
+
+WidthRange width_range(const Recipe& recipe, const std::string& tensor_name) {
+  const bool is_vocabulary = tensor_name == kEmbeddingName || tensor_name == kHeadName;
+  WidthRange range{true, recipe.min_width, recipe.max_width};
+  if (is_vocabulary) {
+    range.min = std::max(range.min, recipe.min_embedding_width);
+    if (recipe.embedding == EmbeddingMode::eight_bits) range.min = range.max = 8;
+    if (recipe.embedding == EmbeddingMode::sixteen_bits) range.rounded = false;
+  }
+  if (const std::optional<int> kept = kept_bits(recipe, tensor_name)) {
+    range.rounded = *kept != 16;
+    range.min = range.max = *kept;
+  }
+  return range;
+}
+
+RoundedMatrices round_matrices(const Checkpoint& checkpoint, const Partition& partition,
+                               const std::vector<std::vector<float>>& importance, const Recipe& recipe,
+                               const std::function<void(const std::string& name)>& on_matrix) {
+  GroupOptions groups = recipe.groups;
+  groups.clip_search = recipe.clip != ClipWeighting::none;
+  RoundedMatrices matrices;
+  for (std::size_t i = 0; i < partition.matrices.size(); ++i) {
+    const MatrixPartition& part = partition.matrices[i];
+    if (!width_range(recipe, part.name).rounded) {
+      matrices.push_back(nullptr);
+      continue;
+    }
+    if (on_matrix) on_matrix(part.name);
+    const std::span<const float> weights = importance.empty() ? std::span<const float>() : importance[i];
+    matrices.push_back(
+        std::make_unique<RoundedMatrix>(checkpoint.tensor(part.name), part, recipe.blocks, groups, weights));
+  }
+  return matrices;
+}
+
+BitPlan uniform_plan(const RoundedMatrices& matrices, const Recipe& recipe, int bits) {
+  BitPlan plan;
+  for (const auto& matrix : matrices) {
+    if (!matrix) {
+      plan.widths.emplace_back();
+      continue;
+    }
+    const WidthRange range = width_range(recipe, matrix->name());
+    plan.widths.emplace_back(static_cast<std::size_t>(matrix->format().block_count()),
+                             static_cast<std::uint8_t>(std::clamp(bits, range.min, range.max)));
+  }
+  return plan;
+}
+
+}  // namespace scalebits
