@@ -98,12 +98,16 @@ class Search {
 
   // ---- passes -----------------------------------------------------------------------------------------------------
 
+  std::int64_t gradient_windows() const {
+    return state_.gradient_windows > 0 ? state_.gradient_windows : recipe_.windows_per_gradient;
+  }
+
   at::Tensor next_windows() {
     const std::int64_t available = calibration_.gradient_windows.size(0);
-    const std::int64_t count = std::min<std::int64_t>(recipe_.windows_per_gradient, available);
+    const std::int64_t count = std::min<std::int64_t>(gradient_windows(), available);
     std::vector<std::int64_t> rows;
-    for (std::int64_t i = 0; i < count; ++i) rows.push_back((state_.pass * count + i) % available);
-    ++state_.pass;
+    for (std::int64_t i = 0; i < count; ++i) rows.push_back((state_.next_window + i) % available);
+    state_.next_window += count;
     return calibration_.gradient_windows.index_select(
         0, at::tensor(rows, at::TensorOptions().dtype(at::kLong)));
   }
@@ -192,9 +196,11 @@ class Search {
       for (std::size_t m = 0; m < matrices_.size(); ++m)
         channels[m] = {std::vector<double>(static_cast<std::size_t>(state_.partition.matrices[m].rows)),
                        std::vector<double>(static_cast<std::size_t>(state_.partition.matrices[m].cols))};
+      const Stopwatch pass;
       loss = gradient_pass(uniform(recipe_.order_bits), [&](std::size_t m, const float* gradient) {
         channels[m] = score_channels(*matrices_[m], gradient, recipe_.order_statistic, recipe_.order_bits);
       });
+      order_pass_seconds_ = pass.seconds();
       state_.partition = reorder(checkpoint_.spec, state_.partition, channels, recipe_.reordering);
       matrices_ = rounded();
     }
@@ -211,9 +217,8 @@ class Search {
     InputMoments moments(checkpoint_.spec.layers);
     CheckpointWeights weights(checkpoint_);
     Decoder decoder(checkpoint_.spec, weights, decoder_options());
-    const int pass = state_.pass;
     decoder.hidden(next_windows(), &moments);
-    state_.pass = pass;
+    state_.next_window = 0;
     state_.importance.assign(state_.partition.matrices.size(), {});
     for (std::int64_t layer = 0; layer < checkpoint_.spec.layers; ++layer)
       for (const LinearKind kind : kLinearKinds)
@@ -232,6 +237,7 @@ class Search {
     const std::uint64_t start_bytes = stored_bytes(uniform(start_bits()));
     const double gap_bits = 8.0 * (static_cast<double>(start_bytes) - static_cast<double>(budget_.bytes)) / weights();
     const int steps = std::max(recipe_.descent_steps, static_cast<int>(std::ceil(gap_bits / kLargestDropBits)));
+    fit_into_time(steps);
     for (int step = static_cast<int>(state_.frontier.size()); stored_bytes(state_.plan) > budget_.bytes || step == 0; ++step) {
       const Stopwatch watch;
       report(0.1 + 0.5 * step / steps, "descending", fmt::format("{:.3f} bits", code_bits(state_.plan)));
@@ -246,6 +252,18 @@ class Search {
     }
     state_.best_validation_loss = validation_loss(state_.plan);
     finish_phase(SearchState::Phase::swap);
+  }
+
+  /// With a time limit, fewer windows per gradient rather than fewer steps: the descent and one judgement of the held-out
+  /// windows must fit into what is left, with a tenth to spare for packing.
+  void fit_into_time(int steps) {
+    if (order_pass_seconds_ <= 0 || state_.gradient_windows > 0) return;
+    const double left = 0.9 * (callbacks_.seconds_left - start_.seconds());
+    const double wanted = order_pass_seconds_ * (steps + 1);
+    if (wanted <= left) return;
+    state_.gradient_windows =
+        std::max<std::int64_t>(1, static_cast<std::int64_t>(recipe_.windows_per_gradient * std::max(0.0, left) / wanted));
+    report(-1, "time limit", fmt::format("{} windows per gradient instead of {}", state_.gradient_windows, recipe_.windows_per_gradient));
   }
 
   /// The nearest plan above the budget that an earlier descent passed, brought down with the scores taken there.
@@ -290,11 +308,10 @@ class Search {
       for (const auto& widths : state_.plan.widths) count += widths.size();
       return static_cast<double>(count);
     }();
-    Stopwatch phase_watch;
     bool scored = false;
-    double pass_seconds = 0, loss = 0;
+    double pass_seconds = order_pass_seconds_, loss = 0;
     while (state_.swap_step < recipe_.swap_steps && state_.swap_fraction >= recipe_.min_swap_fraction) {
-      if (phase_watch.seconds() + pass_seconds > callbacks_.seconds_left) break;
+      if (start_.seconds() + pass_seconds > 0.95 * callbacks_.seconds_left) break;
       const Stopwatch watch;
       report(0.6 + 0.4 * state_.swap_step / recipe_.swap_steps, "swapping",
              fmt::format("held-out loss {:.4f}", state_.best_validation_loss));
@@ -375,6 +392,8 @@ class Search {
   SearchState state_;
   const SearchCallbacks& callbacks_;
   bool from_frontier_;
+  Stopwatch start_;
+  double order_pass_seconds_ = 0;
   RoundedMatrices matrices_;
   std::optional<LossTarget> validation_target_;
 };

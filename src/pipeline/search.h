@@ -47,7 +47,8 @@ struct SearchStep {
 struct SearchState {
   enum class Phase { order, descend, swap, done };
   Phase phase = Phase::order;
-  int pass = 0;  // backward passes so far: which windows come next
+  std::int64_t next_window = 0;       // of the gradient windows, which the passes read in turn
+  std::int64_t gradient_windows = 0;  // per pass, when a time limit allows fewer than the recipe's; 0: the recipe's
   Partition partition;
   std::vector<std::vector<float>> importance;  // per matrix; empty: all inputs alike
   BitPlan plan;
@@ -68,7 +69,7 @@ struct Budget {
 struct SearchCallbacks {
   ProgressSink progress;                               // may be empty
   std::function<void(const SearchState&)> save_state;  // called after each step; may be empty
-  double seconds_left = 1e30;                          // swaps stop when the next one would not fit
+  double seconds_left = 1e30;                          // of a time limit, counted from the call
 };
 
 struct SearchResult {

@@ -121,7 +121,8 @@ void save_search_state(const std::filesystem::path& path, const SearchState& sta
                {"calibration", provenance.calibration_hash},
                {"recipe", provenance.recipe},
                {"phase", kPhases[static_cast<std::size_t>(state.phase)]},
-               {"pass", state.pass},
+               {"next_window", state.next_window},
+               {"gradient_windows", state.gradient_windows},
                {"best_validation_loss", state.best_validation_loss},
                {"swap_fraction", state.swap_fraction},
                {"swap_step", state.swap_step},
@@ -180,7 +181,8 @@ SavedSearch load_search_state(const std::filesystem::path& path) {
     const auto phase = json.at("phase").get<std::string>();
     for (std::size_t i = 0; i < std::size(kPhases); ++i)
       if (phase == kPhases[i]) state.phase = static_cast<SearchState::Phase>(i);
-    state.pass = json.at("pass").get<int>();
+    state.next_window = json.at("next_window").get<std::int64_t>();
+    state.gradient_windows = json.at("gradient_windows").get<std::int64_t>();
     state.best_validation_loss = json.at("best_validation_loss").get<double>();
     state.swap_fraction = json.at("swap_fraction").get<double>();
     state.swap_step = json.at("swap_step").get<int>();
