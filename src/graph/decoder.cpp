@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/units.h"
+#include "graph/denormals.h"
 #include "graph/elementwise.h"
 #include "graph/head_loss.h"
 #include "graph/layer.h"
@@ -204,6 +205,7 @@ const ModelSpec& Decoder::spec() const { return state_->spec; }
 
 at::Tensor Decoder::hidden(const at::Tensor& ids, PassObserver* observer) {
   const at::NoGradGuard no_grad;
+  const DenormalsAreZero fast_numbers;
   const auto plan = state_->plan(ids, false);
   const at::Tensor hidden = state_->final_norm(plan, state_->forward(ids, plan, false, observer));
   return hidden.view({plan.windows, plan.length, state_->spec.hidden}).clone();
@@ -211,6 +213,7 @@ at::Tensor Decoder::hidden(const at::Tensor& ids, PassObserver* observer) {
 
 at::Tensor Decoder::logits(const at::Tensor& ids) {
   const at::NoGradGuard no_grad;
+  const DenormalsAreZero fast_numbers;
   const at::Tensor states = hidden(ids).view({-1, state_->spec.hidden});
   at::Tensor x = states, head = state_->weights.head();
   if (state_->operand != at::kFloat) {
@@ -224,6 +227,7 @@ at::Tensor Decoder::logits(const at::Tensor& ids) {
 
 LossResult Decoder::loss(const at::Tensor& ids, const LossTarget& target) {
   const at::NoGradGuard no_grad;
+  const DenormalsAreZero fast_numbers;
   const auto plan = state_->plan(ids, false);
   const at::Tensor hidden = state_->final_norm(plan, state_->forward(ids, plan, false, nullptr));
   return head_loss({ids, hidden, state_->weights.head()}, target, {.operand = state_->operand}, {}, state_->workspace);
@@ -231,6 +235,7 @@ LossResult Decoder::loss(const at::Tensor& ids, const LossTarget& target) {
 
 LossResult Decoder::loss_of_hidden(const at::Tensor& hidden, const at::Tensor& ids, const LossTarget& target) {
   const at::NoGradGuard no_grad;
+  const DenormalsAreZero fast_numbers;
   state_->check(ids);
   SCALEBITS_ASSERT(hidden.numel() == ids.numel() * state_->spec.hidden);
   const at::Tensor rows = hidden.view({ids.numel(), state_->spec.hidden});
@@ -239,6 +244,7 @@ LossResult Decoder::loss_of_hidden(const at::Tensor& hidden, const at::Tensor& i
 
 LossResult Decoder::loss_and_gradients(const at::Tensor& ids, const LossTarget& target, PassObserver& observer) {
   const at::NoGradGuard no_grad;
+  const DenormalsAreZero fast_numbers;
   State& s = *state_;
   const auto plan = s.plan(ids, true);
   const at::Tensor last = s.forward(ids, plan, true, &observer);

@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/random.h"
+#include "graph/denormals.h"
 #include "graph/elementwise.h"
 #include "graph/layer.h"
 #include "graph/memory_budget.h"
@@ -122,6 +123,7 @@ void Continuation::attend_past(Cache& cache, const Attention& attention) {
 
 at::Tensor Continuation::advance(const at::Tensor& ids) {
   const at::NoGradGuard no_grad;
+  const DenormalsAreZero fast_numbers;
   const std::int64_t length = ids.size(1);
   SCALEBITS_ASSERT(ids.size(0) == sequences_ && position_ + length <= capacity_ && (length == 1 || position_ == 0));
   const at::Tensor x = workspace_.take("x", {sequences_ * length, spec_.hidden}, at::kFloat);

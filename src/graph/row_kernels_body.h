@@ -22,39 +22,59 @@ SCALEBITS_INLINE Halves narrow(Floats values) {
   return __builtin_convertvector(bits >> 16, Halves);
 }
 
-// `count` below kLanes is a row's tail: missing lanes are read as zero and not written.
-SCALEBITS_INLINE Floats load(const float* from, std::int64_t count) {
-  Floats values = {};
-  if (count >= kLanes) {
-    __builtin_memcpy(&values, from, sizeof values);
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) values[i] = from[i];
-  }
+// How many lanes a step handles: all of them, known to the compiler, or a row's tail. They are types because a loop in
+// which a tail were possible would keep no constant in a register.
+struct Whole {};
+struct Tail {
+  std::int64_t lanes;
+};
+
+/// step(i, Whole) for each whole vector of a row, then step(i, Tail) for the rest.
+template <typename Step>
+SCALEBITS_INLINE void for_vectors(std::int64_t width, Step step) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) step(i, Whole{});
+  if (i < width) step(i, Tail{width - i});
+}
+
+// In a tail, missing lanes are read as zero and not written.
+SCALEBITS_INLINE Floats load(const float* from, Whole) {
+  Floats values;
+  __builtin_memcpy(&values, from, sizeof values);
   return values;
 }
-SCALEBITS_INLINE Floats load(const Bf16* from, std::int64_t count) {
-  Halves halves = {};
-  if (count >= kLanes) {
-    __builtin_memcpy(&halves, from, sizeof halves);
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) halves[i] = from[i].bits;
-  }
+SCALEBITS_INLINE Floats load(const float* from, Tail tail) {
+  Floats values = {};
+  for (std::int64_t i = 0; i < tail.lanes; ++i) values[i] = from[i];
+  return values;
+}
+SCALEBITS_INLINE Floats load(const Bf16* from, Whole) {
+  Halves halves;
+  __builtin_memcpy(&halves, from, sizeof halves);
   return widen(halves);
 }
-SCALEBITS_INLINE void store(float* to, Floats values, std::int64_t count) {
-  if (count >= kLanes) {
-    __builtin_memcpy(to, &values, sizeof values);
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) to[i] = values[i];
-  }
+SCALEBITS_INLINE Floats load(const Bf16* from, Tail tail) {
+  Halves halves = {};
+  for (std::int64_t i = 0; i < tail.lanes; ++i) halves[i] = from[i].bits;
+  return widen(halves);
 }
-SCALEBITS_INLINE void store(Bf16* to, Floats values, std::int64_t count) {
+SCALEBITS_INLINE void store(float* to, Floats values, Whole) { __builtin_memcpy(to, &values, sizeof values); }
+SCALEBITS_INLINE void store(float* to, Floats values, Tail tail) {
+  for (std::int64_t i = 0; i < tail.lanes; ++i) to[i] = values[i];
+}
+SCALEBITS_INLINE void store(Bf16* to, Floats values, Whole) {
   const Halves halves = narrow(values);
-  if (count >= kLanes) {
-    __builtin_memcpy(to, &halves, sizeof halves);
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) to[i].bits = halves[i];
-  }
+  __builtin_memcpy(to, &halves, sizeof halves);
+}
+SCALEBITS_INLINE void store(Bf16* to, Floats values, Tail tail) {
+  const Halves halves = narrow(values);
+  for (std::int64_t i = 0; i < tail.lanes; ++i) to[i].bits = halves[i];
+}
+/// Sets the lanes that a tail does not have to zero.
+SCALEBITS_INLINE Floats only(Floats values, Whole) { return values; }
+SCALEBITS_INLINE Floats only(Floats values, Tail tail) {
+  for (std::int64_t lane = tail.lanes; lane < kLanes; ++lane) values[lane] = 0;
+  return values;
 }
 
 SCALEBITS_INLINE float sum_of(Floats values) {
@@ -115,26 +135,29 @@ class LongSum {
 template <typename X>
 SCALEBITS_INLINE float inverse_rms(const X* x, float eps, std::int64_t width) {
   Floats squares = {};
-  for (std::int64_t i = 0; i < width; i += kLanes) {
-    const Floats v = load(x + i, width - i);
+  for_vectors(width, [&](std::int64_t i, auto lanes) {
+    const Floats v = load(x + i, lanes);
     squares += v * v;
-  }
+  });
   return 1.0f / __builtin_sqrtf(sum_of(squares) / static_cast<float>(width) + eps);
 }
 
 template <typename X, typename T>
 SCALEBITS_INLINE void norm(const X* x, const float* weight, float eps, std::int64_t width, T* out) {
   const float scale = inverse_rms(x, eps, width);
-  for (std::int64_t i = 0; i < width; i += kLanes)
-    store(out + i, load(x + i, width - i) * scale * load(weight + i, width - i), width - i);
+  for_vectors(width, [&](std::int64_t i, auto lanes) { store(out + i, load(x + i, lanes) * scale * load(weight + i, lanes), lanes); });
 }
 
 template <typename T>
-void add_norm(const float* x, const T* delta, const float* weight, float eps, std::int64_t width, float* sum, T* out) {
+void sum(const float* x, const T* delta, std::int64_t count, float* out) {
+  for_vectors(count, [&](std::int64_t i, auto lanes) { store(out + i, load(x + i, lanes) + load(delta + i, lanes), lanes); });
+}
+
+template <typename T>
+void add_norm(const float* x, const T* delta, const float* weight, float eps, std::int64_t width, float* total, T* out) {
   if (delta) {
-    for (std::int64_t i = 0; i < width; i += kLanes)
-      store(sum + i, load(x + i, width - i) + load(delta + i, width - i), width - i);
-    x = sum;
+    sum(x, delta, width, total);
+    x = total;
   }
   norm(x, weight, eps, width, out);
 }
@@ -148,21 +171,25 @@ SCALEBITS_INLINE NormBackward norm_backward_factors(const T* dout, const X* x, c
                                                     std::int64_t width) {
   const float scale = inverse_rms(x, eps, width);
   Floats dot = {};
-  for (std::int64_t i = 0; i < width; i += kLanes)
-    dot += load(dout + i, width - i) * load(weight + i, width - i) * load(x + i, width - i);
+  for_vectors(width, [&](std::int64_t i, auto lanes) {
+    dot += load(dout + i, lanes) * load(weight + i, lanes) * load(x + i, lanes);
+  });
   return {scale, scale * scale * scale * sum_of(dot) / static_cast<float>(width)};
 }
 
 template <typename T>
 void norm_backward(const T* dout, const float* x, const float* weight, float eps, std::int64_t width, float* dx,
                    T* dx_rounded) {
-  const auto [scale, along] = norm_backward_factors(dout, x, weight, eps, width);
-  for (std::int64_t i = 0; i < width; i += kLanes) {
-    const std::int64_t left = width - i;
-    const Floats value = load(dx + i, left) + load(dout + i, left) * load(weight + i, left) * scale - load(x + i, left) * along;
-    store(dx + i, value, left);
-    if (dx_rounded) store(dx_rounded + i, value, left);
-  }
+  const NormBackward factors = norm_backward_factors(dout, x, weight, eps, width);
+  const auto updated = [&](std::int64_t i, auto lanes) {
+    return load(dx + i, lanes) + load(dout + i, lanes) * load(weight + i, lanes) * factors.scale - load(x + i, lanes) * factors.along;
+  };
+  if (!dx_rounded) return for_vectors(width, [&](std::int64_t i, auto lanes) { store(dx + i, updated(i, lanes), lanes); });
+  for_vectors(width, [&](std::int64_t i, auto lanes) {
+    const Floats value = updated(i, lanes);
+    store(dx + i, value, lanes);
+    store(dx_rounded + i, value, lanes);
+  });
 }
 
 template <typename T>
@@ -172,63 +199,61 @@ void head_norm(const T* x, const float* weight, float eps, std::int64_t width, T
 
 template <typename T>
 void head_norm_backward(const T* dout, const T* x, const float* weight, float eps, std::int64_t width, T* dx) {
-  const auto [scale, along] = norm_backward_factors(dout, x, weight, eps, width);
-  for (std::int64_t i = 0; i < width; i += kLanes) {
-    const std::int64_t left = width - i;
-    store(dx + i, load(dout + i, left) * load(weight + i, left) * scale - load(x + i, left) * along, left);
-  }
+  const NormBackward factors = norm_backward_factors(dout, x, weight, eps, width);
+  for_vectors(width, [&](std::int64_t i, auto lanes) {
+    store(dx + i, load(dout + i, lanes) * load(weight + i, lanes) * factors.scale - load(x + i, lanes) * factors.along, lanes);
+  });
 }
 
 template <typename T>
 void rotate(T* row, std::int64_t heads, std::int64_t head_dim, const float* cosines, const float* sines, float sign) {
   const std::int64_t half = head_dim / 2;
   for (std::int64_t head = 0; head < heads; ++head, row += head_dim) {
-    for (std::int64_t i = 0; i < half; i += kLanes) {
-      const std::int64_t left = half - i;
-      const Floats cosine = load(cosines + i, left), sine = load(sines + i, left) * sign;
-      const Floats low = load(row + i, left), high = load(row + half + i, left);
-      store(row + i, low * cosine - high * sine, left);
-      store(row + half + i, high * cosine + low * sine, left);
-    }
+    for_vectors(half, [&](std::int64_t i, auto lanes) {
+      const Floats cosine = load(cosines + i, lanes), sine = load(sines + i, lanes) * sign;
+      const Floats low = load(row + i, lanes), high = load(row + half + i, lanes);
+      store(row + i, low * cosine - high * sine, lanes);
+      store(row + half + i, high * cosine + low * sine, lanes);
+    });
   }
 }
 
 template <typename T>
 void add_bias(T* row, const float* bias, std::int64_t width) {
-  for (std::int64_t i = 0; i < width; i += kLanes)
-    store(row + i, load(row + i, width - i) + load(bias + i, width - i), width - i);
+  for_vectors(width, [&](std::int64_t i, auto lanes) { store(row + i, load(row + i, lanes) + load(bias + i, lanes), lanes); });
 }
 
 template <typename T>
 void swiglu(const T* gate, const T* up, std::int64_t count, T* product) {
-  for (std::int64_t i = 0; i < count; i += kLanes) {
-    const Floats g = load(gate + i, count - i);
-    store(product + i, g * sigmoid(g) * load(up + i, count - i), count - i);
-  }
+  for_vectors(count, [&](std::int64_t i, auto lanes) {
+    const Floats g = load(gate + i, lanes);
+    store(product + i, g * sigmoid(g) * load(up + i, lanes), lanes);
+  });
 }
 
 template <typename T>
 void swiglu_backward(T* gate, T* up, T* product, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; i += kLanes) {
-    const std::int64_t left = count - i;
-    const Floats g = load(gate + i, left), u = load(up + i, left), d = load(product + i, left);
+  for_vectors(count, [&](std::int64_t i, auto lanes) {
+    const Floats g = load(gate + i, lanes), u = load(up + i, lanes), d = load(product + i, lanes);
     const Floats s = sigmoid(g);
     const Floats silu = g * s;
-    store(gate + i, d * u * (s + silu * (1.0f - s)), left);
-    store(up + i, d * silu, left);
-    store(product + i, silu * u, left);
-  }
+    store(gate + i, d * u * (s + silu * (1.0f - s)), lanes);
+    store(up + i, d * silu, lanes);
+    store(product + i, silu * u, lanes);
+  });
 }
 
 SCALEBITS_INLINE float maximum(const float* values, std::int64_t count) {
-  Floats top = all(values[0]);
+  Floats even = all(values[0]), odd = even;
   std::int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    const Floats v = load(values + i, kLanes);
-    top = select(v > top, v, top);
+  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+    const Floats a = load(values + i, Whole{}), b = load(values + i + kLanes, Whole{});
+    even = select(a > even, a, even);
+    odd = select(b > odd, b, odd);
   }
+  even = select(odd > even, odd, even);
   float best = values[0];
-  for (int lane = 0; lane < kLanes; ++lane) best = top[lane] > best ? top[lane] : best;
+  for (int lane = 0; lane < kLanes; ++lane) best = even[lane] > best ? even[lane] : best;
   for (; i < count; ++i) best = values[i] > best ? values[i] : best;
   return best;
 }
@@ -239,31 +264,21 @@ SCALEBITS_INLINE std::int64_t first_of(const float* values, std::int64_t count, 
   return i;
 }
 
-/// Lanes past the end of a row must not add exp(0) to a sum.
-SCALEBITS_INLINE Floats exp_of(const float* values, std::int64_t left, float shift) {
-  Floats result = exp(load(values, left) - shift);
-  for (std::int64_t lane = left; lane < kLanes; ++lane) result[lane] = 0;
-  return result;
-}
-
 SCALEBITS_INLINE float log_sum_exp(const float* logits, std::int64_t vocab, float top) {
-  LongSum sum;
-  for (std::int64_t i = 0; i < vocab; i += kLanes) sum.add(exp_of(logits + i, vocab - i, top));
-  return static_cast<float>(top + __builtin_log(sum.total()));
+  LongSum sum_of_exp;
+  for_vectors(vocab, [&](std::int64_t i, auto lanes) { sum_of_exp.add(only(exp(load(logits + i, lanes) - top), lanes)); });
+  return static_cast<float>(top + __builtin_log(sum_of_exp.total()));
 }
 
 template <typename T>
 double nll(const float* logits, std::int64_t vocab, std::int64_t target, float scale, T* gradient) {
   const float log_sum = log_sum_exp(logits, vocab, maximum(logits, vocab));
-  const double loss = static_cast<double>(log_sum) - logits[target];
+  const float at_target = logits[target];
   if (gradient) {
-    const float at_target = logits[target];
-    for (std::int64_t i = 0; i < vocab; i += kLanes)
-      store(gradient + i, exp(load(logits + i, vocab - i) - log_sum) * scale, vocab - i);
-    const Floats corrected = (exp(all(at_target - log_sum)) - 1.0f) * scale;
-    store(gradient + target, corrected, 1);
+    for_vectors(vocab, [&](std::int64_t i, auto lanes) { store(gradient + i, exp(load(logits + i, lanes) - log_sum) * scale, lanes); });
+    store(gradient + target, (exp(all(at_target - log_sum)) - 1.0f) * scale, Tail{1});
   }
-  return loss;
+  return static_cast<double>(log_sum) - at_target;
 }
 
 template <typename T>
@@ -273,33 +288,31 @@ double kl(const float* logits, const float* reference, std::int64_t vocab, float
   const float log_sum = log_sum_exp(logits, vocab, top);
   const float reference_log_sum = log_sum_exp(reference, vocab, reference_top);
   LongSum divergence;
-  for (std::int64_t i = 0; i < vocab; i += kLanes) {
-    const std::int64_t left = vocab - i;
-    const Floats log_q = load(logits + i, left) - log_sum;
-    const Floats log_p = load(reference + i, left) - reference_log_sum;
-    const Floats p = exp(log_p);
-    Floats terms = p * (log_p - log_q);
-    for (std::int64_t lane = left; lane < kLanes; ++lane) terms[lane] = 0;
-    divergence.add(terms);
-    if (gradient) store(gradient + i, (exp(log_q) - p) * scale, left);
+  const auto add_up = [&](Floats log_p, Floats p, Floats log_q, auto lanes) { divergence.add(only(p * (log_p - log_q), lanes)); };
+  if (!gradient) {
+    for_vectors(vocab, [&](std::int64_t i, auto lanes) {
+      const Floats log_p = load(reference + i, lanes) - reference_log_sum;
+      add_up(log_p, exp(log_p), load(logits + i, lanes) - log_sum, lanes);
+    });
+    return divergence.total();
   }
+  for_vectors(vocab, [&](std::int64_t i, auto lanes) {
+    const Floats log_p = load(reference + i, lanes) - reference_log_sum, log_q = load(logits + i, lanes) - log_sum;
+    const Floats p = exp(log_p);
+    add_up(log_p, p, log_q, lanes);
+    store(gradient + i, (exp(log_q) - p) * scale, lanes);
+  });
   return divergence.total();
 }
 
 template <typename T>
 void from_f32(const float* in, std::int64_t count, T* out) {
-  for (std::int64_t i = 0; i < count; i += kLanes) store(out + i, load(in + i, count - i), count - i);
+  for_vectors(count, [&](std::int64_t i, auto lanes) { store(out + i, load(in + i, lanes), lanes); });
 }
 
 template <typename T>
 void to_f32(const T* in, std::int64_t count, float* out) {
-  for (std::int64_t i = 0; i < count; i += kLanes) store(out + i, load(in + i, count - i), count - i);
-}
-
-template <typename T>
-void sum(const float* x, const T* delta, std::int64_t count, float* out) {
-  for (std::int64_t i = 0; i < count; i += kLanes)
-    store(out + i, load(x + i, count - i) + load(delta + i, count - i), count - i);
+  for_vectors(count, [&](std::int64_t i, auto lanes) { store(out + i, load(in + i, lanes), lanes); });
 }
 
 }  // namespace

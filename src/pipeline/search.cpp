@@ -8,6 +8,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <optional>
@@ -140,6 +141,8 @@ class Search {
     const double loss = gradient_pass(plan, [&](std::size_t m, const float* gradient) {
       table.scores[m] = score_blocks(*matrices_[m], gradient, recipe_.statistic);
     });
+    for (std::size_t m = 0; m < matrices_.size(); ++m)
+      if (matrices_[m] && is_vocabulary(matrices_[m]->name())) lift_unseen_rows(matrices_[m]->format(), table.scores[m]);
     if (state_.scores.scores.empty()) {
       state_.scores = std::move(table);
       return loss;
@@ -152,6 +155,23 @@ class Search {
           mean = memory * mean + (1 - memory) * table.scores[m][i][bits];
         }
     return loss;
+  }
+
+  /// A batch sees few of the vocabulary's rows, and the next batch sees others: a block of embedding or head counts for no
+  /// less than the mean of its block column.
+  static void lift_unseen_rows(const MatrixFormat& format, std::vector<WidthScores>& scores) {
+    for (std::int64_t col = 0; col < format.block_col_count(); ++col) {
+      std::array<double, 9> mean{};
+      for (std::int64_t row = 0; row < format.block_row_count(); ++row)
+        for (std::size_t bits = 0; bits < 9; ++bits)
+          mean[bits] += scores[static_cast<std::size_t>(format.block_index(row, col))][bits] /
+                        static_cast<double>(format.block_row_count());
+      for (std::int64_t row = 0; row < format.block_row_count(); ++row)
+        for (std::size_t bits = 0; bits < 9; ++bits) {
+          float& score = scores[static_cast<std::size_t>(format.block_index(row, col))][bits];
+          score = std::max(score, static_cast<float>(mean[bits]));
+        }
+    }
   }
 
   double validation_loss(const BitPlan& plan) {

@@ -6,10 +6,11 @@
 
 namespace scalebits {
 
+bool is_vocabulary(const std::string& tensor_name) { return tensor_name == kEmbeddingName || tensor_name == kHeadName; }
+
 WidthRange width_range(const Recipe& recipe, const std::string& tensor_name) {
-  const bool is_vocabulary = tensor_name == kEmbeddingName || tensor_name == kHeadName;
   WidthRange range{true, recipe.min_width, recipe.max_width};
-  if (is_vocabulary) {
+  if (is_vocabulary(tensor_name)) {
     range.min = std::max(range.min, recipe.min_embedding_width);
     if (recipe.embedding == EmbeddingMode::eight_bits) range.min = range.max = 8;
     if (recipe.embedding == EmbeddingMode::sixteen_bits) range.rounded = false;

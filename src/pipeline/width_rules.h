@@ -12,6 +12,9 @@
 
 namespace scalebits {
 
+/// Embedding or head.
+bool is_vocabulary(const std::string& tensor_name);
+
 struct WidthRange {
   bool rounded = true;
   int min = 1, max = 8;
