@@ -1,4 +1,5 @@
-// `scalebits generate`: continues a prompt, printing the text as it is made; or writes a corpus of the model's own text.
+// `scalebits generate`: continues a prompt, printing the text as it is made; or writes a corpus of the model's own
+// text.
 #include "cli/commands.h"
 
 #include "cli/progress_line.h"
@@ -42,16 +43,19 @@ void write_text(const GenerateOptions& options) {
   if (prompt.empty()) {
     // An empty prompt: the beginning of any document.
     const auto start = tokenizer.bos() ? tokenizer.bos() : tokenizer.eos();
-    if (!start) fail(ErrorKind::usage, "{}: the tokenizer has no beginning-of-text token, so the prompt must not be empty", options.model);
+    if (!start)
+      fail(ErrorKind::usage, "{}: the tokenizer has no beginning-of-text token, so the prompt must not be empty",
+           options.model);
     prompt.push_back(*start);
   }
   if (!options.no_echo) print_now(options.prompt);
   const std::vector<std::int32_t> stop_ids = options.no_stop ? std::vector<std::int32_t>{} : model.spec.eos_ids;
   StreamDecoder stream(tokenizer, {.special_text = false, .text_start = false});
-  generate(model.spec, *model.weights, {prompt}, options.tokens, options.sampling, stop_ids, [&](std::size_t, std::int32_t token) {
-    print_now(stream.push(token));
-    return true;
-  });
+  generate(model.spec, *model.weights, {prompt}, options.tokens, options.sampling, stop_ids,
+           [&](std::size_t, std::int32_t token) {
+             print_now(stream.push(token));
+             return true;
+           });
   print_now(stream.finish() + "\n");
 }
 
@@ -81,19 +85,31 @@ void add_generate(CLI::App& app) {
   CLI::App* const command = app.add_subcommand("generate", "Continue a prompt, or write a corpus");
   command->add_option("MODEL", options->model, "Hugging Face folder, GGUF file or artifact")->required();
   command->add_option("--prompt", options->prompt, "Text to continue")->type_name("TEXT");
-  command->add_option("-n,--tokens", options->tokens, "Tokens to write at most [64]")->check(CLI::Range(1, 1 << 20))->type_name("N");
-  command->add_option("--temperature", options->sampling.temperature, "0: always the likeliest token [0]; 1: as the model was trained")
+  command->add_option("-n,--tokens", options->tokens, "Tokens to write at most [64]")
+      ->check(CLI::Range(1, 1 << 20))
+      ->type_name("N");
+  command
+      ->add_option("--temperature", options->sampling.temperature,
+                   "0: always the likeliest token [0]; 1: as the model was trained")
       ->check(CLI::Range(0.0, 100.0))
       ->type_name("T");
-  command->add_option("--top-k", options->sampling.top_k, "Draw among the K likeliest tokens [all]")->check(CLI::Range(1, 1 << 20))->type_name("K");
-  command->add_option("--top-p", options->sampling.top_p, "Draw among the likeliest tokens that together have this probability [1]")
+  command->add_option("--top-k", options->sampling.top_k, "Draw among the K likeliest tokens [all]")
+      ->check(CLI::Range(1, 1 << 20))
+      ->type_name("K");
+  command
+      ->add_option("--top-p", options->sampling.top_p,
+                   "Draw among the likeliest tokens that together have this probability [1]")
       ->check(CLI::Range(0.0, 1.0))
       ->type_name("P");
   command->add_option("--seed", options->sampling.seed, "Another seed, another text [0]")->type_name("N");
   command->add_flag("--no-stop", options->no_stop, "Go on after an end-of-text token");
   command->add_flag("--no-echo", options->no_echo, "Print the continuation only");
-  command->add_option("--threads", options->threads, "Threads to use [all]")->check(CLI::Range(1, 4096))->type_name("N");
-  command->add_option("--corpus", options->corpus, "Instead of continuing a prompt, write text of the model's own to this file")
+  command->add_option("--threads", options->threads, "Threads to use [all]")
+      ->check(CLI::Range(1, 4096))
+      ->type_name("N");
+  command
+      ->add_option("--corpus", options->corpus,
+                   "Instead of continuing a prompt, write text of the model's own to this file")
       ->type_name("FILE");
   command->add_option("--windows", options->self_text.windows, "Corpus: how many pieces of text [64]")
       ->check(CLI::Range(1, 1 << 20))

@@ -34,11 +34,12 @@ void measure(PerplexityOptions options) {
   const Tokenizer& tokenizer = opened.require_tokenizer();
   if (options.bos) {
     options.windows.bos = tokenizer.bos();
-    if (!options.windows.bos) fail(ErrorKind::usage, "{}: --bos was given, but the tokenizer has no such token", options.model);
+    if (!options.windows.bos)
+      fail(ErrorKind::usage, "{}: --bos was given, but the tokenizer has no such token", options.model);
   }
   const auto text = MappedFile::open(options.text);
-  const std::vector<std::int32_t> ids = tokenizer.encode({reinterpret_cast<const char*>(text->bytes().data()), text->bytes().size()},
-                                                         {.parse_special = false});
+  const std::vector<std::int32_t> ids = tokenizer.encode(
+      {reinterpret_cast<const char*>(text->bytes().data()), text->bytes().size()}, {.parse_special = false});
   const at::Tensor windows = cut_windows(ids, options.windows);
   const DecoderOptions decoder_options{.compute = options.bf16 ? Compute::bf16 : Compute::f32};
   Decoder model(opened.spec, *opened.weights, decoder_options);
@@ -64,17 +65,22 @@ void measure(PerplexityOptions options) {
     }
     result = comparison.model;
     const KlResult& divergence = comparison.divergence;
-    fmt::print("KL(reference || model)  {:.6f} ± {:.6f} nats/token; 99th percentile {:.4f}; same likeliest token {:.2f} %\n",
-               divergence.kl.mean(), divergence.kl.standard_error(), divergence.percentile_99, 100 * divergence.top1_agreement);
-    fmt::print("perplexity of reference {:.4f} ± {:.4f}\n", comparison.reference.perplexity(), comparison.reference.standard_error());
+    fmt::print(
+        "KL(reference || model)  {:.6f} ± {:.6f} nats/token; 99th percentile {:.4f}; same likeliest token {:.2f} %\n",
+        divergence.kl.mean(), divergence.kl.standard_error(), divergence.percentile_99,
+        100 * divergence.top1_agreement);
+    fmt::print("perplexity of reference {:.4f} ± {:.4f}\n", comparison.reference.perplexity(),
+               comparison.reference.standard_error());
     report["reference"] = options.reference;
     report["result"] = to_json(result);
     report["reference_result"] = to_json(comparison.reference);
     report["divergence"] = to_json(divergence);
   }
-  fmt::print("perplexity              {:.4f} ± {:.4f} ({:.6f} nats/token; {} windows of {} tokens, the first of each not scored, {})\n",
-             result.perplexity(), result.standard_error(), result.nll.mean(), windows.size(0), options.windows.context,
-             options.bos ? "BOS before each" : "no BOS");
+  fmt::print(
+      "perplexity              {:.4f} ± {:.4f} ({:.6f} nats/token; {} windows of {} tokens, the first of each not "
+      "scored, {})\n",
+      result.perplexity(), result.standard_error(), result.nll.mean(), windows.size(0), options.windows.context,
+      options.bos ? "BOS before each" : "no BOS");
   if (!options.json.empty()) write_file_atomically(options.json, report.dump(1));
 }
 
@@ -96,11 +102,14 @@ void add_perplexity(CLI::App& app) {
       ->type_name("MODEL");
   command->add_option("--json", options->json, "Write the result, window by window, as JSON")->type_name("FILE");
   command
-      ->add_option_function<std::string>("--compute", [options](const std::string& name) { options->bf16 = name == "bf16"; },
-                                         "Operands of matrix products [f32]; bf16 is faster on some machines and a little rougher")
+      ->add_option_function<std::string>(
+          "--compute", [options](const std::string& name) { options->bf16 = name == "bf16"; },
+          "Operands of matrix products [f32]; bf16 is faster on some machines and a little rougher")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->type_name("TYPE");
-  command->add_option("--threads", options->threads, "Threads to use [all]")->check(CLI::Range(1, 4096))->type_name("N");
+  command->add_option("--threads", options->threads, "Threads to use [all]")
+      ->check(CLI::Range(1, 4096))
+      ->type_name("N");
   command->add_flag("--quiet", options->quiet, "No progress");
   command->callback([options] { measure(*options); });
 }

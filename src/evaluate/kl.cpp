@@ -30,11 +30,11 @@ Json to_json(const KlResult& result) {
           {"window_kl", result.kl.windows}};
 }
 
-Comparison compare_models(Decoder& model, Decoder& reference, WeightSource& reference_weights, const at::Tensor& windows,
-                          const ProgressSink& progress) {
+Comparison compare_models(Decoder& model, Decoder& reference, WeightSource& reference_weights,
+                          const at::Tensor& windows, const ProgressSink& progress) {
   if (model.spec().vocab != reference.spec().vocab || model.spec().hidden != reference.spec().hidden)
-    fail_input("the models cannot be compared: vocabulary {} and width {}, the reference has {} and {}", model.spec().vocab,
-               model.spec().hidden, reference.spec().vocab, reference.spec().hidden);
+    fail_input("the models cannot be compared: vocabulary {} and width {}, the reference has {} and {}",
+               model.spec().vocab, model.spec().hidden, reference.spec().vocab, reference.spec().hidden);
   Comparison comparison;
   std::vector<float> divergences;
   std::size_t agreements = 0;
@@ -47,7 +47,8 @@ Comparison compare_models(Decoder& model, Decoder& reference, WeightSource& refe
     const LossResult divergence = model.loss_of_hidden(hidden, ids, target);
     append(comparison.divergence.kl, divergence);
     divergences.insert(divergences.end(), divergence.token_losses.begin(), divergence.token_losses.end());
-    agreements += static_cast<std::size_t>(std::count(divergence.top1_agreements.begin(), divergence.top1_agreements.end(), 1));
+    agreements +=
+        static_cast<std::size_t>(std::count(divergence.top1_agreements.begin(), divergence.top1_agreements.end(), 1));
   });
   comparison.divergence.top1_agreement = static_cast<double>(agreements) / static_cast<double>(divergences.size());
   comparison.divergence.percentile_99 = percentile_99(divergences);

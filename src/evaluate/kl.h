@@ -19,7 +19,8 @@ struct KlResult {
 };
 Json to_json(const KlResult& result);
 
-/// Everything two models can be compared by, from one forward pass each; windows correspond, so differences can be paired.
+/// Everything two models can be compared by, from one forward pass each; windows correspond, so differences can be
+/// paired.
 struct Comparison {
   PerplexityResult model, reference;
   KlResult divergence;
@@ -27,7 +28,7 @@ struct Comparison {
 
 /// `reference_weights` are the reference decoder's own. Both models must share the vocabulary and be equally wide, else
 /// Error(bad_input).
-Comparison compare_models(Decoder& model, Decoder& reference, WeightSource& reference_weights, const at::Tensor& windows,
-                          const ProgressSink& progress = {});
+Comparison compare_models(Decoder& model, Decoder& reference, WeightSource& reference_weights,
+                          const at::Tensor& windows, const ProgressSink& progress = {});
 
 }  // namespace scalebits

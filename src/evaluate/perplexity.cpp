@@ -14,7 +14,8 @@ at::Tensor cut_windows(std::span<const std::int32_t> ids, const WindowOptions& o
   const std::int64_t text_tokens = options.context - (options.bos ? 1 : 0);
   const auto have = static_cast<std::int64_t>(ids.size());
   std::int64_t count = have / text_tokens;
-  if (count == 0) fail_input("the text has {} tokens, less than one window of {}; use a smaller context", have, text_tokens);
+  if (count == 0)
+    fail_input("the text has {} tokens, less than one window of {}; use a smaller context", have, text_tokens);
   if (options.max_windows > 0) count = std::min(count, options.max_windows);
   at::Tensor windows = at::empty({count, options.context}, at::kLong);
   auto* out = windows.data_ptr<std::int64_t>();
@@ -44,8 +45,10 @@ double PerplexityResult::perplexity() const { return std::exp(nll.mean()); }
 double PerplexityResult::standard_error() const { return perplexity() * nll.standard_error(); }
 
 Json to_json(const PerplexityResult& result) {
-  return {{"perplexity", result.perplexity()},     {"standard_error", result.standard_error()},
-          {"nll", result.nll.mean()},              {"nll_standard_error", result.nll.standard_error()},
+  return {{"perplexity", result.perplexity()},
+          {"standard_error", result.standard_error()},
+          {"nll", result.nll.mean()},
+          {"nll_standard_error", result.nll.standard_error()},
           {"window_nll", result.nll.windows}};
 }
 
@@ -55,7 +58,8 @@ void for_window_batches(const at::Tensor& windows, const ProgressSink& progress,
   for (std::int64_t first = 0; first < count; first += step) {
     if (interrupt_requested) fail(ErrorKind::interrupted, "the measurement was interrupted");
     if (progress)
-      progress({static_cast<double>(first) / static_cast<double>(count), "measuring", fmt::format("window {} of {}", first + 1, count)});
+      progress({static_cast<double>(first) / static_cast<double>(count), "measuring",
+                fmt::format("window {} of {}", first + 1, count)});
     batch(windows.narrow(0, first, std::min(step, count - first)));
   }
 }

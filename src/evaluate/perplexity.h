@@ -1,5 +1,5 @@
-// Perplexity of a text: it is cut into consecutive windows that do not overlap, each is predicted from its own tokens only,
-// and the first token of each window is not scored. A last piece shorter than a window is left out.
+// Perplexity of a text: it is cut into consecutive windows that do not overlap, each is predicted from its own tokens
+// only, and the first token of each window is not scored. A last piece shorter than a window is left out.
 #pragma once
 
 #include "core/json.h"

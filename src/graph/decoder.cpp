@@ -92,7 +92,9 @@ Decoder::State::Plan Decoder::State::plan(const at::Tensor& ids, bool backward) 
   const std::uint64_t kept = layer_activation_bytes(spec, operand), temporary = layer_temporary_bytes(spec, operand);
   const std::uint64_t inputs = residual * (backward ? layers + 2 : 2);
   if (inputs > budget_bytes)
-    fail(ErrorKind::usage, "the layer inputs of {} windows of {} tokens take {}, more than the {} of memory given to activations; use fewer windows",
+    fail(ErrorKind::usage,
+         "the layer inputs of {} windows of {} tokens take {}, more than the {} of memory given to activations; use "
+         "fewer windows",
          plan.windows, plan.length, format_bytes(inputs), format_bytes(budget_bytes));
   const std::uint64_t left = budget_bytes - inputs;
   const std::uint64_t window_tokens = static_cast<std::uint64_t>(plan.length);
@@ -108,7 +110,8 @@ at::Tensor Decoder::State::rows_of(const Plan& plan, const at::Tensor& tensor, c
   return tensor.narrow(0, batch.first_window * plan.length, batch.windows * plan.length);
 }
 
-LayerActivations Decoder::State::activations(const Plan& plan, std::int64_t slot, const MicroBatch& batch, const at::Tensor& x) {
+LayerActivations Decoder::State::activations(const Plan& plan, std::int64_t slot, const MicroBatch& batch,
+                                             const at::Tensor& x) {
   // Kept activations hold the whole batch and are cut; others live only as long as their micro-batch.
   const std::int64_t held = plan.keep_all ? plan.windows : batch.windows;
   const auto take = [&](const char* name, at::IntArrayRef shape, at::ScalarType type) {
@@ -136,7 +139,8 @@ LayerActivations Decoder::State::activations(const Plan& plan, std::int64_t slot
 }
 
 /// Returns the output of the last layer, before the final norm.
-at::Tensor Decoder::State::forward(const at::Tensor& ids, const Plan& plan, bool backward_follows, PassObserver* observer) {
+at::Tensor Decoder::State::forward(const at::Tensor& ids, const Plan& plan, bool backward_follows,
+                                   PassObserver* observer) {
   at::Tensor x = layer_input(plan, 0);
   look_up(weights.embedding(), ids, x);
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
@@ -152,7 +156,8 @@ at::Tensor Decoder::State::forward(const at::Tensor& ids, const Plan& plan, bool
       };
     for (const MicroBatch& batch : plan.batches)
       layer_forward(context(plan, batch), layer_weights,
-                    activations(plan, plan.keep_all ? layer : 0, batch, rows_of(plan, x, batch)), rows_of(plan, y, batch), observe);
+                    activations(plan, plan.keep_all ? layer : 0, batch, rows_of(plan, x, batch)),
+                    rows_of(plan, y, batch), observe);
     x = y;
   }
   return x;
@@ -182,7 +187,8 @@ void Decoder::State::backward(const Plan& plan, const at::Tensor& dx, PassObserv
       if (observer.wants_linear_gradients())
         take = [&](LinearKind kind, const at::Tensor& dy, const at::Tensor& input) {
           const auto [rows, cols] = linear_shape(spec, kind);
-          const std::string name = plan.batches.size() == 1 ? "gradient" : fmt::format("gradient {}", static_cast<int>(kind));
+          const std::string name =
+              plan.batches.size() == 1 ? "gradient" : fmt::format("gradient {}", static_cast<int>(kind));
           const at::Tensor gradient = workspace.take(name, {rows, cols}, at::kFloat);
           product_weight_gradient(dy, input, gradient, i > 0);
           if (last) observer.linear_gradient(layer, kind, gradient);
@@ -193,8 +199,13 @@ void Decoder::State::backward(const Plan& plan, const at::Tensor& dx, PassObserv
 }
 
 Decoder::Decoder(const ModelSpec& spec, WeightSource& weights, const DecoderOptions& options)
-    : state_(new State{spec, weights, options.compute == Compute::f32 ? at::kFloat : at::kBFloat16,
-                       options.activation_budget_bytes ? options.activation_budget_bytes : half_of_physical_memory_bytes(), RopeTable(spec), {}}) {
+    : state_(
+          new State{spec,
+                    weights,
+                    options.compute == Compute::f32 ? at::kFloat : at::kBFloat16,
+                    options.activation_budget_bytes ? options.activation_budget_bytes : half_of_physical_memory_bytes(),
+                    RopeTable(spec),
+                    {}}) {
   validate(spec, "decoder");
   at::set_num_threads(thread_count());
 }
@@ -252,8 +263,10 @@ LossResult Decoder::loss_and_gradients(const at::Tensor& ids, const LossTarget& 
 
   const bool wants_embedding = observer.wants_embedding_gradient();
   HeadGradients gradients{s.workspace.take("hidden gradient", hidden.sizes(), s.operand), {}};
-  if (wants_embedding) gradients.head = s.workspace.take("head gradient", {s.spec.vocab, s.spec.hidden}, at::kFloat).zero_();
-  const LossResult result = head_loss({ids, hidden, s.weights.head()}, target, {.operand = s.operand}, gradients, s.workspace);
+  if (wants_embedding)
+    gradients.head = s.workspace.take("head gradient", {s.spec.vocab, s.spec.hidden}, at::kFloat).zero_();
+  const LossResult result =
+      head_loss({ids, hidden, s.weights.head()}, target, {.operand = s.operand}, gradients, s.workspace);
   if (wants_embedding && !s.spec.tied_head) observer.head_gradient(gradients.head);
 
   const at::Tensor dx = s.workspace.take("residual gradient", hidden.sizes(), at::kFloat).zero_();
@@ -266,7 +279,8 @@ LossResult Decoder::loss_and_gradients(const at::Tensor& ids, const LossTarget& 
     const auto* id = ids.const_data_ptr<std::int64_t>();
     const auto* rows = dx.const_data_ptr<float>();
     for (std::int64_t token = 0; token < ids.numel(); ++token)
-      for (std::int64_t i = 0; i < s.spec.hidden; ++i) table[id[token] * s.spec.hidden + i] += rows[token * s.spec.hidden + i];
+      for (std::int64_t i = 0; i < s.spec.hidden; ++i)
+        table[id[token] * s.spec.hidden + i] += rows[token * s.spec.hidden + i];
     observer.embedding_gradient(gradients.head);
   }
   return result;

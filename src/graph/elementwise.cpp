@@ -32,13 +32,14 @@ void add_norm(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& we
     auto* po = data_of<T>(out);
     for_rows(rows_of(x), width, [&](std::int64_t row) {
       const std::int64_t at = row * width;
-      row_kernels<T>().add_norm(px + at, pd ? pd + at : nullptr, pw, static_cast<float>(eps), width, ps ? ps + at : nullptr, po + at);
+      row_kernels<T>().add_norm(px + at, pd ? pd + at : nullptr, pw, static_cast<float>(eps), width,
+                                ps ? ps + at : nullptr, po + at);
     });
   });
 }
 
-void norm_backward(const at::Tensor& dout, const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& dx,
-                   const at::Tensor& dx_rounded) {
+void norm_backward(const at::Tensor& dout, const at::Tensor& x, const at::Tensor& weight, double eps,
+                   const at::Tensor& dx, const at::Tensor& dx_rounded) {
   const std::int64_t width = x.size(-1);
   with_kernel_type(dout.scalar_type(), [&]<typename T>() {
     const auto* pd = data_of<T>(dout);
@@ -48,7 +49,8 @@ void norm_backward(const at::Tensor& dout, const at::Tensor& x, const at::Tensor
     auto* pr = data_of<T>(dx_rounded);
     for_rows(rows_of(x), width, [&](std::int64_t row) {
       const std::int64_t at = row * width;
-      row_kernels<T>().norm_backward(pd + at, px + at, pw, static_cast<float>(eps), width, pg + at, pr ? pr + at : nullptr);
+      row_kernels<T>().norm_backward(pd + at, px + at, pw, static_cast<float>(eps), width, pg + at,
+                                     pr ? pr + at : nullptr);
     });
   });
 }
@@ -92,9 +94,8 @@ void swiglu(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& prod
     const auto* pg = data_of<T>(gate);
     const auto* pu = data_of<T>(up);
     auto* pp = data_of<T>(product);
-    for_pieces(gate.numel(), [&](std::int64_t at, std::int64_t count) {
-      row_kernels<T>().swiglu(pg + at, pu + at, count, pp + at);
-    });
+    for_pieces(gate.numel(),
+               [&](std::int64_t at, std::int64_t count) { row_kernels<T>().swiglu(pg + at, pu + at, count, pp + at); });
   });
 }
 
@@ -124,7 +125,8 @@ void add(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& sum) {
   auto* ps = data_of<float>(sum);
   with_kernel_type(delta.scalar_type(), [&]<typename T>() {
     const auto* pd = data_of<T>(delta);
-    for_pieces(x.numel(), [&](std::int64_t at, std::int64_t count) { row_kernels<T>().sum(px + at, pd + at, count, ps + at); });
+    for_pieces(x.numel(),
+               [&](std::int64_t at, std::int64_t count) { row_kernels<T>().sum(px + at, pd + at, count, ps + at); });
   });
 }
 

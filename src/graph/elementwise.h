@@ -40,8 +40,8 @@ void for_rows(std::int64_t rows, std::int64_t row_elements, Body&& body) {
 void add_norm(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, double eps, const at::Tensor& sum,
               const at::Tensor& out);
 /// dx += gradient of the norm at x; dx_rounded (may be undefined) = dx in dout's type.
-void norm_backward(const at::Tensor& dout, const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& dx,
-                   const at::Tensor& dx_rounded);
+void norm_backward(const at::Tensor& dout, const at::Tensor& x, const at::Tensor& weight, double eps,
+                   const at::Tensor& dx, const at::Tensor& dx_rounded);
 /// x, out [rows, heads * head_dim]: each head on its own; weight [head_dim].
 void head_norm(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& out);
 /// In place on dout.

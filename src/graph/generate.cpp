@@ -25,7 +25,8 @@ namespace {
 /// A model with the keys and values of what its sequences said so far; all sequences are equally long.
 class Continuation {
  public:
-  Continuation(const ModelSpec& spec, WeightSource& source, std::int64_t sequences, std::int64_t capacity, Compute compute);
+  Continuation(const ModelSpec& spec, WeightSource& source, std::int64_t sequences, std::int64_t capacity,
+               Compute compute);
 
   /// ids [sequences, length] int64 follow what was there → the logits [sequences, vocab] f32 after the last of them.
   at::Tensor advance(const at::Tensor& ids);
@@ -55,9 +56,10 @@ class Continuation {
   std::int64_t position_ = 0;
 };
 
-Continuation::Continuation(const ModelSpec& spec, WeightSource& source, std::int64_t sequences, std::int64_t capacity, Compute compute)
-    : spec_(spec), source_(source), operand_(compute == Compute::f32 ? at::kFloat : at::kBFloat16), sequences_(sequences),
-      capacity_(capacity), rope_(spec) {
+Continuation::Continuation(const ModelSpec& spec, WeightSource& source, std::int64_t sequences, std::int64_t capacity,
+                           Compute compute)
+    : spec_(spec), source_(source), operand_(compute == Compute::f32 ? at::kFloat : at::kBFloat16),
+      sequences_(sequences), capacity_(capacity), rope_(spec) {
   at::set_num_threads(thread_count());
   rope_.reserve(capacity);
   std::uint64_t weight_bytes = 0;
@@ -116,7 +118,8 @@ void Continuation::attend_past(Cache& cache, const Attention& attention) {
   const auto past = [&](const at::Tensor& all) { return all.narrow(1, position_ + 1 - seen, seen); };
   // The query heads of a group share their keys: they are rows of one small product.
   const at::Tensor q = attention.q.view({sequences_ * kv_heads, spec_.heads / kv_heads, head_dim});
-  const at::Tensor scores = at::bmm(q, past(cache.keys).transpose(1, 2)).mul_(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  const at::Tensor scores =
+      at::bmm(q, past(cache.keys).transpose(1, 2)).mul_(1.0 / std::sqrt(static_cast<double>(head_dim)));
   at::Tensor out = attention.out.view_as(q);
   at::bmm_out(out, at::softmax(scores, -1), past(cache.values));
 }
@@ -130,9 +133,11 @@ at::Tensor Continuation::advance(const at::Tensor& ids) {
   look_up(embedding_, ids, x);
   for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
     const auto index = static_cast<std::size_t>(layer);
-    const LayerWeights weights = kept_.empty() ? fetch_layer(spec_, source_, layer, operand_, workspace_) : kept_[index]->weights;
-    const LayerContext context{spec_,  rope_,     workspace_, operand_, sequences_,
-                               length, position_, [&](const Attention& attention) { attend_past(caches_[index], attention); }};
+    const LayerWeights weights =
+        kept_.empty() ? fetch_layer(spec_, source_, layer, operand_, workspace_) : kept_[index]->weights;
+    const LayerContext context{
+        spec_,      rope_,  workspace_, operand_,
+        sequences_, length, position_,  [&](const Attention& attention) { attend_past(caches_[index], attention); }};
     layer_forward(context, weights, buffers(x, length), x, {});
   }
   position_ += length;
@@ -146,12 +151,14 @@ at::Tensor Continuation::advance(const at::Tensor& ids) {
 }
 
 at::Tensor ids_of(const std::vector<std::vector<std::int32_t>>& prompts, const ModelSpec& spec) {
-  if (prompts.empty() || prompts.front().empty()) fail(ErrorKind::usage, "there must be a prompt of at least one token");
+  if (prompts.empty() || prompts.front().empty())
+    fail(ErrorKind::usage, "there must be a prompt of at least one token");
   const auto length = static_cast<std::int64_t>(prompts.front().size());
   at::Tensor ids = at::empty({static_cast<std::int64_t>(prompts.size()), length}, at::kLong);
   auto* out = ids.data_ptr<std::int64_t>();
   for (const auto& prompt : prompts) {
-    if (static_cast<std::int64_t>(prompt.size()) != length) fail(ErrorKind::usage, "prompts of one batch must be equally long");
+    if (static_cast<std::int64_t>(prompt.size()) != length)
+      fail(ErrorKind::usage, "prompts of one batch must be equally long");
     for (const std::int32_t id : prompt) {
       if (id < 0 || id >= spec.vocab) fail_input("token id {} is outside the vocabulary of {}", id, spec.vocab);
       *out++ = id;
@@ -165,13 +172,16 @@ at::Tensor ids_of(const std::vector<std::vector<std::int32_t>>& prompts, const M
 std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSource& weights,
                                                 const std::vector<std::vector<std::int32_t>>& prompts,
                                                 std::int64_t max_new_tokens, const SamplingOptions& sampling,
-                                                const std::vector<std::int32_t>& stop_ids, const TokenCallback& callback) {
+                                                const std::vector<std::int32_t>& stop_ids,
+                                                const TokenCallback& callback) {
   validate(sampling);
   at::Tensor ids = ids_of(prompts, spec);
   const std::int64_t sequences = ids.size(0), capacity = ids.size(1) + max_new_tokens;
-  if (max_new_tokens < 1) fail(ErrorKind::usage, "the number of new tokens must be at least 1, found {}", max_new_tokens);
+  if (max_new_tokens < 1)
+    fail(ErrorKind::usage, "the number of new tokens must be at least 1, found {}", max_new_tokens);
   if (capacity > spec.max_positions)
-    fail_input("{} prompt tokens and {} new ones are more than the model's {} positions", ids.size(1), max_new_tokens, spec.max_positions);
+    fail_input("{} prompt tokens and {} new ones are more than the model's {} positions", ids.size(1), max_new_tokens,
+               spec.max_positions);
 
   Continuation model(spec, weights, sequences, capacity, sampling.compute);
   std::vector<std::vector<std::int32_t>> generated(prompts.size());
@@ -201,23 +211,26 @@ std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSou
   return generated;
 }
 
-at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const SelfTextOptions& options, const ProgressSink& progress) {
+at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const SelfTextOptions& options,
+                           const ProgressSink& progress) {
   // The stream after the last sequence's, so that start tokens are independent of the draws.
   const CounterRng rng(options.seed, static_cast<std::uint64_t>(options.windows));
   std::vector<std::vector<std::int32_t>> prompts;
   for (std::int64_t window = 0; window < options.windows; ++window) {
-    const auto random = static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(window), static_cast<std::uint64_t>(spec.vocab)));
+    const auto random = static_cast<std::int32_t>(
+        rng.below(static_cast<std::uint64_t>(window), static_cast<std::uint64_t>(spec.vocab)));
     prompts.push_back({options.start_token.value_or(spec.eos_ids.empty() ? random : spec.eos_ids.front())});
   }
   std::int64_t tokens = 0;
   const std::int64_t wanted = options.windows * options.length;
-  const auto generated = generate(spec, weights, prompts, options.length, {.temperature = 1.0, .seed = options.seed, .compute = options.compute}, {},
-                                  [&](std::size_t, std::int32_t) {
-                                    if (++tokens % (8 * options.windows) == 0 && progress)
-                                      progress({static_cast<double>(tokens) / static_cast<double>(wanted), "writing calibration text",
-                                                fmt::format("{} of {} tokens", tokens, wanted)});
-                                    return true;
-                                  });
+  const auto generated = generate(
+      spec, weights, prompts, options.length, {.temperature = 1.0, .seed = options.seed, .compute = options.compute},
+      {}, [&](std::size_t, std::int32_t) {
+        if (++tokens % (8 * options.windows) == 0 && progress)
+          progress({static_cast<double>(tokens) / static_cast<double>(wanted), "writing calibration text",
+                    fmt::format("{} of {} tokens", tokens, wanted)});
+        return true;
+      });
   at::Tensor ids = at::empty({options.windows, options.length}, at::kLong);
   auto* out = ids.data_ptr<std::int64_t>();
   for (const auto& sequence : generated) out = std::copy(sequence.begin(), sequence.end(), out);

@@ -29,10 +29,10 @@ struct SamplingOptions {
 /// Called with each new token in order; returning false ends the generation.
 using TokenCallback = std::function<bool(std::size_t sequence, std::int32_t token)>;
 
-/// Continues each prompt by up to `max_new_tokens`; a stop token ends its sequence and is kept as its last. Prompts must
-/// not be empty and must be equally long. Weights are asked for once when they all fit half of the memory, else once per
-/// token. Throws Error(bad_input) for ids outside the vocabulary and for more tokens than the model has positions,
-/// Error(usage) for options out of range, Error(interrupted) on Ctrl-C.
+/// Continues each prompt by up to `max_new_tokens`; a stop token ends its sequence and is kept as its last. Prompts
+/// must not be empty and must be equally long. Weights are asked for once when they all fit half of the memory, else
+/// once per token. Throws Error(bad_input) for ids outside the vocabulary and for more tokens than the model has
+/// positions, Error(usage) for options out of range, Error(interrupted) on Ctrl-C.
 std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSource& weights,
                                                 const std::vector<std::vector<std::int32_t>>& prompts,
                                                 std::int64_t max_new_tokens, const SamplingOptions& sampling,
@@ -43,12 +43,14 @@ struct SelfTextOptions {
   std::int64_t windows = 64;
   std::int64_t length = 512;
   std::uint64_t seed = 0;
-  std::optional<std::int32_t> start_token;  // usually BOS; default: the specification's first end-of-text token, else a random one
+  std::optional<std::int32_t>
+      start_token;  // usually BOS; default: the specification's first end-of-text token, else a random one
   Compute compute = Compute::f32;
 };
 
-/// Text that the model writes itself at temperature 1, for when no calibration text is given: [windows, length] int64 ids.
-/// The start token is not part of it; an end-of-text token inside a window starts another document, as in training.
+/// Text that the model writes itself at temperature 1, for when no calibration text is given: [windows, length] int64
+/// ids. The start token is not part of it; an end-of-text token inside a window starts another document, as in
+/// training.
 at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const SelfTextOptions& options,
                            const ProgressSink& progress = {});
 

@@ -36,19 +36,25 @@ LossResult head_loss(const HeadLossInputs& inputs, const LossTarget& target, con
     require_like(target.reference_hidden, {windows, length, hidden}, "the reference's hidden states");
     require_like(target.reference_head, inputs.head.sizes(), "the reference's head");
   }
-  const auto operand = [&](const at::Tensor& tensor, const char* name) { return as_operand(tensor, options.operand, name, workspace); };
+  const auto operand = [&](const at::Tensor& tensor, const char* name) {
+    return as_operand(tensor, options.operand, name, workspace);
+  };
   const at::Tensor head = operand(inputs.head, "head operand");
   const bool same_head = kl && target.reference_head.data_ptr() == inputs.head.data_ptr();
-  const at::Tensor reference_head = !kl ? at::Tensor() : same_head ? head : operand(target.reference_head, "reference head operand");
+  const at::Tensor reference_head = !kl         ? at::Tensor()
+                                    : same_head ? head
+                                                : operand(target.reference_head, "reference head operand");
 
   const bool with_gradient = gradients.hidden.defined() || gradients.head.defined();
   const std::int64_t chunk = std::min(options.chunk_tokens, tokens);
   const at::Tensor logits_buffer = workspace.take("logits", {chunk, vocab}, at::kFloat);
-  const at::Tensor reference_buffer = kl ? workspace.take("reference logits", {chunk, vocab}, at::kFloat) : at::Tensor();
+  const at::Tensor reference_buffer =
+      kl ? workspace.take("reference logits", {chunk, vocab}, at::kFloat) : at::Tensor();
   // f32 gradients overwrite the logits they come from.
-  const at::Tensor gradient_buffer = !with_gradient                     ? at::Tensor()
-                                     : options.operand == at::kFloat ? logits_buffer
-                                                                     : workspace.take("logit gradients", {chunk, vocab}, options.operand);
+  const at::Tensor gradient_buffer = !with_gradient ? at::Tensor()
+                                     : options.operand == at::kFloat
+                                         ? logits_buffer
+                                         : workspace.take("logit gradients", {chunk, vocab}, options.operand);
   const auto scale = static_cast<float>(1.0 / static_cast<double>(windows * (length - 1)));
   const auto* ids = inputs.ids.const_data_ptr<std::int64_t>();
   LossResult result;
@@ -83,13 +89,15 @@ LossResult head_loss(const HeadLossInputs& inputs, const LossTarget& target, con
               row_logits, data_of<float>(reference) + row * vocab, vocab, scale, gradient, &same_top));
           result.top1_agreements[slot] = same_top;
         } else {
-          result.token_losses[slot] = static_cast<float>(row_kernels<T>().nll(row_logits, vocab, ids[token + 1], scale, gradient));
+          result.token_losses[slot] =
+              static_cast<float>(row_kernels<T>().nll(row_logits, vocab, ids[token + 1], scale, gradient));
         }
       });
     });
     if (!with_gradient) continue;
     const at::Tensor d_logits = gradient_buffer.narrow(0, 0, count);
-    if (gradients.hidden.defined()) product_input_gradient(d_logits, head, gradients.hidden.narrow(0, first, count), false);
+    if (gradients.hidden.defined())
+      product_input_gradient(d_logits, head, gradients.hidden.narrow(0, first, count), false);
     if (gradients.head.defined()) product_weight_gradient(d_logits, x, gradients.head, true);
   }
 

@@ -19,13 +19,15 @@ struct HeadLossInputs {
 
 struct HeadLossOptions {
   at::ScalarType operand = at::kFloat;
-  std::int64_t chunk_tokens = 512;  // how many tokens' logits exist at a time; does not change the result but by rounding
+  std::int64_t chunk_tokens =
+      512;  // how many tokens' logits exist at a time; does not change the result but by rounding
 };
 
 /// Where gradients of the mean loss go; what is undefined is not made.
 struct HeadGradients {
-  at::Tensor hidden;  // [windows * length, hidden] in the operand type, overwritten; zero at each window's last position
-  at::Tensor head;    // [vocab, hidden] f32, added to
+  at::Tensor
+      hidden;       // [windows * length, hidden] in the operand type, overwritten; zero at each window's last position
+  at::Tensor head;  // [vocab, hidden] f32, added to
 };
 
 LossResult head_loss(const HeadLossInputs& inputs, const LossTarget& target, const HeadLossOptions& options,

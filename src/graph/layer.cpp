@@ -16,21 +16,28 @@ namespace {
 struct Widths {
   std::int64_t hidden, q, kv, intermediate;
   explicit Widths(const ModelSpec& spec)
-      : hidden(spec.hidden), q(spec.heads * spec.head_dim), kv(spec.kv_heads * spec.head_dim), intermediate(spec.intermediate) {}
+      : hidden(spec.hidden), q(spec.heads * spec.head_dim), kv(spec.kv_heads * spec.head_dim),
+        intermediate(spec.intermediate) {}
 };
 
 std::uint64_t size_of(at::ScalarType operand) { return operand == at::kFloat ? 4 : 2; }
 
 /// The residual gradient in the operand type: itself for f32, else the copy that is already rounded.
-at::Tensor operand_of(const at::Tensor& gradient, const at::Tensor& rounded) { return rounded.defined() ? rounded : gradient; }
+at::Tensor operand_of(const at::Tensor& gradient, const at::Tensor& rounded) {
+  return rounded.defined() ? rounded : gradient;
+}
 
 Attention attention_of(const LayerContext& context, const LayerActivations& a) {
   const ModelSpec& spec = context.spec;
   const auto heads_of = [&](const at::Tensor& rows, std::int64_t heads) {
     return rows.view({context.windows, context.length, heads, spec.head_dim});
   };
-  return {heads_of(a.q, spec.heads),        heads_of(a.k, spec.kv_heads), heads_of(a.v, spec.kv_heads),
-          heads_of(a.attended, spec.heads), a.log_sums,                   spec.sliding_window};
+  return {heads_of(a.q, spec.heads),
+          heads_of(a.k, spec.kv_heads),
+          heads_of(a.v, spec.kv_heads),
+          heads_of(a.attended, spec.heads),
+          a.log_sums,
+          spec.sliding_window};
 }
 
 }  // namespace
@@ -43,8 +50,10 @@ LayerWeights fetch_layer(const ModelSpec& spec, WeightSource& source, std::int64
     const auto index = static_cast<std::size_t>(kind);
     at::Tensor weight = source.linear(layer, kind);
     const auto [rows, cols] = linear_shape(spec, kind);
-    if (weight.sizes() != at::IntArrayRef({rows, cols}) || weight.scalar_type() != at::kFloat || !weight.is_contiguous())
-      throw InternalError(fmt::format("{}: the weight source gave no contiguous f32 [{}, {}]", linear_name(layer, kind), rows, cols));
+    if (weight.sizes() != at::IntArrayRef({rows, cols}) || weight.scalar_type() != at::kFloat ||
+        !weight.is_contiguous())
+      throw InternalError(
+          fmt::format("{}: the weight source gave no contiguous f32 [{}, {}]", linear_name(layer, kind), rows, cols));
     if (operand != at::kFloat) {
       const at::Tensor rounded = workspace.take(fmt::format("weight {}", index), weight.sizes(), operand);
       convert(weight, rounded);
@@ -64,7 +73,8 @@ LayerWeights fetch_layer(const ModelSpec& spec, WeightSource& source, std::int64
 
 std::uint64_t layer_activation_bytes(const ModelSpec& spec, at::ScalarType operand) {
   const Widths w(spec);
-  const auto operands = static_cast<std::uint64_t>((spec.qk_norm ? 3 : 2) * w.q + (spec.qk_norm ? 3 : 2) * w.kv + 2 * w.intermediate);
+  const auto operands =
+      static_cast<std::uint64_t>((spec.qk_norm ? 3 : 2) * w.q + (spec.qk_norm ? 3 : 2) * w.kv + 2 * w.intermediate);
   return operands * size_of(operand) + 4 * static_cast<std::uint64_t>(w.hidden + spec.heads);
 }
 
@@ -73,8 +83,8 @@ std::uint64_t layer_temporary_bytes(const ModelSpec& spec, at::ScalarType operan
   return static_cast<std::uint64_t>(w.intermediate + 3 * w.hidden + 5 * w.q + 2 * w.kv) * size_of(operand);
 }
 
-void layer_forward(const LayerContext& context, const LayerWeights& weights, const LayerActivations& a, const at::Tensor& y,
-                   const std::function<void(InputSite, const at::Tensor&)>& observe) {
+void layer_forward(const LayerContext& context, const LayerWeights& weights, const LayerActivations& a,
+                   const at::Tensor& y, const std::function<void(InputSite, const at::Tensor&)>& observe) {
   const ModelSpec& spec = context.spec;
   const std::int64_t n = a.x.size(0);
   const auto temporary = [&](const char* name, std::int64_t width) {
@@ -116,7 +126,8 @@ void layer_forward(const LayerContext& context, const LayerWeights& weights, con
   add(a.middle, delta, y);
 }
 
-void layer_backward(const LayerContext& context, const LayerWeights& weights, const LayerActivations& a, const at::Tensor& dx,
+void layer_backward(const LayerContext& context, const LayerWeights& weights, const LayerActivations& a,
+                    const at::Tensor& dx,
                     const std::function<void(LinearKind, const at::Tensor& dy, const at::Tensor& x)>& take) {
   const ModelSpec& spec = context.spec;
   const std::int64_t n = a.x.size(0);
@@ -148,7 +159,8 @@ void layer_backward(const LayerContext& context, const LayerWeights& weights, co
   const at::Tensor dq = temporary("q gradient", a.q.size(1)), dk = temporary("k gradient", a.k.size(1)),
                    dv = temporary("v gradient", a.v.size(1));
   const Attention attention = attention_of(context, a);
-  attend_backward(attention, {d_attended.view_as(attention.q), dq.view_as(attention.q), dk.view_as(attention.k), dv.view_as(attention.v)});
+  attend_backward(attention, {d_attended.view_as(attention.q), dq.view_as(attention.q), dk.view_as(attention.k),
+                              dv.view_as(attention.v)});
   context.rope.rotate(dq, context.length, context.first_position, -1);
   context.rope.rotate(dk, context.length, context.first_position, -1);
   if (spec.qk_norm) {

@@ -52,7 +52,8 @@ void RopeTable::rotate(const at::Tensor& rows, std::int64_t length, std::int64_t
     auto* data = data_of<T>(rows);
     for_rows(rows.numel() / width, width, [&](std::int64_t row) {
       const std::int64_t angles = (first + row % length) * half;
-      row_kernels<T>().rotate(data + row * width, heads, 2 * half, cosines_.data() + angles, sines_.data() + angles, sign);
+      row_kernels<T>().rotate(data + row * width, heads, 2 * half, cosines_.data() + angles, sines_.data() + angles,
+                              sign);
     });
   });
 }

@@ -1,5 +1,5 @@
-// Rotary position embedding: the angle of pair i at position p is p times a frequency. Pairs are (i, i + head_dim/2), as
-// Hugging Face lays them out; GGUF's interleaved rows are reordered when they are read.
+// Rotary position embedding: the angle of pair i at position p is p times a frequency. Pairs are (i, i + head_dim/2),
+// as Hugging Face lays them out; GGUF's interleaved rows are reordered when they are read.
 #pragma once
 
 #include "model/model_spec.h"
@@ -21,7 +21,8 @@ class RopeTable {
   /// Makes the table reach `positions`.
   void reserve(std::int64_t positions);
 
-  /// rows [n, heads * head_dim] f32 or bf16, in place: row r stands at position first + (r % length). `sign` -1 undoes +1.
+  /// rows [n, heads * head_dim] f32 or bf16, in place: row r stands at position first + (r % length). `sign` -1 undoes
+  /// +1.
   void rotate(const at::Tensor& rows, std::int64_t length, std::int64_t first, float sign) const;
 
  private:

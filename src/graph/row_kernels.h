@@ -15,7 +15,8 @@ struct Bf16 {
 template <typename T>
 struct RowKernels {
   /// sum = x + delta (skipped when delta is null; sum may be x), out = sum / rms(sum) * weight.
-  void (*add_norm)(const float* x, const T* delta, const float* weight, float eps, std::int64_t width, float* sum, T* out);
+  void (*add_norm)(const float* x, const T* delta, const float* weight, float eps, std::int64_t width, float* sum,
+                   T* out);
   /// dx += J(x)^T dout of out = x / rms(x) * weight; dx_rounded (unless null) = the updated dx.
   void (*norm_backward)(const T* dout, const float* x, const float* weight, float eps, std::int64_t width, float* dx,
                         T* dx_rounded);
@@ -24,7 +25,8 @@ struct RowKernels {
   /// dx = J(x)^T dout, dx may be dout.
   void (*head_norm_backward)(const T* dout, const T* x, const float* weight, float eps, std::int64_t width, T* dx);
   /// Turns the pairs (i, i + head_dim/2) of each head by the angles of one position; sign -1 turns back.
-  void (*rotate)(T* row, std::int64_t heads, std::int64_t head_dim, const float* cosines, const float* sines, float sign);
+  void (*rotate)(T* row, std::int64_t heads, std::int64_t head_dim, const float* cosines, const float* sines,
+                 float sign);
   /// row += bias.
   void (*add_bias)(T* row, const float* bias, std::int64_t width);
   /// product = silu(gate) * up.
@@ -36,7 +38,16 @@ struct RowKernels {
   double (*nll)(const float* logits, std::int64_t vocab, std::int64_t target, float scale, T* gradient);
   /// Returns KL(reference || model). Unless null, gradient = (softmax(logits) - softmax(reference)) * scale. same_top:
   /// whether both have the same first maximum.
-  double (*kl)(const float* logits, const float* reference, std::int64_t vocab, float scale, T* gradient, bool* same_top);
+  double (*kl)(const float* logits, const float* reference, std::int64_t vocab, float scale, T* gradient,
+               bool* same_top);
+  /// One query's scores → its weights over keys [begin, end), zero elsewhere in [0, width). Returns the logarithm of
+  /// the sum of exponentials. Overwrites scores; weights may be scores when T is f32.
+  float (*softmax)(float* scores, std::int64_t begin, std::int64_t end, std::int64_t width, T* weights);
+  /// From scores, their log_sum and d(weights): the weights again, and d(scores) = weights * (d(weights) - shift),
+  /// where shift is sum(weights * d(weights)). Outputs may be the inputs when T is f32.
+  void (*softmax_backward)(const float* scores, const float* d_weights, std::int64_t begin, std::int64_t end,
+                           std::int64_t width, float log_sum, float shift, T* weights, T* d_scores);
+  float (*dot)(const T* a, const T* b, std::int64_t count);
   void (*from_f32)(const float* in, std::int64_t count, T* out);
   void (*to_f32)(const T* in, std::int64_t count, float* out);
   /// out = x + delta; out may be x.

@@ -1,5 +1,6 @@
-// The body of the row kernels, included once per instruction set with SCALEBITS_ISA naming its namespace. It includes no
-// standard header: an inline function compiled here with wide instructions could be the one the linker keeps for all.
+// The body of the row kernels, included once per instruction set with SCALEBITS_ISA naming its namespace. It includes
+// no standard header: an inline function compiled here with wide instructions could be the one the linker keeps for
+// all.
 #include "graph/row_kernels.h"
 
 namespace scalebits::SCALEBITS_ISA {
@@ -15,7 +16,9 @@ using Halves = std::uint16_t __attribute__((vector_size(32)));
 
 SCALEBITS_INLINE Floats all(float value) { return Floats{} + value; }
 
-SCALEBITS_INLINE Floats widen(Halves halves) { return reinterpret_cast<Floats>(__builtin_convertvector(halves, Words) << 16); }
+SCALEBITS_INLINE Floats widen(Halves halves) {
+  return reinterpret_cast<Floats>(__builtin_convertvector(halves, Words) << 16);
+}
 SCALEBITS_INLINE Halves narrow(Floats values) {
   Words bits = reinterpret_cast<Words>(values);
   bits += 0x7fffu + ((bits >> 16) & 1u);  // round to nearest even
@@ -145,16 +148,20 @@ SCALEBITS_INLINE float inverse_rms(const X* x, float eps, std::int64_t width) {
 template <typename X, typename T>
 SCALEBITS_INLINE void norm(const X* x, const float* weight, float eps, std::int64_t width, T* out) {
   const float scale = inverse_rms(x, eps, width);
-  for_vectors(width, [&](std::int64_t i, auto lanes) { store(out + i, load(x + i, lanes) * scale * load(weight + i, lanes), lanes); });
+  for_vectors(width, [&](std::int64_t i, auto lanes) {
+    store(out + i, load(x + i, lanes) * scale * load(weight + i, lanes), lanes);
+  });
 }
 
 template <typename T>
 void sum(const float* x, const T* delta, std::int64_t count, float* out) {
-  for_vectors(count, [&](std::int64_t i, auto lanes) { store(out + i, load(x + i, lanes) + load(delta + i, lanes), lanes); });
+  for_vectors(count,
+              [&](std::int64_t i, auto lanes) { store(out + i, load(x + i, lanes) + load(delta + i, lanes), lanes); });
 }
 
 template <typename T>
-void add_norm(const float* x, const T* delta, const float* weight, float eps, std::int64_t width, float* total, T* out) {
+void add_norm(const float* x, const T* delta, const float* weight, float eps, std::int64_t width, float* total,
+              T* out) {
   if (delta) {
     sum(x, delta, width, total);
     x = total;
@@ -182,9 +189,11 @@ void norm_backward(const T* dout, const float* x, const float* weight, float eps
                    T* dx_rounded) {
   const NormBackward factors = norm_backward_factors(dout, x, weight, eps, width);
   const auto updated = [&](std::int64_t i, auto lanes) {
-    return load(dx + i, lanes) + load(dout + i, lanes) * load(weight + i, lanes) * factors.scale - load(x + i, lanes) * factors.along;
+    return load(dx + i, lanes) + load(dout + i, lanes) * load(weight + i, lanes) * factors.scale -
+           load(x + i, lanes) * factors.along;
   };
-  if (!dx_rounded) return for_vectors(width, [&](std::int64_t i, auto lanes) { store(dx + i, updated(i, lanes), lanes); });
+  if (!dx_rounded)
+    return for_vectors(width, [&](std::int64_t i, auto lanes) { store(dx + i, updated(i, lanes), lanes); });
   for_vectors(width, [&](std::int64_t i, auto lanes) {
     const Floats value = updated(i, lanes);
     store(dx + i, value, lanes);
@@ -201,7 +210,8 @@ template <typename T>
 void head_norm_backward(const T* dout, const T* x, const float* weight, float eps, std::int64_t width, T* dx) {
   const NormBackward factors = norm_backward_factors(dout, x, weight, eps, width);
   for_vectors(width, [&](std::int64_t i, auto lanes) {
-    store(dx + i, load(dout + i, lanes) * load(weight + i, lanes) * factors.scale - load(x + i, lanes) * factors.along, lanes);
+    store(dx + i, load(dout + i, lanes) * load(weight + i, lanes) * factors.scale - load(x + i, lanes) * factors.along,
+          lanes);
   });
 }
 
@@ -220,7 +230,8 @@ void rotate(T* row, std::int64_t heads, std::int64_t head_dim, const float* cosi
 
 template <typename T>
 void add_bias(T* row, const float* bias, std::int64_t width) {
-  for_vectors(width, [&](std::int64_t i, auto lanes) { store(row + i, load(row + i, lanes) + load(bias + i, lanes), lanes); });
+  for_vectors(width,
+              [&](std::int64_t i, auto lanes) { store(row + i, load(row + i, lanes) + load(bias + i, lanes), lanes); });
 }
 
 template <typename T>
@@ -266,7 +277,8 @@ SCALEBITS_INLINE std::int64_t first_of(const float* values, std::int64_t count, 
 
 SCALEBITS_INLINE float log_sum_exp(const float* logits, std::int64_t vocab, float top) {
   LongSum sum_of_exp;
-  for_vectors(vocab, [&](std::int64_t i, auto lanes) { sum_of_exp.add(only(exp(load(logits + i, lanes) - top), lanes)); });
+  for_vectors(vocab,
+              [&](std::int64_t i, auto lanes) { sum_of_exp.add(only(exp(load(logits + i, lanes) - top), lanes)); });
   return static_cast<float>(top + __builtin_log(sum_of_exp.total()));
 }
 
@@ -275,7 +287,9 @@ double nll(const float* logits, std::int64_t vocab, std::int64_t target, float s
   const float log_sum = log_sum_exp(logits, vocab, maximum(logits, vocab));
   const float at_target = logits[target];
   if (gradient) {
-    for_vectors(vocab, [&](std::int64_t i, auto lanes) { store(gradient + i, exp(load(logits + i, lanes) - log_sum) * scale, lanes); });
+    for_vectors(vocab, [&](std::int64_t i, auto lanes) {
+      store(gradient + i, exp(load(logits + i, lanes) - log_sum) * scale, lanes);
+    });
     store(gradient + target, (exp(all(at_target - log_sum)) - 1.0f) * scale, Tail{1});
   }
   return static_cast<double>(log_sum) - at_target;
@@ -288,7 +302,9 @@ double kl(const float* logits, const float* reference, std::int64_t vocab, float
   const float log_sum = log_sum_exp(logits, vocab, top);
   const float reference_log_sum = log_sum_exp(reference, vocab, reference_top);
   LongSum divergence;
-  const auto add_up = [&](Floats log_p, Floats p, Floats log_q, auto lanes) { divergence.add(only(p * (log_p - log_q), lanes)); };
+  const auto add_up = [&](Floats log_p, Floats p, Floats log_q, auto lanes) {
+    divergence.add(only(p * (log_p - log_q), lanes));
+  };
   if (!gradient) {
     for_vectors(vocab, [&](std::int64_t i, auto lanes) {
       const Floats log_p = load(reference + i, lanes) - reference_log_sum;
@@ -306,6 +322,52 @@ double kl(const float* logits, const float* reference, std::int64_t vocab, float
 }
 
 template <typename T>
+SCALEBITS_INLINE void fill_zero(T* row, std::int64_t begin, std::int64_t end) {
+  for_vectors(end - begin, [&](std::int64_t i, auto lanes) { store(row + begin + i, Floats{}, lanes); });
+}
+
+template <typename T>
+float softmax(float* scores, std::int64_t begin, std::int64_t end, std::int64_t width, T* weights) {
+  const float top = maximum(scores + begin, end - begin);
+  Floats sums = {};
+  for_vectors(end - begin, [&](std::int64_t i, auto lanes) {
+    const Floats e = exp(load(scores + begin + i, lanes) - top);
+    sums += only(e, lanes);
+    store(scores + begin + i, e, lanes);
+  });
+  const float total = sum_of(sums);
+  const float inverse = 1.0f / total;
+  for_vectors(end - begin, [&](std::int64_t i, auto lanes) {
+    store(weights + begin + i, load(scores + begin + i, lanes) * inverse, lanes);
+  });
+  fill_zero(weights, 0, begin);
+  fill_zero(weights, end, width);
+  return top + static_cast<float>(__builtin_log(total));
+}
+
+template <typename T>
+void softmax_backward(const float* scores, const float* d_weights, std::int64_t begin, std::int64_t end,
+                      std::int64_t width, float log_sum, float shift, T* weights, T* d_scores) {
+  for_vectors(end - begin, [&](std::int64_t i, auto lanes) {
+    const Floats weight = exp(load(scores + begin + i, lanes) - log_sum);
+    const Floats d_score = weight * (load(d_weights + begin + i, lanes) - shift);
+    store(weights + begin + i, weight, lanes);
+    store(d_scores + begin + i, d_score, lanes);
+  });
+  fill_zero(weights, 0, begin);
+  fill_zero(weights, end, width);
+  fill_zero(d_scores, 0, begin);
+  fill_zero(d_scores, end, width);
+}
+
+template <typename T>
+float dot(const T* a, const T* b, std::int64_t count) {
+  Floats products = {};
+  for_vectors(count, [&](std::int64_t i, auto lanes) { products += load(a + i, lanes) * load(b + i, lanes); });
+  return sum_of(products);
+}
+
+template <typename T>
 void from_f32(const float* in, std::int64_t count, T* out) {
   for_vectors(count, [&](std::int64_t i, auto lanes) { store(out + i, load(in + i, lanes), lanes); });
 }
@@ -319,8 +381,14 @@ void to_f32(const T* in, std::int64_t count, float* out) {
 
 template <typename T>
 RowKernels<T> table() {
-  return {add_norm<T>, norm_backward<T>,   head_norm<T>, head_norm_backward<T>, rotate<T>, add_bias<T>, swiglu<T>,
-          swiglu_backward<T>, nll<T>, kl<T>, from_f32<T>, to_f32<T>, sum<T>};
+  return {add_norm<T>,  norm_backward<T>,
+          head_norm<T>, head_norm_backward<T>,
+          rotate<T>,    add_bias<T>,
+          swiglu<T>,    swiglu_backward<T>,
+          nll<T>,       kl<T>,
+          softmax<T>,   softmax_backward<T>,
+          dot<T>,       from_f32<T>,
+          to_f32<T>,    sum<T>};
 }
 template RowKernels<float> table<float>();
 template RowKernels<Bf16> table<Bf16>();

@@ -27,9 +27,11 @@ std::size_t draw(std::span<const double> weights, double uniform) {
 }  // namespace
 
 void validate(const SamplingOptions& options) {
-  if (!(options.temperature >= 0)) fail(ErrorKind::usage, "temperature must be 0 or more, found {}", options.temperature);
+  if (!(options.temperature >= 0))
+    fail(ErrorKind::usage, "temperature must be 0 or more, found {}", options.temperature);
   if (options.top_k < 0) fail(ErrorKind::usage, "top-k must be 0 (all) or more, found {}", options.top_k);
-  if (!(options.top_p > 0 && options.top_p <= 1)) fail(ErrorKind::usage, "top-p must be in (0, 1], found {}", options.top_p);
+  if (!(options.top_p > 0 && options.top_p <= 1))
+    fail(ErrorKind::usage, "top-p must be in (0, 1], found {}", options.top_p);
 }
 
 std::int32_t choose_token(std::span<const float> logits, const SamplingOptions& options, double uniform) {
@@ -37,7 +39,9 @@ std::int32_t choose_token(std::span<const float> logits, const SamplingOptions& 
   if (!std::isfinite(*likeliest)) fail_input("the model's logits are not finite");
   if (options.temperature == 0) return static_cast<std::int32_t>(likeliest - logits.begin());
 
-  const auto weight = [&](float logit) { return std::exp((static_cast<double>(logit) - *likeliest) / options.temperature); };
+  const auto weight = [&](float logit) {
+    return std::exp((static_cast<double>(logit) - *likeliest) / options.temperature);
+  };
   std::vector<double> weights(logits.size());
   if (options.top_k == 0 && options.top_p == 1) {
     std::transform(logits.begin(), logits.end(), weights.begin(), weight);

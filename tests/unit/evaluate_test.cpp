@@ -1,5 +1,5 @@
-// Contract of the evaluate room: windows are cut as documented, means and errors are those of the definition, a model does
-// not diverge from itself, and a real model's loss on a text is the known one.
+// Contract of the evaluate room: windows are cut as documented, means and errors are those of the definition, a model
+// does not diverge from itself, and a real model's loss on a text is the known one.
 #include "evaluate/kl.h"
 #include "evaluate/open_model.h"
 #include "evaluate/perplexity.h"
@@ -22,8 +22,15 @@ namespace {
 
 Checkpoint random_checkpoint(std::uint64_t seed) {
   Checkpoint checkpoint;
-  checkpoint.spec = {.family = Family::llama, .layers = 2, .hidden = 32, .intermediate = 48, .heads = 4, .kv_heads = 2,
-                     .head_dim = 8, .vocab = 64, .max_positions = 64};
+  checkpoint.spec = {.family = Family::llama,
+                     .layers = 2,
+                     .hidden = 32,
+                     .intermediate = 48,
+                     .heads = 4,
+                     .kv_heads = 2,
+                     .head_dim = 8,
+                     .vocab = 64,
+                     .max_positions = 64};
   checkpoint.source = "random";
   std::uint64_t stream = 0;
   for (const TensorShape& tensor : required_tensors(checkpoint.spec)) {
@@ -100,9 +107,7 @@ TEST(CompareModels, ItselfIsZeroAnotherIsNot) {
   EXPECT_EQ(apart.reference.nll.windows, itself.model.nll.windows);
 }
 
-TEST(OpenModel, NamesWhatItCannotOpen) {
-  EXPECT_THROW(open_model("no such model"), Error);
-}
+TEST(OpenModel, NamesWhatItCannotOpen) { EXPECT_THROW(open_model("no such model"), Error); }
 
 TEST(Stories260K, LossOnItsOwnGreedyTextIsTheKnownOne) {
   const std::filesystem::path folder = SCALEBITS_SOURCE_DIR "/../shared/models/stories260K";

@@ -1,6 +1,7 @@
 // Contract of the graph room: the decoder computes what Hugging Face transformers computes (logits, loss and the
 // gradient of every weight matrix, golden files of tools/golden/logits_golden.py), however the pass is cut into
 // micro-batches and chunks, and in either operand type within its rounding.
+#include "graph/attention.h"
 #include "graph/decoder.h"
 #include "graph/generate.h"
 #include "graph/head_loss.h"
@@ -16,6 +17,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -39,7 +41,8 @@ at::Tensor tensor_of(const SafetensorsFile& file, const std::string& name) {
 }
 
 Golden read_golden(const std::string& name) {
-  const auto file = SafetensorsFile::open(std::string(SCALEBITS_SOURCE_DIR "/tests/data/graph/") + name + ".safetensors");
+  const auto file =
+      SafetensorsFile::open(std::string(SCALEBITS_SOURCE_DIR "/tests/data/graph/") + name + ".safetensors");
   Golden golden;
   golden.checkpoint.spec = model_spec_from_json(parse_json(file.metadata().at("spec"), name), name);
   golden.checkpoint.source = name;
@@ -68,10 +71,11 @@ double largest(const at::Tensor& tensor) { return tensor.abs().max().item<double
 double difference(const at::Tensor& a, const at::Tensor& b) { return largest(a.sub(b)); }
 double norm(const at::Tensor& tensor) { return tensor.norm().item<double>(); }
 
-/// An f32 dot product of length n errs by at most n epsilon of its terms' size; a layer chains five of them (projection,
-/// scores, mixing, output or down, and the next norm's mean).
+/// An f32 dot product of length n errs by at most n epsilon of its terms' size; a layer chains five of them
+/// (projection, scores, mixing, output or down, and the next norm's mean).
 double rounding(const ModelSpec& spec, std::int64_t length) {
-  const std::int64_t chained = 2 * spec.hidden + spec.heads * spec.head_dim + spec.head_dim + length + spec.intermediate;
+  const std::int64_t chained =
+      2 * spec.hidden + spec.heads * spec.head_dim + spec.head_dim + length + spec.intermediate;
   return static_cast<double>((spec.layers * chained + spec.hidden)) * kEpsilon;
 }
 
@@ -94,12 +98,15 @@ struct Recorder : PassObserver {
     order.push_back(linear_name(layer, kind));
   }
   bool wants_embedding_gradient() const override { return true; }
-  void embedding_gradient(const at::Tensor& gradient) override { gradients[std::string(kEmbeddingName)] = gradient.clone(); }
+  void embedding_gradient(const at::Tensor& gradient) override {
+    gradients[std::string(kEmbeddingName)] = gradient.clone();
+  }
   void head_gradient(const at::Tensor& gradient) override { gradients[std::string(kHeadName)] = gradient.clone(); }
 };
 
 class Families : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Graph, Families, testing::Values("llama", "llama3_rope", "linear_rope", "mistral", "qwen2", "qwen3"),
+INSTANTIATE_TEST_SUITE_P(Graph, Families,
+                         testing::Values("llama", "llama3_rope", "linear_rope", "mistral", "qwen2", "qwen3"),
                          [](const auto& family) { return std::string(family.param); });
 
 TEST_P(Families, LogitsEqualTransformers) {
@@ -151,8 +158,8 @@ TEST_P(Families, Bf16OperandsChangeGradientsByTheirRoundingOnly) {
   Decoder decoder(spec, weights, {.compute = Compute::bf16});
   Recorder recorder;
   const LossResult result = decoder.loss_and_gradients(golden.ids, {}, recorder);
-  // About a dozen roundings per layer, forward and backward, each of half a bf16 epsilon and independent, so that they add
-  // as a root of squares; random weights this large amplify by a few.
+  // About a dozen roundings per layer, forward and backward, each of half a bf16 epsilon and independent, so that they
+  // add as a root of squares; random weights this large amplify by a few.
   const double tolerance = 4 * std::sqrt(2.0 * 12.0 * static_cast<double>(spec.layers)) * kBf16Epsilon / 2;
   EXPECT_NEAR(result.mean, golden.loss, tolerance * golden.loss);
   double squares = 0, error_squares = 0;
@@ -176,9 +183,11 @@ TEST_P(Families, CachedGenerationEqualsWholePasses) {
   std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
   for (const std::int32_t token : generated[0]) {
     const auto length = static_cast<std::int64_t>(ids.size());
-    const at::Tensor logits = decoder.logits(at::from_blob(ids.data(), {1, length}, at::kLong)).select(1, length - 1).view({-1});
+    const at::Tensor logits =
+        decoder.logits(at::from_blob(ids.data(), {1, length}, at::kLong)).select(1, length - 1).view({-1});
     // Greedy: the token must be a maximum, up to the rounding in which the two ways differ.
-    EXPECT_GE(logits.select(0, token).item<double>(), logits.max().item<double>() - 2 * rounding(spec, length) * largest(logits));
+    EXPECT_GE(logits.select(0, token).item<double>(),
+              logits.max().item<double>() - 2 * rounding(spec, length) * largest(logits));
     ids.push_back(token);
   }
 }
@@ -199,8 +208,11 @@ TEST(Generate, StopsAtStopTokensAndTheCallbackSeesEachToken) {
   const auto free_run = generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, 8, {.temperature = 1.0, .seed = 3}, {});
   const std::int32_t stop = free_run[0][4];
   std::vector<std::int32_t> seen;
-  const auto stopped = generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, 8, {.temperature = 1.0, .seed = 3}, {stop},
-                                [&](std::size_t, std::int32_t token) { seen.push_back(token); return true; });
+  const auto stopped = generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, 8, {.temperature = 1.0, .seed = 3},
+                                {stop}, [&](std::size_t, std::int32_t token) {
+                                  seen.push_back(token);
+                                  return true;
+                                });
   EXPECT_EQ(stopped[0].back(), stop);
   EXPECT_LE(stopped[0].size(), 5u);
   EXPECT_EQ(seen, stopped[0]);
@@ -228,6 +240,62 @@ TEST(Decoder, RepeatsItselfExactly) {
   for (const auto& [name, gradient] : first.gradients) EXPECT_TRUE(gradient.equal(second.gradients.at(name))) << name;
 }
 
+/// softmax(q k^T / sqrt(d)) v over the keys each query may see, and its gradients, by the definition in f64.
+TEST(Attention, EqualsTheDefinitionAcrossBlocksAndWindows) {
+  const std::int64_t windows = 2, length = 300, heads = 4, kv_heads = 2, d = 24;  // more than two blocks of queries
+  const CounterRng rng(17);
+  std::uint64_t draws = 0;
+  const auto random = [&](std::int64_t count_heads) {
+    at::Tensor tensor = at::empty({windows, length, count_heads, d}, at::kFloat);
+    for (std::int64_t i = 0; i < tensor.numel(); ++i)
+      tensor.data_ptr<float>()[i] = static_cast<float>(rng.normal(draws++));
+    return tensor;
+  };
+  for (const std::int64_t sliding_window : {0, 1, 70, 200}) {
+    SCOPED_TRACE(sliding_window);
+    const Attention attention{random(heads),
+                              random(kv_heads),
+                              random(kv_heads),
+                              random(heads),
+                              at::empty({windows, heads, length}, at::kFloat),
+                              sliding_window};
+    const AttentionGradient gradient{random(heads), random(heads), random(kv_heads), random(kv_heads)};
+    attend(attention);
+    attend_backward(attention, gradient);
+    at::Tensor dk = at::empty({windows, length, kv_heads, d}, at::kDouble).zero_(), dv = dk.clone();
+    double error = 0, gradient_error = 0;
+    for (std::int64_t window = 0; window < windows; ++window)
+      for (std::int64_t head = 0; head < heads; ++head) {
+        const auto matrix = [&](const at::Tensor& tensor, std::int64_t which) {
+          return tensor.select(0, window).select(1, which).to(at::kDouble);
+        };
+        const std::int64_t kv_head = head / (heads / kv_heads);
+        const at::Tensor q = matrix(attention.q, head), k = matrix(attention.k, kv_head),
+                         v = matrix(attention.v, kv_head);
+        at::Tensor scores = q.mm(k.t()).div(std::sqrt(static_cast<double>(d)));
+        for (std::int64_t i = 0; i < length; ++i)
+          for (std::int64_t j = 0; j < length; ++j)
+            if (j > i || (sliding_window > 0 && j <= i - sliding_window))
+              scores.data_ptr<double>()[i * length + j] = -std::numeric_limits<double>::infinity();
+        const at::Tensor weights = scores.softmax(1), d_out = matrix(gradient.dout, head);
+        const at::Tensor d_weights = d_out.mm(v.t());
+        const at::Tensor d_scores =
+            weights.mul(d_weights.sub(weights.mul(d_weights).sum(1, true))).div(std::sqrt(static_cast<double>(d)));
+        error = std::max(error, difference(matrix(attention.out, head), weights.mm(v)));
+        gradient_error = std::max(gradient_error, difference(matrix(gradient.dq, head), d_scores.mm(k)));
+        dk.select(0, window).select(1, kv_head).add_(d_scores.t().mm(q));
+        dv.select(0, window).select(1, kv_head).add_(weights.t().mm(d_out));
+      }
+    gradient_error = std::max(
+        {gradient_error, difference(gradient.dk.to(at::kDouble), dk), difference(gradient.dv.to(at::kDouble), dv)});
+    // A score errs by d roundings of its size (about 10), which the softmax carries to its weights; sums are over
+    // length.
+    const double tolerance = static_cast<double>(10 * d + length) * kEpsilon * 5;
+    EXPECT_LE(error, tolerance);
+    EXPECT_LE(gradient_error, 10 * tolerance) << "gradients sum over the queries of a group and their differences";
+  }
+}
+
 TEST(HeadLoss, DivergenceFromItselfIsZero) {
   const Golden golden = read_golden("qwen2");
   CheckpointWeights weights(golden.checkpoint);
@@ -244,16 +312,19 @@ TEST(HeadLoss, EqualsTheDefinitionWhateverTheChunk) {
   std::uint64_t draw = 0;
   const auto random = [&](at::IntArrayRef shape) {
     at::Tensor tensor = at::empty(shape, at::kFloat);
-    for (std::int64_t i = 0; i < tensor.numel(); ++i) tensor.data_ptr<float>()[i] = static_cast<float>(rng.normal(draw++));
+    for (std::int64_t i = 0; i < tensor.numel(); ++i)
+      tensor.data_ptr<float>()[i] = static_cast<float>(rng.normal(draw++));
     return tensor;
   };
   const at::Tensor states = random({n, hidden}), head = random({vocab, hidden});
   const at::Tensor reference_states = random({windows, length, hidden}), reference_head = random({vocab, hidden});
   at::Tensor ids = at::empty({windows, length}, at::kLong);
-  for (std::int64_t i = 0; i < n; ++i) ids.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(rng.below(draw++, vocab));
+  for (std::int64_t i = 0; i < n; ++i)
+    ids.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(rng.below(draw++, vocab));
 
   const at::Tensor log_q = states.to(at::kDouble).mm(head.to(at::kDouble).t()).log_softmax(1);
-  const at::Tensor log_p = reference_states.view({n, hidden}).to(at::kDouble).mm(reference_head.to(at::kDouble).t()).log_softmax(1);
+  const at::Tensor log_p =
+      reference_states.view({n, hidden}).to(at::kDouble).mm(reference_head.to(at::kDouble).t()).log_softmax(1);
   for (const bool kl : {false, true}) {
     at::Tensor d_logits = log_q.exp();
     double mean = 0;
@@ -262,7 +333,8 @@ TEST(HeadLoss, EqualsTheDefinitionWhateverTheChunk) {
       if (token % length == length - 1) {
         row.zero_();
       } else if (kl) {
-        mean += log_p.select(0, token).exp().mul(log_p.select(0, token).sub(log_q.select(0, token))).sum().item<double>();
+        mean +=
+            log_p.select(0, token).exp().mul(log_p.select(0, token).sub(log_q.select(0, token))).sum().item<double>();
         row.sub_(log_p.select(0, token).exp());
       } else {
         const std::int64_t next = ids.data_ptr<std::int64_t>()[token + 1];
@@ -283,7 +355,8 @@ TEST(HeadLoss, EqualsTheDefinitionWhateverTheChunk) {
       EXPECT_LE(difference(gradients.hidden.to(at::kDouble), d_states), tolerance);
       EXPECT_LE(difference(gradients.head.to(at::kDouble), d_head), tolerance);
       ASSERT_EQ(result.window_means.size(), static_cast<std::size_t>(windows));
-      EXPECT_NEAR((result.window_means[0] + result.window_means[1] + result.window_means[2]) / 3, result.mean, 1e-12 * result.mean);
+      EXPECT_NEAR((result.window_means[0] + result.window_means[1] + result.window_means[2]) / 3, result.mean,
+                  1e-12 * result.mean);
     }
   }
 }
@@ -305,7 +378,8 @@ void check_row_kernels(const RowKernels<T>& kernels, double epsilon) {
     kernels.add_norm(x.data(), nullptr, weight.data(), 1e-5f, width, nullptr, out.data());
     kernels.to_f32(out.data(), width, back.data());
     for (std::size_t i = 0; i < x.size(); ++i)
-      EXPECT_NEAR(back[i], x[i] * scale * weight[i], std::abs(back[i]) * (epsilon + static_cast<double>(width) * kEpsilon));
+      EXPECT_NEAR(back[i], x[i] * scale * weight[i],
+                  std::abs(back[i]) * (epsilon + static_cast<double>(width) * kEpsilon));
 
     kernels.from_f32(x.data(), width, gate.data());
     kernels.from_f32(weight.data(), width, up.data());
@@ -321,19 +395,22 @@ void check_row_kernels(const RowKernels<T>& kernels, double epsilon) {
     std::vector<float> wide = x, reference = weight;
     T* gradient = product.data();
     double sum = 0, reference_sum = 0, divergence = 0;
-    for (std::size_t i = 0; i < x.size(); ++i) sum += std::exp(double(wide[i])), reference_sum += std::exp(double(reference[i]));
+    for (std::size_t i = 0; i < x.size(); ++i)
+      sum += std::exp(double(wide[i])), reference_sum += std::exp(double(reference[i]));
     for (std::size_t i = 0; i < x.size(); ++i) {
       const double log_p = reference[i] - std::log(reference_sum), log_q = wide[i] - std::log(sum);
       divergence += std::exp(log_p) * (log_p - log_q);
     }
-    EXPECT_NEAR(kernels.nll(wide.data(), width, width - 1, 1.0f, gradient), std::log(sum) - x.back(), 16 * kEpsilon * 10);
+    EXPECT_NEAR(kernels.nll(wide.data(), width, width - 1, 1.0f, gradient), std::log(sum) - x.back(),
+                16 * kEpsilon * 10);
     kernels.to_f32(gradient, width, back.data());
     for (std::size_t i = 0; i < x.size(); ++i) {
       const double expected = std::exp(double(x[i])) / sum - (i + 1 == x.size());
       EXPECT_NEAR(back[i], expected, epsilon * std::abs(expected) + 16 * kEpsilon);
     }
     bool same_top = false;
-    EXPECT_NEAR(kernels.kl(wide.data(), reference.data(), width, 1.0f, nullptr, &same_top), divergence, 32 * kEpsilon * 10);
+    EXPECT_NEAR(kernels.kl(wide.data(), reference.data(), width, 1.0f, nullptr, &same_top), divergence,
+                32 * kEpsilon * 10);
     EXPECT_EQ(same_top, std::max_element(x.begin(), x.end()) - x.begin() ==
                             std::max_element(reference.begin(), reference.end()) - reference.begin());
   }
