@@ -35,7 +35,9 @@ def table(title, chosen):
               f"{100 * r['top1']:.1f}% | {r['seconds']:.0f} |")
 
 
-print(f"# Quality per byte on R (full precision: {reference:.2f})\n\nMade by `bench/e2e/quality`, which says what R and the measure are.")
+print(f"# Quality per byte on R (full precision: {reference:.2f})\n\nMade by `bench/e2e/quality`, which says what R and the measure are. Products of the search: "
+      f"{', '.join(sorted({r['recipe']['compute'] for r in rows}))}; evaluation: f32. Nearest rounding with a clip search throughout. Seconds are of a "
+      "machine that was also doing other work.")
 table("The search, at its own rate", [r for r in rows if r["run"].startswith("search")])
 table("Plans for other sizes from the one descent to 2.25 bpw", [r for r in rows if r["run"].startswith("frontier")])
 table("Uniform", sorted((r for r in rows if r["run"].startswith("uniform")), key=lambda r: r["linear_bpw"]))
