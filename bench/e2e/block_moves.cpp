@@ -97,16 +97,14 @@ int main(int argc, char** argv) try {
                                                           {"weight error", Statistic::weight_error}};
   std::vector<SensitivityTable> tables(std::size(statistics));
   for (auto& table : tables) table.scores.resize(matrices.size());
-  double base = 0;
-  {
-    SearchModel model(checkpoint, matrices, state.plan);
-    Decoder decoder(checkpoint.spec, model);
-    GradientReducer reducer(matrices, checkpoint.spec.layers, [&](std::size_t m, const float* gradient) {
-      for (std::size_t s = 0; s < tables.size(); ++s)
-        tables[s].scores[m] = score_blocks(*matrices[m], gradient, statistics[s].second);
-    });
-    base = decoder.loss_and_gradients(windows, {}, reducer).mean;
-  }
+  SearchModel model(checkpoint, matrices);
+  Decoder decoder(checkpoint.spec, model);
+  GradientReducer reducer(matrices, checkpoint.spec.layers, [&](std::size_t m, const float* gradient) {
+    for (std::size_t s = 0; s < tables.size(); ++s)
+      tables[s].scores[m] = score_blocks(*matrices[m], gradient, statistics[s].second);
+  });
+  model.use(state.plan);
+  const double base = decoder.loss_and_gradients(windows, {}, reducer).mean;
 
   std::vector<Move> moves;
   const CounterRng rng(2026);
@@ -121,8 +119,8 @@ int main(int argc, char** argv) try {
   for (std::size_t i = 0; i < moves.size(); ++i) {
     BitPlan moved = state.plan;
     moved.widths[moves[i].matrix][moves[i].block] = static_cast<std::uint8_t>(moves[i].to);
-    SearchModel model(checkpoint, matrices, moved);
-    moves[i].measured = Decoder(checkpoint.spec, model).loss(windows, {}).mean - base;
+    model.use(moved);
+    moves[i].measured = decoder.loss(windows, {}).mean - base;
     if (i % 20 == 19) fmt::print(stderr, "{} of {} moves\n", i + 1, moves.size());
   }
 

@@ -1,4 +1,5 @@
-// A fixed pool of threads for host loops. Work is cut the same way whatever the number of threads, so results that
+// Host loops on OpenMP's threads, which are libtorch's too: two pools taking turns cost half the speed, each one's idle
+// threads spinning on the other's cores. Work is cut the same way whatever the number of threads, so results that
 // depend only on the chunk do not depend on the machine.
 #pragma once
 

@@ -128,10 +128,9 @@ class Search {
 
   double gradient_pass(const BitPlan& plan, const GradientReducer::Reduce& reduce) {
     const at::Tensor windows = next_windows();
-    SearchModel model(checkpoint_, matrices_, plan);
-    Decoder decoder(checkpoint_.spec, model, decoder_options());
     GradientReducer reducer(matrices_, checkpoint_.spec.layers, reduce);
-    return decoder.loss_and_gradients(windows, target_for(windows), reducer).mean;
+    model_.use(plan);
+    return decoder_.loss_and_gradients(windows, target_for(windows), reducer).mean;
   }
 
   /// Scores at `plan`, averaged with those of earlier passes.
@@ -176,9 +175,8 @@ class Search {
 
   double validation_loss(const BitPlan& plan) {
     if (!validation_target_) validation_target_ = target_for(calibration_.validation_windows);
-    SearchModel model(checkpoint_, matrices_, plan);
-    Decoder decoder(checkpoint_.spec, model, decoder_options());
-    return decoder.loss(calibration_.validation_windows, *validation_target_).mean;
+    model_.use(plan);
+    return decoder_.loss(calibration_.validation_windows, *validation_target_).mean;
   }
 
   Choices choices(const BitPlan& plan) const {
@@ -415,6 +413,8 @@ class Search {
   Stopwatch start_;
   double order_pass_seconds_ = 0;
   RoundedMatrices matrices_;
+  SearchModel model_{checkpoint_, matrices_};
+  Decoder decoder_{checkpoint_.spec, model_, decoder_options()};
   std::optional<LossTarget> validation_target_;
 };
 

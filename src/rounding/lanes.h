@@ -6,9 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+// GCC takes arch=skylake-avx512 for that very processor, so the levels are named, not the makes.
 // Contraction to fused multiply-add would make the clones differ; src/rounding is compiled with -ffp-contract=off.
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
-#define SCALEBITS_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#define SCALEBITS_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define SCALEBITS_CLONES
 #endif

@@ -1,6 +1,7 @@
 #include "sensitivity/search_model.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 namespace scalebits {
 namespace {
@@ -13,36 +14,42 @@ std::size_t linear_index(std::int64_t layer, LinearKind kind) {
 
 }  // namespace
 
-SearchModel::SearchModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan)
-    : unrounded_(checkpoint), matrices_(matrices), plan_(plan), tied_head_(checkpoint.spec.tied_head),
+SearchModel::SearchModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices)
+    : unrounded_(checkpoint), matrices_(matrices), tied_head_(checkpoint.spec.tied_head),
       linears_(kKinds * static_cast<std::size_t>(checkpoint.spec.layers)) {}
+
+void SearchModel::use(const BitPlan& plan) {
+  plan_ = &plan;
+  embedding_ = head_ = at::Tensor();
+}
 
 const RoundedMatrix* SearchModel::rounded(std::size_t index) const {
   return index < matrices_.size() ? matrices_[index].get() : nullptr;
 }
 
-at::Tensor SearchModel::dequantized(std::size_t index) const {
+at::Tensor SearchModel::dequantized(std::size_t index, const std::string& buffer) {
   const RoundedMatrix& matrix = *matrices_[index];
-  at::Tensor weight = at::empty({matrix.format().rows, matrix.format().cols}, at::kFloat);
-  matrix.dequantize(plan_.widths[index], weight.data_ptr<float>());
+  at::Tensor weight = workspace_.take(buffer, {matrix.format().rows, matrix.format().cols}, at::kFloat);
+  matrix.dequantize(plan_->widths[index], weight.data_ptr<float>());
   return weight;
 }
 
 at::Tensor SearchModel::linear(std::int64_t layer, LinearKind kind) {
   const std::size_t index = linear_index(layer, kind);
-  return rounded(index) != nullptr ? dequantized(index) : unrounded_.linear(layer, kind);
+  if (rounded(index) == nullptr) return unrounded_.linear(layer, kind);
+  return dequantized(index, fmt::format("linear {}", static_cast<int>(kind)));
 }
 
 at::Tensor SearchModel::embedding() {
   if (!embedding_.defined())
-    embedding_ = rounded(linears_) != nullptr ? dequantized(linears_) : unrounded_.embedding();
+    embedding_ = rounded(linears_) != nullptr ? dequantized(linears_, "embedding") : unrounded_.embedding();
   return embedding_;
 }
 
 at::Tensor SearchModel::head() {
   if (tied_head_) return embedding();
   if (!head_.defined())
-    head_ = rounded(linears_ + 1) != nullptr ? dequantized(linears_ + 1) : unrounded_.head();
+    head_ = rounded(linears_ + 1) != nullptr ? dequantized(linears_ + 1, "head") : unrounded_.head();
   return head_;
 }
 

@@ -5,6 +5,7 @@
 
 #include "graph/observer.h"
 #include "graph/weight_source.h"
+#include "graph/workspace.h"
 #include "rounding/bit_plan.h"
 #include "rounding/rounded_matrix.h"
 
@@ -17,8 +18,11 @@ namespace scalebits {
 
 class SearchModel : public WeightSource {
  public:
-  /// Made anew for each pass: it keeps references, and the rounded embedding.
-  SearchModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan);
+  /// Keeps references to the arguments. One serves all passes of a search, so that its memory is touched for the first
+  /// time only once: a linear's tensor is overwritten when the same linear of another layer is asked for.
+  SearchModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices);
+  /// The widths from now on; `plan` must live, unchanged, until the next call. Wanted before the first tensor.
+  void use(const BitPlan& plan);
   at::Tensor linear(std::int64_t layer, LinearKind kind) override;
   at::Tensor embedding() override;
   at::Tensor head() override;
@@ -27,12 +31,13 @@ class SearchModel : public WeightSource {
  private:
   /// Null when matrix `index` is not rounded.
   const RoundedMatrix* rounded(std::size_t index) const;
-  at::Tensor dequantized(std::size_t index) const;
+  at::Tensor dequantized(std::size_t index, const std::string& buffer);
   CheckpointWeights unrounded_;
   const RoundedMatrices& matrices_;
-  const BitPlan& plan_;
+  const BitPlan* plan_ = nullptr;
   bool tied_head_;
   std::size_t linears_;
+  Workspace workspace_;
   at::Tensor embedding_, head_;  // rounded once: look-up, head and their backward all ask for them
 };
 

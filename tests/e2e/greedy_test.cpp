@@ -42,7 +42,8 @@ TEST(Search, ReachesMostOfWhatClassicGreedyReaches) {
   recipe.clip = ClipWeighting::plain;
   const RoundedMatrices matrices = round_matrices(checkpoint, partition, {}, recipe);
   const auto loss_of = [&](const BitPlan& plan) {
-    SearchModel model(checkpoint, matrices, plan);
+    SearchModel model(checkpoint, matrices);
+    model.use(plan);
     return Decoder(checkpoint.spec, model).loss(calibration.gradient_windows, {}).mean;
   };
   Choices choices;

@@ -106,7 +106,8 @@ TEST_P(EveryReordering, ThePackedFileComputesWhatTheSearchMeasured) {
 
   const auto artifact = std::make_shared<const Artifact>(Artifact::open(path));
   ArtifactWeights packed(artifact);
-  SearchModel searched(checkpoint, result.matrices, result.state.plan);
+  SearchModel searched(checkpoint, result.matrices);
+  searched.use(result.state.plan);
   const double from_file = Decoder(artifact->spec(), packed).loss(calibration.validation_windows, {}).mean;
   const double from_search = Decoder(checkpoint.spec, searched).loss(calibration.validation_windows, {}).mean;
   // The same products summed in another channel order: relative error of a few f32 roundings per layer, far below 1e-5.
