@@ -61,9 +61,10 @@ BitPlan plan_at_price(const Choices& choices, const BitPlan& plan, double price,
 }
 
 /// Single steps up (or down) from the plan, best first.
-std::vector<Move> single_steps(const Choices& choices, const BitPlan& plan, bool up, double raise_trust) {
+std::vector<Move> single_steps(const Choices& choices, const BitPlan& plan, bool up, const MoveLimits& limits) {
   std::vector<Move> moves;
   each_block(choices, plan, [&](std::uint32_t m, std::uint32_t i, const MatrixChoices& matrix, int width) {
+    if (limits.held != nullptr && limits.held->widths[m][i] != 0) return;
     const int to = up ? width + 1 : width - 1;
     if (to < matrix.min_width || to > matrix.max_width) return;
     const auto& bytes = matrix.bytes[i];
@@ -72,7 +73,7 @@ std::vector<Move> single_steps(const Choices& choices, const BitPlan& plan, bool
     const auto& cost = matrix.cost[i];
     const double change = std::abs(static_cast<double>(cost[static_cast<std::size_t>(to)]) -
                                    cost[static_cast<std::size_t>(width)]);
-    const double value = (up ? raise_trust : 1.0) * change / static_cast<double>(std::max<std::int64_t>(step, 1));
+    const double value = (up ? limits.raise_trust : 1.0) * change / static_cast<double>(std::max<std::int64_t>(step, 1));
     moves.push_back({m, i, static_cast<std::uint8_t>(to), step, value});
   });
   std::stable_sort(moves.begin(), moves.end(),
@@ -81,9 +82,9 @@ std::vector<Move> single_steps(const Choices& choices, const BitPlan& plan, bool
 }
 
 void spend_left_over(const Choices& choices, BitPlan& plan, const BitPlan& upper, std::uint64_t target_bytes,
-                     double raise_trust) {
+                     const MoveLimits& limits) {
   std::int64_t left = static_cast<std::int64_t>(target_bytes) - static_cast<std::int64_t>(bytes_of_plan(choices, plan));
-  for (const Move& move : single_steps(choices, plan, true, raise_trust)) {
+  for (const Move& move : single_steps(choices, plan, true, limits)) {
     if (move.bytes > left || move.width > upper.widths[move.matrix][move.block]) continue;
     plan.widths[move.matrix][move.block] = move.width;
     left -= move.bytes;
@@ -152,22 +153,23 @@ BitPlan allocate(const Choices& choices, const BitPlan& plan, std::uint64_t targ
     (fits ? high : low) = price;
     (fits ? best : above) = std::move(candidate);
   }
-  spend_left_over(choices, best, above, target_bytes, limits.raise_trust);
+  spend_left_over(choices, best, above, target_bytes, limits);
   return best;
 }
 
 BitPlan swap_bits(const Choices& choices, const BitPlan& plan, std::uint64_t target_bytes, std::int64_t count,
                   const MoveLimits& limits) {
   BitPlan result = plan;
-  const std::vector<Move> raises = single_steps(choices, plan, true, limits.raise_trust);
-  const std::vector<Move> lowers = single_steps(choices, plan, false, limits.raise_trust);
+  const std::vector<Move> raises = single_steps(choices, plan, true, limits);
+  const std::vector<Move> lowers = single_steps(choices, plan, false, limits);
   std::int64_t left = static_cast<std::int64_t>(target_bytes) - static_cast<std::int64_t>(bytes_of_plan(choices, plan));
+  std::int64_t moved = 0;
   auto payment = lowers.begin();
   const auto is_moved = [&](const Move& move) {
     return result.widths[move.matrix][move.block] != plan.widths[move.matrix][move.block];
   };
   for (const Move& raise : raises) {
-    if (count <= 0) break;
+    if (moved >= count) break;
     if (is_moved(raise)) continue;  // it has paid for another
     auto paid_until = payment;
     std::int64_t freed = left;
@@ -178,14 +180,15 @@ BitPlan swap_bits(const Choices& choices, const BitPlan& plan, std::uint64_t tar
       freed += lower.bytes;
       cost += lower.value * static_cast<double>(lower.bytes);
     }
-    if (freed < raise.bytes || cost >= raise.value * static_cast<double>(raise.bytes)) break;
+    const bool pays = cost < raise.value * static_cast<double>(raise.bytes);
+    if (freed < raise.bytes || (!pays && moved > 0)) break;
     for (; payment != paid_until; ++payment) {
       if (is_moved(*payment) || (payment->matrix == raise.matrix && payment->block == raise.block)) continue;
       result.widths[payment->matrix][payment->block] = payment->width;
     }
     result.widths[raise.matrix][raise.block] = raise.width;
     left = freed - raise.bytes;
-    --count;
+    ++moved;
   }
   return result;
 }

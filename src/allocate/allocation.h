@@ -45,6 +45,7 @@ struct MoveLimits {
   int lower_by = 1;          // widths a block may lose in one call
   int raise_by = 1;          // widths it may gain
   double raise_trust = 1.0;  // a predicted gain counts this much: raising gains less than first order says
+  const BitPlan* held = nullptr;  // swap_bits leaves blocks with a 1 here as they are
 };
 
 /// The plan within `limits` of `plan` that minimises Σ cost under Σ bytes <= target_bytes: one price per byte, found by
@@ -53,7 +54,8 @@ struct MoveLimits {
 BitPlan allocate(const Choices& choices, const BitPlan& plan, std::uint64_t target_bytes, const MoveLimits& limits);
 
 /// Raises the `count` blocks with the best gain per byte and pays for them with the cheapest lowerings, as long as a raise
-/// is predicted to gain more per byte than its payment costs. Never more bytes than `target_bytes`.
+/// is predicted to gain more than its payment costs; but at least one, whatever is predicted, since the caller measures
+/// what comes of it. Never more bytes than `target_bytes`.
 BitPlan swap_bits(const Choices& choices, const BitPlan& plan, std::uint64_t target_bytes, std::int64_t count,
                   const MoveLimits& limits);
 

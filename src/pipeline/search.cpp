@@ -320,43 +320,57 @@ class Search {
     return plan;
   }
 
+  /// Each trial raises some blocks, pays with others, and is judged on the held-out windows. A rejected one halves what
+  /// the next one moves; at the least, its blocks are left alone until a swap is accepted.
   void swap() {
-    const auto blocks = [&] {
-      std::size_t count = 0;
-      for (const auto& widths : state_.plan.widths) count += widths.size();
-      return static_cast<double>(count);
-    }();
-    bool scored = false;
     double pass_seconds = order_pass_seconds_, loss = 0;
-    while (state_.swap_step < recipe_.swap_steps && state_.swap_fraction >= recipe_.min_swap_fraction) {
+    while (state_.swap_step < recipe_.swap_steps) {
       if (start_.seconds() + pass_seconds > 0.95 * callbacks_.seconds_left) break;
       const Stopwatch watch;
       report(0.6 + 0.4 * state_.swap_step / recipe_.swap_steps, "swapping",
              fmt::format("held-out loss {:.4f}", state_.best_validation_loss));
-      if (!scored && recipe_.refresh) loss = score(state_.plan);
-      scored = true;
-      const MoveLimits limits{.raise_trust = recipe_.raise_trust};
+      if (!state_.scored && recipe_.refresh) loss = score(state_.plan);
+      state_.scored = true;
+      // The held-out windows judge what a raise brings, so here its prediction counts in full.
+      const MoveLimits limits{.held = state_.held.widths.empty() ? nullptr : &state_.held};
       const Choices all = choices(state_.plan);
-      const auto count = std::max<std::int64_t>(1, std::llround(state_.swap_fraction * blocks));
-      BitPlan candidate =
-          swap_bits(all, state_.plan, block_bytes_for(all, state_.plan, budget_.bytes), count, limits);
+      const auto count = std::max<std::int64_t>(1, std::llround(state_.swap_fraction * block_count()));
+      BitPlan candidate = swap_bits(all, state_.plan, block_bytes_for(all, state_.plan, budget_.bytes), count, limits);
       if (candidate == state_.plan) break;
       const double candidate_loss =
           stored_bytes(candidate) <= budget_.bytes ? validation_loss(candidate) : INFINITY;
-      const bool accepted = candidate_loss < state_.best_validation_loss;
-      if (accepted) {
+      ++state_.swap_step;
+      if (candidate_loss < state_.best_validation_loss) {
         state_.best_validation_loss = candidate_loss;
-        scored = false;
-        ++state_.swap_step;
+        state_.held = {};
+        state_.scored = false;
         move_to(std::move(candidate), "swap", loss, watch);
       } else {
-        state_.swap_fraction /= 2;
         log_step({"swap", code_bits(state_.plan), candidate_loss, watch.seconds(), count, count, false});
+        if (count > 1 && state_.swap_fraction > recipe_.min_swap_fraction) {
+          state_.swap_fraction = std::max(state_.swap_fraction / 2, recipe_.min_swap_fraction);
+        } else {
+          hold_changes(candidate);
+        }
         save();
       }
       pass_seconds = std::max(pass_seconds, watch.seconds());
     }
     finish_phase(SearchState::Phase::done);
+  }
+
+  double block_count() const {
+    std::size_t count = 0;
+    for (const auto& widths : state_.plan.widths) count += widths.size();
+    return static_cast<double>(count);
+  }
+
+  void hold_changes(const BitPlan& rejected) {
+    if (state_.held.widths.empty())
+      for (const auto& widths : state_.plan.widths) state_.held.widths.emplace_back(widths.size(), std::uint8_t{0});
+    for (std::size_t m = 0; m < rejected.widths.size(); ++m)
+      for (std::size_t i = 0; i < rejected.widths[m].size(); ++i)
+        if (rejected.widths[m][i] != state_.plan.widths[m][i]) state_.held.widths[m][i] = 1;
   }
 
   // ---- between steps ----------------------------------------------------------------------------------------------

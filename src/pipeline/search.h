@@ -55,7 +55,9 @@ struct SearchState {
   SensitivityTable scores;  // running mean over the passes
   double best_validation_loss = 0;
   double swap_fraction = 0;
-  int swap_step = 0;
+  int swap_step = 0;       // trials so far
+  bool scored = false;     // while swapping: `scores` hold a pass at this very plan
+  BitPlan held;       // 1 for blocks of swaps rejected since the last accepted one; empty: none
   std::vector<FrontierPoint> frontier;
   std::vector<SearchStep> log;
 };

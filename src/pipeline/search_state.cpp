@@ -126,6 +126,7 @@ void save_search_state(const std::filesystem::path& path, const SearchState& sta
                {"best_validation_loss", state.best_validation_loss},
                {"swap_fraction", state.swap_fraction},
                {"swap_step", state.swap_step},
+               {"scored", state.scored},
                {"reordering", name_of(state.partition.reordering)}};
   OrderNumbers numbers;
   Json matrices = Json::array(), dense = Json::object(), log = Json::array(), frontier = Json::array();
@@ -140,6 +141,7 @@ void save_search_state(const std::filesystem::path& path, const SearchState& sta
   Json blocks = Json::array();
   for (const auto& widths : state.plan.widths) blocks.push_back(widths.size());
   tensors.add("plan", "U8", joined(state.plan));
+  if (!state.held.widths.empty()) tensors.add("held", "U8", joined(state.held));
   tensors.add("scores", "F32", joined(state.scores));
   for (std::size_t i = 0; i < state.importance.size(); ++i)
     tensors.add(fmt::format("importance.{}", i), "F32", state.importance[i]);
@@ -186,6 +188,7 @@ SavedSearch load_search_state(const std::filesystem::path& path) {
     state.best_validation_loss = json.at("best_validation_loss").get<double>();
     state.swap_fraction = json.at("swap_fraction").get<double>();
     state.swap_step = json.at("swap_step").get<int>();
+    state.scored = json.value("scored", false);
     state.partition.reordering = reordering_from_name(json.at("reordering").get<std::string>());
     std::vector<ChannelOrderPtr> orders;
     for (std::size_t i = 0; i < json.at("tables").size(); ++i)
@@ -198,6 +201,7 @@ SavedSearch load_search_state(const std::filesystem::path& path) {
     for (const auto& [name, number] : json.at("dense_orders").items()) state.partition.dense_orders[name] = order(number);
     const auto blocks = json.at("blocks").get<std::vector<std::size_t>>();
     state.plan = split(read_values<std::uint8_t>(file, "plan", "U8"), blocks, where);
+    if (file.find("held") != nullptr) state.held = split(read_values<std::uint8_t>(file, "held", "U8"), blocks, where);
     state.scores = split_scores(read_values<float>(file, "scores", "F32"), blocks, where);
     for (std::size_t i = 0; i < json.at("importances").get<std::size_t>(); ++i)
       state.importance.push_back(read_values<float>(file, fmt::format("importance.{}", i), "F32"));

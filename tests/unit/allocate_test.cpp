@@ -106,11 +106,31 @@ TEST(SwapBits, LowersThePredictedLossAtNoMoreBytes) {
   }
 }
 
-TEST(SwapBits, StopsWhereNothingIsGained) {
+int changed(const BitPlan& a, const BitPlan& b) {
+  int count = 0;
+  for (std::size_t i = 0; i < a.widths[0].size(); ++i) count += a.widths[0][i] != b.widths[0][i];
+  return count;
+}
+
+TEST(SwapBits, TriesOnePairWhereNothingIsPredictedToGain) {
   Choices choices = convex_choices(1, 10, 1);
   for (auto& cost : choices[0].cost) cost = choices[0].cost[0];  // all blocks alike
   const BitPlan start = uniform(choices, 4);
-  EXPECT_EQ(swap_bits(choices, start, bytes_of_plan(choices, start), 100, {}), start);
+  const BitPlan swapped = swap_bits(choices, start, bytes_of_plan(choices, start), 100, {});
+  EXPECT_EQ(changed(swapped, start), 2);
+  EXPECT_EQ(bytes_of_plan(choices, swapped), bytes_of_plan(choices, start));
+}
+
+TEST(SwapBits, LeavesHeldBlocksAlone) {
+  const Choices choices = convex_choices(1, 10, 1);
+  const BitPlan start = uniform(choices, 4);
+  BitPlan held{{std::vector<std::uint8_t>(10, 1)}};
+  EXPECT_EQ(swap_bits(choices, start, bytes_of_plan(choices, start), 100, {.held = &held}), start);
+  held.widths[0][2] = held.widths[0][7] = 0;
+  const BitPlan swapped = swap_bits(choices, start, bytes_of_plan(choices, start), 100, {.held = &held});
+  EXPECT_EQ(changed(swapped, start), 2);
+  EXPECT_NE(swapped.widths[0][2], 4);
+  EXPECT_NE(swapped.widths[0][7], 4);
 }
 
 TEST(Costs, RefusesNonsense) {
