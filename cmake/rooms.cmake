@@ -38,5 +38,5 @@ function(scalebits_test NAME)
   add_test(NAME ${NAME} COMMAND ${NAME})
   # tools/run_tests counts the single cases in these reports.
   set_tests_properties(${NAME} PROPERTIES LABELS ${TEST_LABEL}
-                       ENVIRONMENT GTEST_OUTPUT=xml:${PROJECT_BINARY_DIR}/gtest/${NAME}.xml)
+                       ENVIRONMENT "GTEST_OUTPUT=xml:${PROJECT_BINARY_DIR}/gtest/${NAME}.xml;GOMP_SPINCOUNT=20000")
 endfunction()

@@ -5,6 +5,7 @@
 #include "allocate/allocation.h"
 #include "checkpoint/read_checkpoint.h"
 #include "core/atomic_file.h"
+#include "core/parallel.h"
 #include "core/random.h"
 #include "graph/decoder.h"
 #include "pipeline/calibration.h"
@@ -78,6 +79,7 @@ struct Move {
 }  // namespace
 
 int main(int argc, char** argv) try {
+  limit_spinning(argv);
   if (argc < 7) fail(ErrorKind::usage, "usage: bench_block_moves MODEL STATE OUT.json MOVES WINDOWS TEXT...");
   const Checkpoint checkpoint = read_checkpoint(argv[1]);
   const auto moves_wanted = static_cast<std::size_t>(std::stoul(argv[4]));

@@ -57,6 +57,7 @@ std::string memory_line(const char* key) {
 }  // namespace
 
 int main(int argc, char** argv) try {
+  limit_spinning(argv);
   if (argc < 5) fail(ErrorKind::usage, "usage: bench_search_step MODEL WINDOWS LENGTH REPEATS [bf16]");
   const Checkpoint checkpoint = read_checkpoint(argv[1]);
   const std::int64_t count = std::stol(argv[2]), length = std::stol(argv[3]);

@@ -52,6 +52,10 @@ void validate(const ArtifactDescription& description, const std::string& where) 
     fail_input("{}: {} layers, but only {} tensors", where, description.spec.layers,
                description.matrices.size() + description.dense.size());
 
+  if (!description.sensitivity.empty() && description.sensitivity.size() != description.matrices.size())
+    fail_input("{}: wanted {} sensitivities, found {}", where, description.matrices.size(),
+               description.sensitivity.size());
+
   std::map<std::string, std::int64_t> table_lengths;
   for (const TableDeclaration& table : description.tables) {
     if (table.length < 1) fail_input("{}: table '{}' is empty", where, table.name);

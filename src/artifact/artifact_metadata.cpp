@@ -5,8 +5,10 @@
 #include "core/hash.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <optional>
+#include <sstream>
 #include <unordered_map>
 
 namespace scalebits {
@@ -56,6 +58,27 @@ MatrixFormat format_from_array(const Json& json, const std::string& where) {
   return format;
 }
 
+/// Numbers of one length each, so that the header's length is known before they are.
+std::string sensitivity_text(const std::vector<float>& values) {
+  std::string text;
+  for (const float value : values) {
+    if (!(value >= 0) || std::isinf(value)) throw InternalError("a sensitivity must be finite and not negative");
+    text += fmt::format("{}{:.2e}", text.empty() ? "" : " ", value < 1e-30f ? 0.0f : value);
+  }
+  return text;
+}
+
+std::vector<float> sensitivity_from_text(const std::string& text, const std::string& where) {
+  std::vector<float> values;
+  std::istringstream stream(text);
+  for (float value; stream >> value;) {
+    if (!(value >= 0)) break;
+    values.push_back(value);
+  }
+  if (!stream.eof()) fail_input("{}: sensitivities must be numbers, not negative, with a space between", where);
+  return values;
+}
+
 const Json& array_member(const Json& object, const char* key, const std::string& where) {
   if (!object.is_object() || !object.contains(key) || !object[key].is_array())
     fail_input("{}: key '{}' must be an array", where, key);
@@ -91,6 +114,7 @@ std::string metadata_text(const ArtifactDescription& description, const std::vec
   metadata["formats"] = std::move(formats);
   metadata["matrices"] = std::move(matrices);
   metadata["recipe"] = description.recipe;
+  if (!description.sensitivity.empty()) metadata["sensitivity"] = sensitivity_text(description.sensitivity);
   if (!description.chat_template.empty()) metadata["chat_template"] = description.chat_template;
   try {
     return metadata.dump();
@@ -116,6 +140,8 @@ ArtifactDescription description_from_file(const SafetensorsFile& file) {
   description.source_hash = json_value_or<std::string>(metadata, "source", "", where_metadata);
   description.chat_template = json_value_or<std::string>(metadata, "chat_template", "", where_metadata);
   description.recipe = json_value<Json>(metadata, "recipe", where_metadata);
+  description.sensitivity = sensitivity_from_text(json_value_or<std::string>(metadata, "sensitivity", "", where_metadata),
+                                                  where_metadata);
 
   std::vector<MatrixFormat> formats;
   for (const Json& format : array_member(metadata, "formats", where_metadata))

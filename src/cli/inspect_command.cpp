@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -23,6 +24,7 @@ struct InspectOptions {
 /// Of one matrix, or of several added up.
 struct Summary {
   std::uint64_t weights = 0;
+  double sensitivity = 0;                               // nats/token
   std::uint64_t bytes = 0;                              // of the blobs; tables are counted in the totals of the file
   std::array<std::uint64_t, kMaxWidth + 1> at_width{};  // weights
 
@@ -34,14 +36,17 @@ struct Summary {
   }
   void add(const Summary& other) {
     weights += other.weights;
+    sensitivity += other.sensitivity;
     bytes += other.bytes;
     for (std::size_t width = 0; width < at_width.size(); ++width) at_width[width] += other.at_width[width];
   }
 };
 
-Summary summarize(const MatrixDeclaration& matrix) {
+Summary summarize(const ArtifactDescription& description, std::size_t index) {
+  const MatrixDeclaration& matrix = description.matrices[index];
   const MatrixFormat& format = matrix.format;
   Summary summary{.weights = static_cast<std::uint64_t>(format.rows * format.cols),
+                  .sensitivity = description.sensitivity.empty() ? NAN : description.sensitivity[index],
                   .bytes = packed_bytes(format, matrix.widths)};
   for (std::int64_t row = 0; row < format.block_row_count(); ++row)
     for (std::int64_t col = 0; col < format.block_col_count(); ++col)
@@ -73,23 +78,26 @@ std::pair<std::int64_t, std::string> split_name(const std::string& name) {
 }
 
 void print_line(const std::string& name, const std::string& shape, const Summary& summary) {
-  fmt::print("{:<24} {:>12} {:>10} {:>6.3f} {:>6.3f} {}\n", name, shape, format_bytes(summary.bytes), summary.bpw(),
-             summary.code_bits(), histogram(summary));
+  const std::string loss = std::isnan(summary.sensitivity) ? "-" : fmt::format("{:.4f}", summary.sensitivity);
+  fmt::print("{:<24} {:>12} {:>10} {:>6.3f} {:>6.3f} {:>8} {}\n", name, shape, format_bytes(summary.bytes),
+             summary.bpw(), summary.code_bits(), loss, histogram(summary));
 }
 
 void print_matrices(const ArtifactDescription& description) {
-  fmt::print("{:<24} {:>12} {:>10} {:>6} {:>6}  0 1 2 3 4 5 6 7 8\n", "matrix", "shape", "bytes", "bpw", "bits");
+  fmt::print("{:<24} {:>12} {:>10} {:>6} {:>6} {:>8}  0 1 2 3 4 5 6 7 8\n", "matrix", "shape", "bytes", "bpw", "bits",
+             "loss");
   std::int64_t layer = -1;
   Summary in_layer;
   const auto end_layer = [&] {
     if (in_layer.weights > 0) print_line(fmt::format("layer {}", layer), "", in_layer);
     in_layer = {};
   };
-  for (const MatrixDeclaration& matrix : description.matrices) {
+  for (std::size_t i = 0; i < description.matrices.size(); ++i) {
+    const MatrixDeclaration& matrix = description.matrices[i];
     const auto [index, name] = split_name(matrix.name);
     if (index != layer) end_layer();
     layer = index;
-    const Summary summary = summarize(matrix);
+    const Summary summary = summarize(description, i);
     print_line(index < 0 ? name : fmt::format("  {}", name),
                fmt::format("{}x{}", matrix.format.rows, matrix.format.cols), summary);
     if (index >= 0) in_layer.add(summary);
@@ -105,8 +113,9 @@ void print_text(const Artifact& artifact) {
   fmt::print("made by {} from a checkpoint with hash {}\n\n", description.program, description.source_hash);
   print_matrices(description);
   const ArtifactSizes sizes = artifact.sizes();
-  fmt::print("\n(bpw: codes, scales, zeros and tags of the matrix; bits: mean width; bars: share of the weights at "
-             "each width)\n\n");
+  fmt::print("\n(bpw: codes, scales, zeros and tags of the matrix; bits: mean width; loss: nats per token that the "
+             "rounding\naccounts for, to first order at the search's last gradient; bars: share of the weights at each "
+             "width)\n\n");
   for (const auto& [name, bytes] :
        {std::pair{"codes", sizes.codes}, std::pair{"scales and zeros", sizes.side}, std::pair{"tags", sizes.tags},
         std::pair{"channel orders", sizes.tables}, std::pair{"unquantised tensors", sizes.dense},
@@ -125,8 +134,9 @@ void print_text(const Artifact& artifact) {
 void print_json(const Artifact& artifact) {
   const ArtifactDescription& description = artifact.description();
   Json matrices = Json::array();
-  for (const MatrixDeclaration& matrix : description.matrices) {
-    const Summary summary = summarize(matrix);
+  for (std::size_t i = 0; i < description.matrices.size(); ++i) {
+    const MatrixDeclaration& matrix = description.matrices[i];
+    const Summary summary = summarize(description, i);
     matrices.push_back({{"name", matrix.name},
                         {"format", to_json(matrix.format)},
                         {"row_order", matrix.row_order},
@@ -134,6 +144,7 @@ void print_json(const Artifact& artifact) {
                         {"bytes", summary.bytes},
                         {"bpw", summary.bpw()},
                         {"code_bits", summary.code_bits()},
+                        {"sensitivity", summary.sensitivity},
                         {"weights_at_width", summary.at_width}});
   }
   const Json report = {{"path", artifact.path().string()},   {"program", description.program},

@@ -3,6 +3,7 @@
 #include "cli/commands.h"
 
 #include "core/error.h"
+#include "core/parallel.h"
 #include "core/progress.h"
 
 #include <fmt/format.h>
@@ -21,6 +22,7 @@ void request_interrupt(int) {
 
 int main(int argc, char** argv) {
   using namespace scalebits;
+  limit_spinning(argv);
   CLI::App app{"Fit a language model into the memory you have, losing as little quality as possible.\n"
                "Start with:  scalebits quantize MODEL -o small.safetensors --budget 60MiB\n"
                "MODEL is a Hugging Face folder or a GGUF file. `scalebits COMMAND --help` explains each command.",

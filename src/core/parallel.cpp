@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <unistd.h>
 
 namespace scalebits {
 namespace {
@@ -26,6 +28,12 @@ void set_thread_count(int threads) {
 }
 
 int thread_count() { return wanted_threads(); }
+
+void limit_spinning(char** argv) {
+  if (std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;
+  ::setenv("GOMP_SPINCOUNT", "20000", 1);
+  ::execv("/proc/self/exe", argv);  // returns only when it fails, and then all is as it was
+}
 
 void parallel_for(std::int64_t count, const std::function<void(std::int64_t)>& body) {
   if (count <= 1 || thread_count() == 1 || omp_in_parallel()) {

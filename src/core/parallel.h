@@ -12,6 +12,11 @@ namespace scalebits {
 void set_thread_count(int threads);
 int thread_count();
 
+/// Restarts the program, first thing in main(), with GOMP_SPINCOUNT set, unless the user has set how threads wait:
+/// OpenMP's default is to spin for milliseconds after each loop, which beside another busy program costs tenfold, and
+/// it reads its settings only when it is loaded. A millisecond's spin is as fast on an idle machine.
+void limit_spinning(char** argv);
+
 /// Calls body(i) for each i in [0, count), in any order and concurrently; returns when all are done. The first
 /// exception thrown by a body is rethrown here. Not reentrant: a nested call runs serially.
 void parallel_for(std::int64_t count, const std::function<void(std::int64_t)>& body);

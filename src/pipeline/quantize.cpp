@@ -5,11 +5,34 @@
 #include "pipeline/calibration.h"
 #include "pipeline/search_state.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 
 namespace scalebits {
 namespace {
+
+constexpr std::int64_t kWindowLength = 512;
+
+/// Zeros until the search is over; they take the bytes that the numbers will. Without a search there are none.
+void reserve_sensitivity(ArtifactDescription& description, const Recipe& recipe) {
+  if (recipe.search) description.sensitivity.assign(description.matrices.size(), 0.0f);
+}
+
+/// What the last gradient's scores say each matrix's rounding costs at the final plan.
+void set_sensitivity(ArtifactDescription& description, const SearchResult& result) {
+  std::map<std::string, float> costs;
+  for (std::size_t m = 0; m < result.state.scores.scores.size(); ++m)
+    if (result.matrices[m]) {
+      double cost = 0;
+      for (std::size_t i = 0; i < result.state.plan.widths[m].size(); ++i)
+        cost += result.state.scores.scores[m][i][result.state.plan.widths[m][i]];
+      costs[result.matrices[m]->name()] = static_cast<float>(cost);
+    }
+  for (std::size_t i = 0; i < description.sensitivity.size(); ++i)
+    description.sensitivity[i] = costs.at(description.matrices[i].name);
+}
 
 /// Counts a plan's bytes in the budget's own terms. The description is made once, when the orders are settled.
 class StoredSize {
@@ -17,8 +40,11 @@ class StoredSize {
   StoredSize(const Checkpoint& checkpoint, const Recipe& recipe) : checkpoint_(checkpoint), recipe_(recipe) {}
 
   std::uint64_t operator()(const Partition& partition, const RoundedMatrices& matrices, const BitPlan& plan) {
-    if (!described_) description_ = describe_artifact(checkpoint_, partition, matrices, to_json(recipe_));
-    described_ = true;
+    if (!described_) {
+      description_ = describe_artifact(checkpoint_, partition, matrices, to_json(recipe_));
+      reserve_sensitivity(description_, recipe_);
+      described_ = true;
+    }
     set_widths(description_, matrices, plan);
     const ArtifactSizes sizes = artifact_sizes(description_);
     return recipe_.bpw ? sizes.linear_bytes : sizes.file();
@@ -70,13 +96,16 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   }
   if (progress) progress({0, "reading", job.model.string()});
   const Checkpoint checkpoint = read_checkpoint(job.model);
+  if (job.recipe.window_length == 0)
+    job.recipe.window_length = static_cast<int>(std::min<std::int64_t>(kWindowLength, checkpoint.spec.max_positions));
+  StoredSize stored_size(checkpoint, job.recipe), size_before_search(checkpoint, job.recipe);
+  const std::uint64_t bytes = job.recipe.bpw ? bytes_at_rate(checkpoint.spec, job.recipe) : *job.recipe.budget_bytes;
+  const Budget budget{bytes, std::ref(stored_size)};
+  // Before the model is run, which may take minutes.
+  require_feasible(checkpoint, job.recipe, {bytes, std::ref(size_before_search)});
   const CalibrationSet calibration =
       job.calibration.empty() ? calibration_from_model(checkpoint, job.recipe, progress)
                               : calibration_from_text(checkpoint, job.calibration, job.recipe);
-  StoredSize stored_size(checkpoint, job.recipe);
-  const Budget budget{job.recipe.bpw ? bytes_at_rate(checkpoint.spec, job.recipe) : *job.recipe.budget_bytes,
-                      std::ref(stored_size)};
-
   const Provenance provenance{checkpoint.hash, calibration.hash, to_json(job.recipe)};
   const std::filesystem::path folder = search_folder(job.output), state_path = folder / "state.safetensors";
   std::filesystem::create_directories(folder);
@@ -100,6 +129,8 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
 
   ArtifactDescription description =
       describe_artifact(checkpoint, result.state.partition, result.matrices, to_json(job.recipe));
+  reserve_sensitivity(description, job.recipe);
+  set_sensitivity(description, result);
   set_widths(description, result.matrices, result.state.plan);
   write_packed_model(job.output, description, checkpoint, result.state.partition, result.matrices,
                      [&](const std::string& name) {

@@ -187,7 +187,7 @@ void validate(const Recipe& recipe) {
   require(recipe.swap_fraction > 0 && recipe.swap_fraction <= 1 && recipe.min_swap_fraction > 0,
           "swap fractions must be in (0, 1]");
   require(recipe.windows_per_gradient >= 1 && recipe.validation_windows >= 1, "numbers of windows must be at least 1");
-  require(recipe.window_length >= 2, "window_length must be at least 2");
+  require(recipe.window_length == 0 || recipe.window_length >= 2, "window_length must be at least 2");
   for (const KeepRule& rule : recipe.keep)
     require((rule.bits >= 0 && rule.bits <= 8) || rule.bits == 16, "--keep takes 0 to 8 bits, or 16");
 }

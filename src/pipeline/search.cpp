@@ -19,6 +19,27 @@ namespace {
 /// Smallest drop of the mean width for which one gradient serves; a larger gap to the budget takes more steps.
 constexpr double kLargestDropBits = 0.45;
 
+void check_feasible(const Budget& budget, const Partition& partition, const RoundedMatrices& matrices,
+                    const Recipe& recipe) {
+  const auto stored = [&](int bits) {
+    return budget.stored_bytes(partition, matrices, uniform_plan(matrices, recipe, bits));
+  };
+  if (const std::uint64_t smallest = stored(0); budget.bytes < smallest) {
+    const std::uint64_t largest = stored(8);
+    fail(ErrorKind::infeasible_budget,
+         "the budget of {} bytes cannot be met: feasible are {} ({}) to {} ({}) bytes under this recipe", budget.bytes,
+         smallest, format_bytes(smallest), largest, format_bytes(largest));
+  }
+}
+
+std::vector<ChannelScores> no_channel_scores(const Partition& partition) {
+  std::vector<ChannelScores> scores;
+  for (const MatrixPartition& matrix : partition.matrices)
+    scores.push_back({std::vector<double>(static_cast<std::size_t>(matrix.rows)),
+                      std::vector<double>(static_cast<std::size_t>(matrix.cols))});
+  return scores;
+}
+
 class Stopwatch {
  public:
   double seconds() const {
@@ -43,9 +64,11 @@ class Search {
     } else {
       matrices_ = rounded();
     }
-    check_feasible();
+    check_feasible(budget_, state_.partition, matrices_, recipe_);
     if (!recipe_.search) {
       state_.plan = widest_uniform();
+      report(0.5, "measuring", "the held-out loss");
+      state_.best_validation_loss = validation_loss(state_.plan);
       finish_phase(SearchState::Phase::done);
     }
     if (from_frontier_) take_from_frontier();
@@ -81,14 +104,6 @@ class Search {
 
   std::uint64_t stored_bytes(const BitPlan& plan) const {
     return budget_.stored_bytes(state_.partition, matrices_, plan);
-  }
-
-  void check_feasible() const {
-    const std::uint64_t smallest = stored_bytes(uniform(0)), largest = stored_bytes(uniform(8));
-    if (budget_.bytes < smallest)
-      fail(ErrorKind::infeasible_budget,
-           "the budget of {} bytes cannot be met: feasible are {} ({}) to {} ({}) bytes under this recipe",
-           budget_.bytes, smallest, format_bytes(smallest), largest, format_bytes(largest));
   }
 
   BitPlan widest_uniform() const {
@@ -210,10 +225,7 @@ class Search {
     double loss = 0;
     if (recipe_.reordering != Reordering::none) {
       report(0.02, "ordering channels", "");
-      std::vector<ChannelScores> channels(matrices_.size());
-      for (std::size_t m = 0; m < matrices_.size(); ++m)
-        channels[m] = {std::vector<double>(static_cast<std::size_t>(state_.partition.matrices[m].rows)),
-                       std::vector<double>(static_cast<std::size_t>(state_.partition.matrices[m].cols))};
+      std::vector<ChannelScores> channels = no_channel_scores(state_.partition);
       const Stopwatch pass;
       loss = gradient_pass(uniform(recipe_.order_bits), [&](std::size_t m, const float* gradient) {
         channels[m] = score_channels(*matrices_[m], gradient, recipe_.order_statistic, recipe_.order_bits);
@@ -433,6 +445,16 @@ class Search {
 };
 
 }  // namespace
+
+void require_feasible(const Checkpoint& checkpoint, const Recipe& recipe, const Budget& budget) {
+  Partition partition = identity_partition(checkpoint.spec, recipe.embedding != EmbeddingMode::sixteen_bits);
+  if (recipe.reordering != Reordering::none)  // any order takes as many bytes as the one that will be found
+    partition = reorder(checkpoint.spec, partition, no_channel_scores(partition), recipe.reordering);
+  Recipe unclipped = recipe;
+  unclipped.clip = ClipWeighting::none;
+  const RoundedMatrices matrices = round_matrices(checkpoint, partition, {}, unclipped);
+  check_feasible(budget, partition, matrices, recipe);
+}
 
 SearchResult run_search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
                         const Budget& budget, SearchState state, const SearchCallbacks& callbacks) {

@@ -68,6 +68,10 @@ struct Budget {
   std::function<std::uint64_t(const Partition&, const RoundedMatrices&, const BitPlan&)> stored_bytes;
 };
 
+/// Throws Error(infeasible_budget) with the feasible range when no plan under this recipe is small enough. Reads every
+/// weight once, runs nothing.
+void require_feasible(const Checkpoint& checkpoint, const Recipe& recipe, const Budget& budget);
+
 struct SearchCallbacks {
   ProgressSink progress;                               // may be empty
   std::function<void(const SearchState&)> save_state;  // called after each step; may be empty
@@ -79,8 +83,8 @@ struct SearchResult {
   RoundedMatrices matrices;
 };
 
-/// Runs from `state` (default: from the start) to the end. Throws Error(infeasible_budget) with the feasible range, and
-/// Error(interrupted) after Ctrl-C, the state being saved.
+/// Runs from `state` (default: from the start) to the end. Throws as require_feasible() does, and Error(interrupted) after
+/// Ctrl-C, the state being saved.
 SearchResult run_search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
                         const Budget& budget, SearchState state, const SearchCallbacks& callbacks);
 
