@@ -176,7 +176,8 @@ std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSou
                                                 const TokenCallback& callback) {
   validate(sampling);
   at::Tensor ids = ids_of(prompts, spec);
-  const std::int64_t sequences = ids.size(0), capacity = ids.size(1) + max_new_tokens;
+  // The last token is chosen, not read.
+  const std::int64_t sequences = ids.size(0), capacity = ids.size(1) + max_new_tokens - 1;
   if (max_new_tokens < 1)
     fail(ErrorKind::usage, "the number of new tokens must be at least 1, found {}", max_new_tokens);
   if (capacity > spec.max_positions)

@@ -34,16 +34,19 @@ void set_sensitivity(ArtifactDescription& description, const SearchResult& resul
     description.sensitivity[i] = costs.at(description.matrices[i].name);
 }
 
-/// Counts a plan's bytes in the budget's own terms. The description is made once, when the orders are settled.
+/// Counts a plan's bytes in the budget's own terms. The description is made once for each set of orders.
 class StoredSize {
  public:
   StoredSize(const Checkpoint& checkpoint, const Recipe& recipe) : checkpoint_(checkpoint), recipe_(recipe) {}
 
   std::uint64_t operator()(const Partition& partition, const RoundedMatrices& matrices, const BitPlan& plan) {
-    if (!described_) {
+    std::vector<ChannelOrderPtr> orders;
+    for (const MatrixPartition& matrix : partition.matrices)
+      orders.insert(orders.end(), {matrix.row_order, matrix.col_order});
+    if (orders != described_) {
       description_ = describe_artifact(checkpoint_, partition, matrices, to_json(recipe_));
       reserve_sensitivity(description_, recipe_);
-      described_ = true;
+      described_ = std::move(orders);
     }
     set_widths(description_, matrices, plan);
     const ArtifactSizes sizes = artifact_sizes(description_);
@@ -53,7 +56,7 @@ class StoredSize {
  private:
   const Checkpoint& checkpoint_;
   const Recipe& recipe_;
-  bool described_ = false;
+  std::vector<ChannelOrderPtr> described_;  // the orders that description_ was made for; empty: none yet
   ArtifactDescription description_;
 };
 
@@ -132,12 +135,15 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   reserve_sensitivity(description, job.recipe);
   set_sensitivity(description, result);
   set_widths(description, result.matrices, result.state.plan);
+  const ArtifactSizes sizes = artifact_sizes(description);
+  if ((job.recipe.bpw ? sizes.linear_bytes : sizes.file()) > budget.bytes)
+    throw InternalError("the plan that the search ended with does not meet the budget");
   write_packed_model(job.output, description, checkpoint, result.state.partition, result.matrices,
                      [&](const std::string& name) {
                        if (progress) progress({0.99, "packing", name});
                      });
   std::filesystem::remove_all(folder);
-  return {artifact_sizes(description), result.state.log, result.state.best_validation_loss, seconds_since(start)};
+  return {sizes, result.state.log, result.state.best_validation_loss, seconds_since(start)};
 }
 
 }  // namespace scalebits

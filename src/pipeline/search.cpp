@@ -226,11 +226,12 @@ class Search {
     if (recipe_.reordering != Reordering::none) {
       report(0.02, "ordering channels", "");
       std::vector<ChannelScores> channels = no_channel_scores(state_.partition);
+      fit_into_time(descent_steps() + 2);
       const Stopwatch pass;
       loss = gradient_pass(uniform(recipe_.order_bits), [&](std::size_t m, const float* gradient) {
         channels[m] = score_channels(*matrices_[m], gradient, recipe_.order_statistic, recipe_.order_bits);
       });
-      order_pass_seconds_ = pass.seconds();
+      window_seconds_ = pass.seconds() / static_cast<double>(gradient_windows());
       state_.partition = reorder(checkpoint_.spec, state_.partition, channels, recipe_.reordering);
       matrices_ = rounded();
     }
@@ -247,7 +248,9 @@ class Search {
     InputMoments moments(checkpoint_.spec.layers);
     CheckpointWeights weights(checkpoint_);
     Decoder decoder(checkpoint_.spec, weights, decoder_options());
+    const Stopwatch watch;
     decoder.hidden(next_windows(), &moments);
+    window_seconds_ = 3 * watch.seconds() / static_cast<double>(gradient_windows());  // backward: twice the products
     state_.next_window = 0;
     state_.importance.assign(state_.partition.matrices.size(), {});
     for (std::int64_t layer = 0; layer < checkpoint_.spec.layers; ++layer)
@@ -263,11 +266,16 @@ class Search {
     return 8;
   }
 
+  int descent_steps() const {
+    const double gap_bytes =
+        static_cast<double>(stored_bytes(uniform(start_bits()))) - static_cast<double>(budget_.bytes);
+    return std::max(recipe_.descent_steps, static_cast<int>(std::ceil(8.0 * gap_bytes / weights() / kLargestDropBits)));
+  }
+
   void descend() {
     const std::uint64_t start_bytes = stored_bytes(uniform(start_bits()));
-    const double gap_bits = 8.0 * (static_cast<double>(start_bytes) - static_cast<double>(budget_.bytes)) / weights();
-    const int steps = std::max(recipe_.descent_steps, static_cast<int>(std::ceil(gap_bits / kLargestDropBits)));
-    fit_into_time(steps);
+    const int steps = descent_steps();
+    fit_into_time(steps + 1 - static_cast<int>(state_.frontier.size()));
     for (int step = static_cast<int>(state_.frontier.size()); stored_bytes(state_.plan) > budget_.bytes || step == 0; ++step) {
       const Stopwatch watch;
       report(0.1 + 0.5 * step / steps, "descending", fmt::format("{:.3f} bits", code_bits(state_.plan)));
@@ -284,16 +292,15 @@ class Search {
     finish_phase(SearchState::Phase::swap);
   }
 
-  /// With a time limit, fewer windows per gradient rather than fewer steps: the descent and one judgement of the held-out
-  /// windows must fit into what is left, with a tenth to spare for packing.
-  void fit_into_time(int steps) {
-    if (order_pass_seconds_ <= 0 || state_.gradient_windows > 0) return;
+  /// With a time limit, fewer windows per gradient rather than fewer steps: `passes` more of them must fit into what is
+  /// left, with a tenth to spare for packing.
+  void fit_into_time(int passes) {
     const double left = 0.9 * (callbacks_.seconds_left - start_.seconds());
-    const double wanted = order_pass_seconds_ * (steps + 1);
-    if (wanted <= left) return;
-    state_.gradient_windows =
-        std::max<std::int64_t>(1, static_cast<std::int64_t>(recipe_.windows_per_gradient * std::max(0.0, left) / wanted));
-    report(-1, "time limit", fmt::format("{} windows per gradient instead of {}", state_.gradient_windows, recipe_.windows_per_gradient));
+    const double affordable = std::max(1.0, left / (passes * window_seconds_));
+    if (window_seconds_ <= 0 || affordable >= static_cast<double>(gradient_windows())) return;
+    state_.gradient_windows = static_cast<std::int64_t>(affordable);
+    report(-1, "time limit",
+           fmt::format("{} windows per gradient instead of {}", state_.gradient_windows, recipe_.windows_per_gradient));
   }
 
   /// The nearest plan above the budget that an earlier descent passed, brought down with the scores taken there.
@@ -335,9 +342,9 @@ class Search {
   /// Each trial raises some blocks, pays with others, and is judged on the held-out windows. A rejected one halves what
   /// the next one moves; at the least, its blocks are left alone until a swap is accepted.
   void swap() {
-    double pass_seconds = order_pass_seconds_, loss = 0;
+    double trial_seconds = window_seconds_ * static_cast<double>(gradient_windows()), loss = 0;
     while (state_.swap_step < recipe_.swap_steps) {
-      if (start_.seconds() + pass_seconds > 0.95 * callbacks_.seconds_left) break;
+      if (start_.seconds() + trial_seconds > 0.95 * callbacks_.seconds_left) break;
       const Stopwatch watch;
       report(0.6 + 0.4 * state_.swap_step / recipe_.swap_steps, "swapping",
              fmt::format("held-out loss {:.4f}", state_.best_validation_loss));
@@ -366,7 +373,7 @@ class Search {
         }
         save();
       }
-      pass_seconds = std::max(pass_seconds, watch.seconds());
+      trial_seconds = std::max(trial_seconds, watch.seconds());
     }
     finish_phase(SearchState::Phase::done);
   }
@@ -437,7 +444,7 @@ class Search {
   const SearchCallbacks& callbacks_;
   bool from_frontier_;
   Stopwatch start_;
-  double order_pass_seconds_ = 0;
+  double window_seconds_ = 0;  // of a gradient pass, per window; 0: not known yet
   RoundedMatrices matrices_;
   SearchModel model_{checkpoint_, matrices_};
   Decoder decoder_{checkpoint_.spec, model_, decoder_options()};

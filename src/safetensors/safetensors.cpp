@@ -89,11 +89,11 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   result.data_offset_ = 8 + header_bytes;
   if (!result.header_text().starts_with('{')) fail_input("{}: not a safetensors file: the header must start with '{{'", where);
 
-  const Json header = parse_json(result.header_text(), where);
+  const nlohmann::json header = parse_json_sorted(result.header_text(), where);
   std::vector<std::pair<SafetensorsEntry, Range>> found;
   for (const auto& [name, json] : header.items()) {
     if (name != "__metadata__") {
-      found.push_back(parse_entry(name, json, where));
+      found.push_back(parse_entry(name, Json(json), where));
       continue;
     }
     if (!json.is_object()) fail_input("{}: __metadata__ must be an object, found {}", where, json.type_name());
