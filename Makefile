@@ -4,7 +4,7 @@ SEARCH ?= ON
 SETUP := tools/setup $(if $(filter ON,$(SEARCH)),--search)
 BUILD := .cache/build
 
-.PHONY: help setup build test demo sanitize slow clean
+.PHONY: help setup build test demo sanitize slow format clean
 .NOTPARALLEL:
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make setup     only install what is missing (apt packages, libtorch)"
 	@echo "make sanitize  the tests without libtorch under address and undefined-behaviour sanitizers"
 	@echo "make slow      the tests against live PyPI libraries (fetches them first)"
+	@echo "make format    clang-format on every C++ file (fetches it first)"
 	@echo "make clean     remove what was built; rm -rf .cache removes what was fetched, too"
 
 setup:
@@ -37,6 +38,9 @@ sanitize:
 slow: build
 	@tools/setup --oracles
 	@tools/run_tests $(BUILD) -L '^slow$$'
+
+format:
+	@tools/format
 
 clean:
 	@rm -rf $(BUILD) .cache/build-asan

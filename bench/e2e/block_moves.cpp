@@ -1,6 +1,6 @@
-// How well does a score predict? Takes a saved search state, moves single random blocks up or down by one bit, measures the
-// change of the loss on the tokens that were scored, and correlates it with what each statistic predicted from one backward
-// pass. Prints Spearman's rank correlation with a 95% bootstrap interval, and writes every move as JSON.
+// How well does a score predict? Takes a saved search state, moves single random blocks up or down by one bit, measures
+// the change of the loss on the tokens that were scored, and correlates it with what each statistic predicted from one
+// backward pass. Prints Spearman's rank correlation with a 95% bootstrap interval, and writes every move as JSON.
 //   bench_block_moves MODEL STATE OUT.json MOVES WINDOWS TEXT…
 #include "allocate/allocation.h"
 #include "checkpoint/read_checkpoint.h"
@@ -40,7 +40,8 @@ std::vector<double> ranks(const std::vector<double>& values) {
 
 double correlation(const std::vector<double>& a, const std::vector<double>& b) {
   const auto n = static_cast<double>(a.size());
-  const double mean_a = std::accumulate(a.begin(), a.end(), 0.0) / n, mean_b = std::accumulate(b.begin(), b.end(), 0.0) / n;
+  const double mean_a = std::accumulate(a.begin(), a.end(), 0.0) / n,
+               mean_b = std::accumulate(b.begin(), b.end(), 0.0) / n;
   double ab = 0, aa = 0, bb = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
     ab += (a[i] - mean_a) * (b[i] - mean_b);

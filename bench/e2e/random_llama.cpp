@@ -1,5 +1,5 @@
-// Writes a Llama with random bf16 weights as a Hugging Face folder, to try the whole job at a size that no package brings:
-// time and memory do not depend on what a model knows. The tokenizer is that of TOKENIZER_MODEL.
+// Writes a Llama with random bf16 weights as a Hugging Face folder, to try the whole job at a size that no package
+// brings: time and memory do not depend on what a model knows. The tokenizer is that of TOKENIZER_MODEL.
 //   bench_random_llama OUT TOKENIZER_MODEL LAYERS HIDDEN HEADS KV_HEADS INTERMEDIATE
 #include "checkpoint/read_checkpoint.h"
 #include "checkpoint/write_hf_folder.h"
@@ -29,8 +29,8 @@ HostTensor random_tensor(const TensorShape& shape, std::uint64_t stream) {
   const std::int64_t row = shape.shape.back();
   parallel_for(count / row, [&](std::int64_t r) {
     for (std::int64_t i = r * row; i < (r + 1) * row; ++i)
-      (*bits)[static_cast<std::size_t>(i)] = f32_to_bf16(
-          static_cast<float>(is_norm ? 1.0 : deviation * rng.normal(static_cast<std::uint64_t>(i))));
+      (*bits)[static_cast<std::size_t>(i)] =
+          f32_to_bf16(static_cast<float>(is_norm ? 1.0 : deviation * rng.normal(static_cast<std::uint64_t>(i))));
   });
   return {DType::bf16, shape.shape, std::as_bytes(std::span(*bits)), bits};
 }
@@ -40,8 +40,7 @@ HostTensor random_tensor(const TensorShape& shape, std::uint64_t stream) {
 int main(int argc, char** argv) try {
   limit_spinning(argv);
   if (argc != 8)
-    fail(ErrorKind::usage,
-         "usage: bench_random_llama OUT TOKENIZER_MODEL LAYERS HIDDEN HEADS KV_HEADS INTERMEDIATE");
+    fail(ErrorKind::usage, "usage: bench_random_llama OUT TOKENIZER_MODEL LAYERS HIDDEN HEADS KV_HEADS INTERMEDIATE");
   Checkpoint checkpoint = read_checkpoint(argv[2]);
   ModelSpec& spec = checkpoint.spec;
   spec.layers = std::stol(argv[3]);

@@ -67,22 +67,24 @@ int main(int argc, char** argv) try {
   at::Tensor ids = at::empty({count, length}, at::kLong);
   const CounterRng rng(1);
   for (std::int64_t i = 0; i < ids.numel(); ++i)
-    ids.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(rng.below(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(spec.vocab)));
+    ids.data_ptr<std::int64_t>()[i] =
+        static_cast<std::int64_t>(rng.below(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(spec.vocab)));
 
   const Partition partition = identity_partition(spec, false);
   RoundedMatrices matrices;
   BitPlan plan;
   const double rounding_seconds = seconds_of([&] {
     for (const MatrixPartition& matrix : partition.matrices) {
-      matrices.push_back(std::make_unique<RoundedMatrix>(checkpoint.tensor(matrix.name), matrix, BlockShape{}, GroupOptions{},
-                                                         std::span<const float>()));
+      matrices.push_back(std::make_unique<RoundedMatrix>(checkpoint.tensor(matrix.name), matrix, BlockShape{},
+                                                         GroupOptions{}, std::span<const float>()));
       plan.widths.emplace_back(static_cast<std::size_t>(matrices.back()->format().block_count()), std::uint8_t{3});
     }
   });
 
   // Products with a weight: forward, input gradient, weight gradient; the head has no weight gradient here.
   double linear_weights = 0;
-  for (const MatrixPartition& matrix : partition.matrices) linear_weights += static_cast<double>(matrix.rows * matrix.cols);
+  for (const MatrixPartition& matrix : partition.matrices)
+    linear_weights += static_cast<double>(matrix.rows * matrix.cols);
   const double head_weights = static_cast<double>(spec.vocab * spec.hidden);
   const double tokens = static_cast<double>(ids.numel());
   const double product_flops = tokens * (6 * linear_weights + 4 * head_weights);
@@ -112,11 +114,13 @@ int main(int argc, char** argv) try {
     timed(step, [&] { decoder.loss_and_gradients(ids, {}, scored); });
     timed(forward, [&] { decoder.loss(ids, {}); });
   }
-  const double matmul_rate = 4 * 2.0 * tokens * static_cast<double>(spec.hidden * spec.intermediate) / median(matmul) / 1e9;
+  const double matmul_rate =
+      4 * 2.0 * tokens * static_cast<double>(spec.hidden * spec.intermediate) / median(matmul) / 1e9;
   const double bare_rate = product_flops / median(bare) / 1e9;
   fmt::print("tokens {}  threads {}  compute {}\n", tokens, thread_count(), argc > 5 ? "bf16" : "f32");
   fmt::print("f32 matmul            {:8.1f} GFLOPS\n", matmul_rate);
-  fmt::print("bare fwd + bwd        {:8.2f} s  {:.1f} GFLOPS of weight products, {:.2f} of the matmul rate\n", median(bare), bare_rate, bare_rate / matmul_rate);
+  fmt::print("bare fwd + bwd        {:8.2f} s  {:.1f} GFLOPS of weight products, {:.2f} of the matmul rate\n",
+             median(bare), bare_rate, bare_rate / matmul_rate);
   fmt::print("search step           {:8.2f} s  {:.3f} x bare\n", median(step), median(step) / median(bare));
   fmt::print("quantised forward     {:8.2f} s\n", median(forward));
   fmt::print("clip search, 8 widths {:8.2f} s\n", rounding_seconds);
@@ -124,16 +128,19 @@ int main(int argc, char** argv) try {
   std::uint64_t loaded = 0, layer_weights = 0, codes = 0;
   for (const auto& [name, tensor] : checkpoint.tensors) loaded += tensor.bytes.size();
   for (const MatrixPartition& matrix : partition.matrices)
-    if (matrix.name.starts_with("model.layers.0.")) layer_weights += static_cast<std::uint64_t>(matrix.rows * matrix.cols);
+    if (matrix.name.starts_with("model.layers.0."))
+      layer_weights += static_cast<std::uint64_t>(matrix.rows * matrix.cols);
   for (const auto& matrix : matrices)
     codes += 8 * sizeof(GroupCode) * static_cast<std::uint64_t>(matrix->format().rows * matrix->groups_per_row());
   const std::uint64_t activations =
       static_cast<std::uint64_t>(ids.numel()) *
-      (static_cast<std::uint64_t>(spec.layers) * (layer_activation_bytes(spec, operand) + 4 * static_cast<std::uint64_t>(spec.hidden)) +
+      (static_cast<std::uint64_t>(spec.layers) *
+           (layer_activation_bytes(spec, operand) + 4 * static_cast<std::uint64_t>(spec.hidden)) +
        layer_temporary_bytes(spec, operand));
   const double bound = 1.2 * static_cast<double>(loaded + codes + 8 * layer_weights + activations);
   fmt::print("{}\n", memory_line("VmHWM"));
-  fmt::print("1.2 x (weights as loaded + codes + a layer dequantised and its gradients + activations) = {:.0f} kB\n", bound / 1024);
+  fmt::print("1.2 x (weights as loaded + codes + a layer dequantised and its gradients + activations) = {:.0f} kB\n",
+             bound / 1024);
   return 0;
 } catch (const std::exception& error) {
   fmt::print(stderr, "bench_search_step: {}\n", error.what());

@@ -71,9 +71,10 @@ std::vector<Move> single_steps(const Choices& choices, const BitPlan& plan, bool
     const std::int64_t step = std::abs(static_cast<std::int64_t>(bytes[static_cast<std::size_t>(to)]) -
                                        static_cast<std::int64_t>(bytes[static_cast<std::size_t>(width)]));
     const auto& cost = matrix.cost[i];
-    const double change = std::abs(static_cast<double>(cost[static_cast<std::size_t>(to)]) -
-                                   cost[static_cast<std::size_t>(width)]);
-    const double value = (up ? limits.raise_trust : 1.0) * change / static_cast<double>(std::max<std::int64_t>(step, 1));
+    const double change =
+        std::abs(static_cast<double>(cost[static_cast<std::size_t>(to)]) - cost[static_cast<std::size_t>(width)]);
+    const double value =
+        (up ? limits.raise_trust : 1.0) * change / static_cast<double>(std::max<std::int64_t>(step, 1));
     moves.push_back({m, i, static_cast<std::uint8_t>(to), step, value});
   });
   std::stable_sort(moves.begin(), moves.end(),

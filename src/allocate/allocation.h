@@ -24,8 +24,8 @@ CostModel cost_model_from_name(std::string_view name);
 
 /// What may be decided for one matrix: blocks x widths 0..8.
 struct MatrixChoices {
-  std::vector<WidthScores> cost;                      // loss accounted for, one per block
-  std::vector<std::array<std::uint32_t, 9>> bytes;    // stored, one per block
+  std::vector<WidthScores> cost;                    // loss accounted for, one per block
+  std::vector<std::array<std::uint32_t, 9>> bytes;  // stored, one per block
   int min_width = 1, max_width = 8;
 };
 
@@ -42,9 +42,9 @@ std::vector<WidthScores> costs_of(const std::vector<WidthScores>& scores, const 
                                   CostModel model);
 
 struct MoveLimits {
-  int lower_by = 1;          // widths a block may lose in one call
-  int raise_by = 1;          // widths it may gain
-  double raise_trust = 1.0;  // a predicted gain counts this much: raising gains less than first order says
+  int lower_by = 1;               // widths a block may lose in one call
+  int raise_by = 1;               // widths it may gain
+  double raise_trust = 1.0;       // a predicted gain counts this much: raising gains less than first order says
   const BitPlan* held = nullptr;  // swap_bits leaves blocks with a 1 here as they are
 };
 
@@ -53,9 +53,9 @@ struct MoveLimits {
 /// Where the limits do not reach the target, every block is lowered as far as they allow.
 BitPlan allocate(const Choices& choices, const BitPlan& plan, std::uint64_t target_bytes, const MoveLimits& limits);
 
-/// Raises the `count` blocks with the best gain per byte and pays for them with the cheapest lowerings, as long as a raise
-/// is predicted to gain more than its payment costs; but at least one, whatever is predicted, since the caller measures
-/// what comes of it. Never more bytes than `target_bytes`.
+/// Raises the `count` blocks with the best gain per byte and pays for them with the cheapest lowerings, as long as a
+/// raise is predicted to gain more than its payment costs; but at least one, whatever is predicted, since the caller
+/// measures what comes of it. Never more bytes than `target_bytes`.
 BitPlan swap_bits(const Choices& choices, const BitPlan& plan, std::uint64_t target_bytes, std::int64_t count,
                   const MoveLimits& limits);
 

@@ -116,8 +116,7 @@ std::vector<StoredTensor> stored_tensors(const ArtifactDescription& description)
   for (const TensorShape& tensor : required_tensors(description.spec)) tensors.push_back(by_name.at(tensor.name));
   for (std::size_t i = 0; i < description.tables.size(); ++i) tensors.push_back(stored_table(description.tables[i], i));
   if (description.tokenizer_bytes > 0)
-    tensors.push_back(
-        stored_bytes(StoredTensor::Kind::tokenizer, 0, kTokenizerTensor, description.tokenizer_bytes));
+    tensors.push_back(stored_bytes(StoredTensor::Kind::tokenizer, 0, kTokenizerTensor, description.tokenizer_bytes));
   std::stable_sort(tensors.begin(), tensors.end(),
                    [](const StoredTensor& a, const StoredTensor& b) { return file_section(a) < file_section(b); });
   tensors.push_back(stored_bytes(StoredTensor::Kind::checksums, 0, kChecksumsTensor, 8 * (tensors.size() + 1)));
@@ -168,18 +167,12 @@ ArtifactSizes artifact_sizes(const ArtifactDescription& description) {
 std::uint64_t artifact_file_bytes(const ArtifactDescription& description) { return artifact_sizes(description).file(); }
 
 Json to_json(const ArtifactSizes& sizes) {
-  return {{"file_bytes", sizes.file()},
-          {"codes_bytes", sizes.codes},
-          {"side_bytes", sizes.side},
-          {"tags_bytes", sizes.tags},
-          {"tables_bytes", sizes.tables},
-          {"dense_bytes", sizes.dense},
-          {"tokenizer_bytes", sizes.tokenizer},
-          {"header_bytes", sizes.header},
-          {"checksums_bytes", sizes.checksums},
-          {"linear_weights", sizes.linear_weights},
-          {"linear_bytes", sizes.linear_bytes},
-          {"linear_bpw", sizes.linear_bpw()},
+  return {{"file_bytes", sizes.file()},         {"codes_bytes", sizes.codes},
+          {"side_bytes", sizes.side},           {"tags_bytes", sizes.tags},
+          {"tables_bytes", sizes.tables},       {"dense_bytes", sizes.dense},
+          {"tokenizer_bytes", sizes.tokenizer}, {"header_bytes", sizes.header},
+          {"checksums_bytes", sizes.checksums}, {"linear_weights", sizes.linear_weights},
+          {"linear_bytes", sizes.linear_bytes}, {"linear_bpw", sizes.linear_bpw()},
           {"code_bits", sizes.code_bits()}};
 }
 

@@ -140,8 +140,8 @@ ArtifactDescription description_from_file(const SafetensorsFile& file) {
   description.source_hash = json_value_or<std::string>(metadata, "source", "", where_metadata);
   description.chat_template = json_value_or<std::string>(metadata, "chat_template", "", where_metadata);
   description.recipe = json_value<Json>(metadata, "recipe", where_metadata);
-  description.sensitivity = sensitivity_from_text(json_value_or<std::string>(metadata, "sensitivity", "", where_metadata),
-                                                  where_metadata);
+  description.sensitivity =
+      sensitivity_from_text(json_value_or<std::string>(metadata, "sensitivity", "", where_metadata), where_metadata);
 
   std::vector<MatrixFormat> formats;
   for (const Json& format : array_member(metadata, "formats", where_metadata))

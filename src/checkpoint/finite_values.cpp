@@ -66,7 +66,8 @@ void check_finite(const std::vector<NamedTensor>& tensors) {
   };
   std::vector<Slice> slices;
   for (const NamedTensor& named : tensors)
-    for (std::int64_t first = 0; first < named.tensor.elements(); first += kSliceElements) slices.push_back({&named, first});
+    for (std::int64_t first = 0; first < named.tensor.elements(); first += kSliceElements)
+      slices.push_back({&named, first});
   parallel_for(static_cast<std::int64_t>(slices.size()), [&](std::int64_t i) {
     const auto& [named, first] = slices[static_cast<std::size_t>(i)];
     const HostTensor& tensor = named->tensor;

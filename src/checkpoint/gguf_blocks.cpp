@@ -60,7 +60,8 @@ void decode_q8_0(const std::byte* block, float* out) {
   for (int i = 0; i < kSmall; ++i) out[i] = static_cast<float>(i8(block[2 + i])) * scale;
 }
 
-constexpr std::array<std::int8_t, 16> kNonLinear = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+constexpr std::array<std::int8_t, 16> kNonLinear = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                                    1,    13,   25,  38,  53,  69,  89,  113};
 
 // f16 scale; 16 bytes of nibbles that index a table of values.
 void decode_iq4_nl(const std::byte* block, float* out) {
@@ -87,7 +88,8 @@ void decode_q2_k(const std::byte* block, float* out) {
 }
 
 // 32 bytes whose bit e / 32 at byte e % 32, when clear, takes 4 off element e; 64 bytes of 2-bit codes; 16 scales of 6
-// bits less 32: low nibbles in 8 bytes (scale s in byte s % 8), high pairs in 4 bytes (scale s in byte s % 4); f16 scale.
+// bits less 32: low nibbles in 8 bytes (scale s in byte s % 8), high pairs in 4 bytes (scale s in byte s % 4); f16
+// scale.
 void decode_q3_k(const std::byte* block, float* out) {
   const std::byte* codes = block + 32;
   const std::byte* scales = block + 96;
@@ -139,7 +141,8 @@ void decode_q5_k(const std::byte* block, float* out) {
     const float group_scale = scale * static_cast<float>(s), group_minimum = minimum * static_cast<float>(m);
     for (int i = 0; i < 32; ++i) {
       const unsigned fifth = (u8(block[16 + i]) >> group & 1) << 4;
-      out[32 * group + i] = group_scale * static_cast<float>(group_nibble(block + 48, group, i) | fifth) - group_minimum;
+      out[32 * group + i] =
+          group_scale * static_cast<float>(group_nibble(block + 48, group, i) | fifth) - group_minimum;
     }
   }
 }

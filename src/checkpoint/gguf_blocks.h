@@ -18,7 +18,7 @@ struct GgufFormat {
   std::string_view name;
   std::int64_t block_elements;
   std::int64_t block_bytes;
-  std::optional<DType> plain;  // set for F32, F16, BF16, which are used as they are
+  std::optional<DType> plain;                                    // set for F32, F16, BF16, which are used as they are
   void (*decode)(const std::byte* block, float* out) = nullptr;  // one block; null for plain ones
 };
 

@@ -14,7 +14,19 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "GGUF values are read as they lie");
 
 enum ValueType : std::uint32_t {
-  kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64,
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64,
 };
 
 constexpr std::uint64_t kDefaultAlignment = 32;
@@ -150,8 +162,8 @@ TensorEntry read_tensor_entry(Cursor& cursor) {
     fail_input("{}: unknown ggml type {}; known are {}", where, type, known_gguf_formats());
   const GgufFormat& format = *entry.tensor.format;
   if (entry.tensor.shape.back() % format.block_elements != 0)
-    fail_input("{}: rows of {} elements do not divide into {} blocks of {}", where, entry.tensor.shape.back(), format.name,
-               format.block_elements);
+    fail_input("{}: rows of {} elements do not divide into {} blocks of {}", where, entry.tensor.shape.back(),
+               format.name, format.block_elements);
   if (__builtin_mul_overflow(static_cast<std::uint64_t>(elements / format.block_elements),
                              static_cast<std::uint64_t>(format.block_bytes), &entry.size))
     fail_input("{}: shape [{}] overflows", where, fmt::join(entry.tensor.shape, ", "));
@@ -159,7 +171,9 @@ TensorEntry read_tensor_entry(Cursor& cursor) {
   return entry;
 }
 
-std::uint64_t padded(std::uint64_t size, std::uint64_t alignment) { return (size + alignment - 1) / alignment * alignment; }
+std::uint64_t padded(std::uint64_t size, std::uint64_t alignment) {
+  return (size + alignment - 1) / alignment * alignment;
+}
 
 /// Cuts the data into tensors; they must follow each other in some order with only alignment padding between them.
 void place_tensors(std::vector<TensorEntry>& entries, std::span<const std::byte> data, std::uint64_t alignment,
@@ -170,11 +184,11 @@ void place_tensors(std::vector<TensorEntry>& entries, std::span<const std::byte>
   std::uint64_t end = 0;
   for (TensorEntry* entry : order) {
     if (entry->offset != padded(end, alignment))
-      fail_input("{}: tensor '{}' starts at data byte {}, wanted {} (tensors must neither overlap nor leave a gap)", where,
-                 entry->tensor.name, entry->offset, padded(end, alignment));
+      fail_input("{}: tensor '{}' starts at data byte {}, wanted {} (tensors must neither overlap nor leave a gap)",
+                 where, entry->tensor.name, entry->offset, padded(end, alignment));
     if (entry->offset > data.size() || entry->size > data.size() - entry->offset)
-      fail_input("{}: truncated: tensor '{}' takes {} bytes at data byte {}, the file has {}", where, entry->tensor.name,
-                 entry->size, entry->offset, data.size());
+      fail_input("{}: truncated: tensor '{}' takes {} bytes at data byte {}, the file has {}", where,
+                 entry->tensor.name, entry->size, entry->offset, data.size());
     entry->tensor.bytes = data.subspan(entry->offset, entry->size);
     end = entry->offset + entry->size;
   }
@@ -191,7 +205,8 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
   Cursor cursor(bytes, path.string());
   const std::string& where = cursor.where();
   const auto magic = cursor.take(4, "the magic");
-  if (std::memcmp(magic.data(), "GGUF", 4) != 0) fail_input("{}: not a GGUF file: it does not start with 'GGUF'", where);
+  if (std::memcmp(magic.data(), "GGUF", 4) != 0)
+    fail_input("{}: not a GGUF file: it does not start with 'GGUF'", where);
   const auto version = cursor.number<std::uint32_t>("the version");
   if (version != 2 && version != 3)
     fail_input("{}: GGUF version {} is unknown; wanted 2 or 3{}", where, version,
@@ -209,7 +224,8 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
   for (std::uint64_t i = 0; i < tensor_count; ++i) {
     entries.push_back(read_tensor_entry(cursor));
     const std::string& name = entries.back().tensor.name;
-    if (!result.index_.emplace(name, entries.size() - 1).second) fail_input("{}: tensor '{}' occurs twice", where, name);
+    if (!result.index_.emplace(name, entries.size() - 1).second)
+      fail_input("{}: tensor '{}' occurs twice", where, name);
   }
 
   const auto alignment = static_cast<std::uint64_t>(result.integer("general.alignment").value_or(kDefaultAlignment));
@@ -292,7 +308,8 @@ std::optional<std::vector<std::int32_t>> GgufFile::integers(std::string_view key
   const GgufValue* value = find_value(key);
   if (value == nullptr) return std::nullopt;
   const auto* array = std::get_if<GgufArray>(value);
-  if (array == nullptr || (array->element_type != kI32 && array->element_type != kU32)) fail_type(key, "an array of i32 or u32");
+  if (array == nullptr || (array->element_type != kI32 && array->element_type != kU32))
+    fail_type(key, "an array of i32 or u32");
   std::vector<std::int32_t> numbers(array->count);
   for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = load<std::int32_t>(array->bytes.data() + 4 * i);
   return numbers;

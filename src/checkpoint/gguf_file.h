@@ -23,8 +23,8 @@ namespace scalebits {
 struct GgufArray {
   std::uint32_t element_type = 0;
   std::uint64_t count = 0;
-  std::span<const std::byte> bytes;        // of the numbers; unaligned, little-endian
-  std::vector<std::string_view> strings;   // of an array of strings
+  std::span<const std::byte> bytes;       // of the numbers; unaligned, little-endian
+  std::vector<std::string_view> strings;  // of an array of strings
 };
 
 using GgufValue = std::variant<std::uint64_t, std::int64_t, float, double, bool, std::string_view, GgufArray>;

@@ -27,16 +27,19 @@ std::string gguf_name(const std::string& name) {
   if (name == kFinalNormName) return "output_norm.weight";
   if (name == kHeadName) return "output.weight";
   constexpr std::pair<std::string_view, std::string_view> kParts[] = {
-      {".input_layernorm", ".attn_norm"}, {".post_attention_layernorm", ".ffn_norm"}, {".self_attn.q_proj", ".attn_q"},
-      {".self_attn.k_proj", ".attn_k"},   {".self_attn.v_proj", ".attn_v"},           {".self_attn.o_proj", ".attn_output"},
-      {".self_attn.q_norm", ".attn_q_norm"}, {".self_attn.k_norm", ".attn_k_norm"},   {".mlp.gate_proj", ".ffn_gate"},
-      {".mlp.up_proj", ".ffn_up"},        {".mlp.down_proj", ".ffn_down"}};
+      {".input_layernorm", ".attn_norm"},    {".post_attention_layernorm", ".ffn_norm"},
+      {".self_attn.q_proj", ".attn_q"},      {".self_attn.k_proj", ".attn_k"},
+      {".self_attn.v_proj", ".attn_v"},      {".self_attn.o_proj", ".attn_output"},
+      {".self_attn.q_norm", ".attn_q_norm"}, {".self_attn.k_norm", ".attn_k_norm"},
+      {".mlp.gate_proj", ".ffn_gate"},       {".mlp.up_proj", ".ffn_up"},
+      {".mlp.down_proj", ".ffn_down"}};
   constexpr std::string_view kPrefix = "model.layers.";
   SCALEBITS_ASSERT(name.starts_with(kPrefix));
   const std::string rest = "blk." + name.substr(kPrefix.size());
   for (const std::string_view kind : {".weight", ".bias"})
     for (const auto& [from, to] : kParts)
-      if (std::string found = replace_suffix(rest, std::string(from) + std::string(kind), std::string(to) + std::string(kind));
+      if (std::string found =
+              replace_suffix(rest, std::string(from) + std::string(kind), std::string(to) + std::string(kind));
           !found.empty())
         return found;
   throw InternalError(fmt::format("no GGUF name for tensor '{}'", name));
@@ -45,7 +48,8 @@ std::string gguf_name(const std::string& name) {
 /// Head size when the rows of this tensor were interleaved, else 0.
 std::int64_t interleaved_head_dim(const ModelSpec& spec, std::string_view name) {
   const bool is_llama = spec.family == Family::llama || spec.family == Family::mistral;
-  const bool is_q_or_k = name.find(".q_proj.") != std::string_view::npos || name.find(".k_proj.") != std::string_view::npos;
+  const bool is_q_or_k =
+      name.find(".q_proj.") != std::string_view::npos || name.find(".k_proj.") != std::string_view::npos;
   return is_llama && is_q_or_k ? spec.head_dim : 0;
 }
 
@@ -61,8 +65,8 @@ struct Transfer {
   std::string where;
   const GgufTensor* source;
   HostTensor* target;
-  std::byte* out;          // null for a view
-  std::int64_t head_dim;   // see interleaved_head_dim
+  std::byte* out;         // null for a view
+  std::int64_t head_dim;  // see interleaved_head_dim
   std::int64_t rows, cols;
 
   std::size_t source_row_bytes() const { return source->bytes.size() / static_cast<std::size_t>(rows); }
@@ -86,8 +90,8 @@ struct Transfer {
 };
 
 /// Sets up `target`: a view when the file's bytes can be used as they are, else an owned buffer still to be filled.
-Transfer begin_transfer(const GgufFile& file, const GgufTensor& source, const TensorShape& wanted, const ModelSpec& spec,
-                        HostTensor& target) {
+Transfer begin_transfer(const GgufFile& file, const GgufTensor& source, const TensorShape& wanted,
+                        const ModelSpec& spec, HostTensor& target) {
   Transfer transfer{.where = fmt::format("{}: tensor '{}'", file.path().string(), source.name),
                     .source = &source,
                     .target = &target,
@@ -107,7 +111,8 @@ Transfer begin_transfer(const GgufFile& file, const GgufTensor& source, const Te
   }
   // A quantised vector is one row; its rows cannot be told apart below the block.
   if (wanted.shape.size() == 1 && !source.format->plain) {
-    if (transfer.head_dim != 0) fail_input("{}: wanted F32, F16 or BF16, found {}", transfer.where, source.format->name);
+    if (transfer.head_dim != 0)
+      fail_input("{}: wanted F32, F16 or BF16, found {}", transfer.where, source.format->name);
     transfer.cols = transfer.rows;
     transfer.rows = 1;
   }
@@ -147,7 +152,7 @@ Checkpoint read_gguf_model(const std::filesystem::path& path, bool check_values)
 
   std::set<std::string, std::less<>> unused;
   for (const GgufTensor& tensor : file.tensors()) unused.insert(tensor.name);
-  unused.erase(std::string(kGgufRopeFactors));       // read by spec_from_gguf
+  unused.erase(std::string(kGgufRopeFactors));                   // read by spec_from_gguf
   if (checkpoint.spec.tied_head) unused.erase("output.weight");  // equal to the embedding
   std::vector<Transfer> transfers;
   for (const TensorShape& wanted : required_tensors(checkpoint.spec)) {
@@ -159,7 +164,8 @@ Checkpoint read_gguf_model(const std::filesystem::path& path, bool check_values)
     transfers.push_back(begin_transfer(file, *source, wanted, checkpoint.spec, checkpoint.tensors[wanted.name]));
   }
   if (!unused.empty())
-    fail_input("{}: tensor '{}' is unknown to a {} model", path.string(), *unused.begin(), name_of(checkpoint.spec.family));
+    fail_input("{}: tensor '{}' is unknown to a {} model", path.string(), *unused.begin(),
+               name_of(checkpoint.spec.family));
   run_all(transfers, check_values);
 
   checkpoint.tokenizer = load_gguf_tokenizer(file);

@@ -60,7 +60,8 @@ RopeScaling scaling_from_factors(const GgufTensor& tensor, const ModelSpec& spec
   const auto fits = [&](const RopeScaling& scaling) {
     for (std::size_t i = 0; i < divisors.size(); ++i) {
       // The writer computed in f32: a few roundings of 2^-24 each, and the difference (turns - low) cancels two digits.
-      const double wanted = scaling.kind == RopeScaling::Kind::none ? 1 : llama3_divisor(spec, scaling, static_cast<std::int64_t>(i));
+      const double wanted =
+          scaling.kind == RopeScaling::Kind::none ? 1 : llama3_divisor(spec, scaling, static_cast<std::int64_t>(i));
       if (!(std::abs(divisors[i] - wanted) <= 1e-5 * wanted)) return false;
     }
     return true;
@@ -132,7 +133,8 @@ ModelSpec spec_from_gguf(const GgufFile& file) {
   spec.hidden = keys.integer("embedding_length");
   spec.intermediate = keys.integer("feed_forward_length");
   spec.heads = keys.integer("attention.head_count");
-  if (spec.heads < 1) fail_input("{}: key '{}' must be positive, found {}", where, keys.full("attention.head_count"), spec.heads);
+  if (spec.heads < 1)
+    fail_input("{}: key '{}' must be positive, found {}", where, keys.full("attention.head_count"), spec.heads);
   spec.kv_heads = keys.integer_or("attention.head_count_kv", spec.heads);
   spec.head_dim = keys.integer_or("attention.key_length", spec.hidden / spec.heads);
   for (const char* key : {"attention.value_length", "rope.dimension_count"})

@@ -123,7 +123,8 @@ void read_rope(const Keys& config, ModelSpec& spec) {
   spec.rope_scaling = scaling_from(rope);
   for (const Keys* keys : {&config, &rope})
     if (keys->number("partial_rotary_factor").value_or(1) != 1)
-      fail_input("{}: partial_rotary_factor must be 1, found {}", keys->where(), *keys->number("partial_rotary_factor"));
+      fail_input("{}: partial_rotary_factor must be 1, found {}", keys->where(),
+                 *keys->number("partial_rotary_factor"));
 }
 
 std::int64_t sliding_window_of(const Keys& config, const ModelSpec& spec) {
@@ -134,7 +135,8 @@ std::int64_t sliding_window_of(const Keys& config, const ModelSpec& spec) {
   if (spec.family == Family::mistral) return window;
   if (window == 0 || !config.flag("use_sliding_window", false)) return 0;
   // Qwen may slide only in some layers: those listed, or those from max_window_layers on.
-  std::int64_t sliding = spec.layers - std::clamp<std::int64_t>(config.integer("max_window_layers").value_or(28), 0, spec.layers);
+  std::int64_t sliding =
+      spec.layers - std::clamp<std::int64_t>(config.integer("max_window_layers").value_or(28), 0, spec.layers);
   const Json types = config.get("layer_types");
   if (types.is_array()) sliding = std::count(types.begin(), types.end(), Json("sliding_attention"));
   if (sliding != 0 && sliding != spec.layers)
@@ -175,7 +177,8 @@ ModelSpec spec_from_hf_config(const Json& json, const Json& generation_json, con
   const std::int64_t absent_kv_heads = config.has("num_key_value_heads") ? 0 : defaults.kv_heads;
   spec.kv_heads = config.integer("num_key_value_heads").value_or(absent_kv_heads == 0 ? spec.heads : absent_kv_heads);
   const std::int64_t absent_head_dim = config.has("head_dim") ? 0 : defaults.head_dim;
-  spec.head_dim = config.integer("head_dim").value_or(absent_head_dim == 0 ? spec.hidden / spec.heads : absent_head_dim);
+  spec.head_dim =
+      config.integer("head_dim").value_or(absent_head_dim == 0 ? spec.hidden / spec.heads : absent_head_dim);
   spec.max_positions = config.integer("max_position_embeddings").value_or(defaults.max_positions);
   spec.norm_eps = config.number("rms_norm_eps").value_or(1e-6);
   spec.tied_head = config.flag("tie_word_embeddings", false);
@@ -211,7 +214,9 @@ Json hf_config_from_spec(const ModelSpec& spec, DType dtype, const std::string& 
                  {"rope_theta", spec.rope_theta},
                  {"rope_scaling", nullptr},
                  {"tie_word_embeddings", spec.tied_head},
-                 {"torch_dtype", dtype == DType::f32 ? "float32" : dtype == DType::f16 ? "float16" : "bfloat16"},
+                 {"torch_dtype", dtype == DType::f32   ? "float32"
+                                 : dtype == DType::f16 ? "float16"
+                                                       : "bfloat16"},
                  {"eos_token_id", nullptr}};
   if (spec.eos_ids.size() == 1) config["eos_token_id"] = spec.eos_ids[0];
   if (spec.eos_ids.size() > 1) config["eos_token_id"] = spec.eos_ids;
@@ -239,7 +244,8 @@ Json hf_config_from_spec(const ModelSpec& spec, DType dtype, const std::string& 
   }
   // Each architecture knows only some combinations of biases, norms and windows.
   if (to_json(spec_from_hf_config(config, Json(), where)) != to_json(spec))
-    fail_input("{}: a {} config.json cannot describe this model: {}", where, name_of(spec.family), to_json(spec).dump());
+    fail_input("{}: a {} config.json cannot describe this model: {}", where, name_of(spec.family),
+               to_json(spec).dump());
   return config;
 }
 

@@ -18,7 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 
 /// Buffers that old exporters stored and every reader computes anew.
-constexpr std::string_view kIgnoredSuffixes[] = {".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached"};
+constexpr std::string_view kIgnoredSuffixes[] = {".rotary_emb.inv_freq", ".rotary_emb.cos_cached",
+                                                 ".rotary_emb.sin_cached"};
 
 bool is_ignored(std::string_view name) {
   return std::any_of(std::begin(kIgnoredSuffixes), std::end(kIgnoredSuffixes),
@@ -33,7 +34,7 @@ std::optional<DType> dtype_from(std::string_view name) {
 
 /// Where each tensor of the model lies.
 struct Weights {
-  std::string where;  // names the file that should list the tensors
+  std::string where;                                       // names the file that should list the tensors
   std::deque<std::pair<fs::path, SafetensorsFile>> files;  // a deque: entries are pointed at
   std::map<std::string, std::pair<std::size_t, const SafetensorsEntry*>> tensors;  // → number of the file, entry
 };
@@ -43,7 +44,8 @@ void add_file(Weights& weights, const fs::path& path) {
   for (const SafetensorsEntry& entry : weights.files.back().second.entries()) {
     const auto [at, is_new] = weights.tensors.emplace(entry.name, std::pair(weights.files.size() - 1, &entry));
     if (!is_new)
-      fail_input("{}: tensor '{}' is also in {}", path.string(), entry.name, weights.files[at->second.first].first.string());
+      fail_input("{}: tensor '{}' is also in {}", path.string(), entry.name,
+                 weights.files[at->second.first].first.string());
   }
 }
 
@@ -82,12 +84,14 @@ Weights open_weights(const fs::path& folder) {
   for (const auto& [tensor, place] : weights.tensors) {
     const auto found = shard_of.find(tensor);
     const fs::path& file = weights.files[place.first].first;
-    if (found == shard_of.end()) fail_input("{}: tensor '{}' is not listed in {}", file.string(), tensor, weights.where);
+    if (found == shard_of.end())
+      fail_input("{}: tensor '{}' is not listed in {}", file.string(), tensor, weights.where);
     if (file.filename() != found->second)
       fail_input("{}: tensor '{}' should be in {}, found in {}", weights.where, tensor, found->second, file.string());
   }
   for (const auto& [tensor, shard] : shard_of)
-    if (!weights.tensors.contains(tensor)) fail_input("{}: tensor '{}' is missing, {} lists it", (folder / shard).string(), tensor, weights.where);
+    if (!weights.tensors.contains(tensor))
+      fail_input("{}: tensor '{}' is missing, {} lists it", (folder / shard).string(), tensor, weights.where);
   return weights;
 }
 
@@ -107,14 +111,15 @@ NamedTensor take(Weights& weights, const TensorShape& wanted) {
   return named;
 }
 
-/// A head stored beside a tied embedding is a copy and is dropped; one that differs is not the model the config tells of.
+/// A head stored beside a tied embedding is a copy and is dropped; one that differs is not the model the config tells
+/// of.
 void drop_tied_head(Weights& weights, const HostTensor& embedding) {
   const auto found = weights.tensors.find(std::string(kHeadName));
   if (found == weights.tensors.end()) return;
   const auto stored = found->second.second->bytes;
   if (stored.size() != embedding.bytes.size() || std::memcmp(stored.data(), embedding.bytes.data(), stored.size()) != 0)
-    fail_input("{}: tensor '{}' differs from '{}', but config.json ties them (tie_word_embeddings)", weights.where, kHeadName,
-               kEmbeddingName);
+    fail_input("{}: tensor '{}' differs from '{}', but config.json ties them (tie_word_embeddings)", weights.where,
+               kHeadName, kEmbeddingName);
   weights.tensors.erase(found);
 }
 

@@ -65,7 +65,8 @@ Checkpoint read_checkpoint(const fs::path& path, const ReadOptions& options) {
     files = std::move(folder.files);
   } else {
     if (!is_gguf(path))
-      fail_input("{}: not a model: wanted a folder with config.json and model.safetensors, or a GGUF file", path.string());
+      fail_input("{}: not a model: wanted a folder with config.json and model.safetensors, or a GGUF file",
+                 path.string());
     checkpoint = read_gguf_model(path, options.check_values);
     files = {path};
   }

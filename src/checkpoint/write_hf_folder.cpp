@@ -31,7 +31,8 @@ void refuse_foreign(const fs::path& folder) {
   if (!fs::exists(folder)) return;
   if (!fs::is_directory(folder)) fail_input("{}: is not a folder", folder.string());
   if (!is_ours(folder))
-    fail_input("{}: is not empty and was not written by scalebits; remove it or choose another folder", folder.string());
+    fail_input("{}: is not empty and was not written by scalebits; remove it or choose another folder",
+               folder.string());
 }
 
 void append_tensor(const HostTensor& tensor, DType dtype, const std::string& where, AtomicFile& file) {
@@ -101,7 +102,8 @@ void write_side_files(const Checkpoint& checkpoint, const fs::path& folder) {
   // Templates inside tokenizer_config.json stay as they are: chat_template.jinja wins over them everywhere.
   if (fs::is_directory(checkpoint.source))
     for (const std::string_view name : kHfSideFiles)
-      if (const fs::path from = fs::path(checkpoint.source) / name; fs::exists(from)) fs::copy_file(from, folder / name);
+      if (const fs::path from = fs::path(checkpoint.source) / name; fs::exists(from))
+        fs::copy_file(from, folder / name);
   if (!fs::exists(folder / "generation_config.json")) {
     Json generation = Json::object();
     if (!checkpoint.spec.eos_ids.empty()) generation["eos_token_id"] = checkpoint.spec.eos_ids;
@@ -109,7 +111,8 @@ void write_side_files(const Checkpoint& checkpoint, const fs::path& folder) {
     write_file_atomically(folder / "generation_config.json", generation.dump(2) + "\n");
   }
   if (checkpoint.tokenizer) write_file_atomically(folder / "tokenizer.scalebits", checkpoint.tokenizer->serialize());
-  if (!checkpoint.chat_template.empty()) write_file_atomically(folder / "chat_template.jinja", checkpoint.chat_template);
+  if (!checkpoint.chat_template.empty())
+    write_file_atomically(folder / "chat_template.jinja", checkpoint.chat_template);
 }
 
 }  // namespace

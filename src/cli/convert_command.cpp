@@ -51,7 +51,8 @@ void convert(const ConvertOptions& options) {
     fmt::print("Rotated the residual stream: {}, seed {}\n", options.rotation, options.rotate.seed);
   }
   std::vector<NamedTensor> written;
-  for (const auto& [name, tensor] : model.tensors) written.push_back({options.model + ": rewritten tensor " + name, tensor});
+  for (const auto& [name, tensor] : model.tensors)
+    written.push_back({options.model + ": rewritten tensor " + name, tensor});
   check_finite(written);
   write_hf_folder(model, options.output, dtype_from_name(options.dtype));
   fmt::print("Wrote {}: {}, {}\n", options.output, options.dtype, format_bytes(folder_bytes(options.output)));

@@ -113,9 +113,10 @@ void print_text(const Artifact& artifact) {
   fmt::print("made by {} from a checkpoint with hash {}\n\n", description.program, description.source_hash);
   print_matrices(description);
   const ArtifactSizes sizes = artifact.sizes();
-  fmt::print("\n(bpw: codes, scales, zeros and tags of the matrix; bits: mean width; loss: what the search's "
-             "last gradient\nsays of the rounding, at most so many nats per token to first order; bars: share of the "
-             "weights at each width)\n\n");
+  fmt::print(
+      "\n(bpw: codes, scales, zeros and tags of the matrix; bits: mean width; loss: what the search's "
+      "last gradient\nsays of the rounding, at most so many nats per token to first order; bars: share of the "
+      "weights at each width)\n\n");
   for (const auto& [name, bytes] :
        {std::pair{"codes", sizes.codes}, std::pair{"scales and zeros", sizes.side}, std::pair{"tags", sizes.tags},
         std::pair{"channel orders", sizes.tables}, std::pair{"unquantised tensors", sizes.dense},

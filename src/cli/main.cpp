@@ -23,10 +23,11 @@ void request_interrupt(int) {
 int main(int argc, char** argv) {
   using namespace scalebits;
   limit_spinning(argv);
-  CLI::App app{"Fit a language model into the memory you have, losing as little quality as possible.\n"
-               "Start with:  scalebits quantize MODEL -o small.safetensors --budget 60MiB\n"
-               "MODEL is a Hugging Face folder or a GGUF file. `scalebits COMMAND --help` explains each command.",
-               "scalebits"};
+  CLI::App app{
+      "Fit a language model into the memory you have, losing as little quality as possible.\n"
+      "Start with:  scalebits quantize MODEL -o small.safetensors --budget 60MiB\n"
+      "MODEL is a Hugging Face folder or a GGUF file. `scalebits COMMAND --help` explains each command.",
+      "scalebits"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "scalebits 0.1.0");
   cli::add_quantize(app);

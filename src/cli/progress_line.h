@@ -1,5 +1,5 @@
-// Progress on the terminal: one line that is drawn over, with the time spent and an estimate of what is left; a report of
-// negative fraction is a line of its own that stays. Without a terminal only the lines that stay are printed.
+// Progress on the terminal: one line that is drawn over, with the time spent and an estimate of what is left; a report
+// of negative fraction is a line of its own that stays. Without a terminal only the lines that stay are printed.
 #pragma once
 
 #include "core/progress.h"

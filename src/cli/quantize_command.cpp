@@ -63,15 +63,23 @@ Recipe recipe_of(const QuantizeOptions& options) {
 Json report_json(const QuantizeReport& report) {
   Json steps = Json::array();
   for (const SearchStep& step : report.steps)
-    steps.push_back({{"phase", step.phase}, {"code_bits", step.code_bits}, {"loss", step.loss}, {"seconds", step.seconds},
-                     {"lowered", step.lowered}, {"raised", step.raised}, {"accepted", step.accepted}});
-  return {{"sizes", to_json(report.sizes)}, {"validation_loss", report.validation_loss}, {"seconds", report.seconds},
+    steps.push_back({{"phase", step.phase},
+                     {"code_bits", step.code_bits},
+                     {"loss", step.loss},
+                     {"seconds", step.seconds},
+                     {"lowered", step.lowered},
+                     {"raised", step.raised},
+                     {"accepted", step.accepted}});
+  return {{"sizes", to_json(report.sizes)},
+          {"validation_loss", report.validation_loss},
+          {"seconds", report.seconds},
           {"steps", steps}};
 }
 
 void quantize_model(const QuantizeOptions& options) {
   if (options.threads > 0) set_thread_count(options.threads);
-  QuantizeJob job{.model = options.model, .output = options.output, .recipe = recipe_of(options), .resume = options.resume};
+  QuantizeJob job{
+      .model = options.model, .output = options.output, .recipe = recipe_of(options), .resume = options.resume};
   job.calibration.assign(options.calibration.begin(), options.calibration.end());
   if (!options.time_limit.empty()) job.time_limit_seconds = parse_seconds(options.time_limit);
   job.frontier = options.frontier;
@@ -85,9 +93,10 @@ void quantize_model(const QuantizeOptions& options) {
     fail(ErrorKind::interrupted, "stopped; the search so far is kept in {}; the same command with --resume goes on",
          search_folder(options.output).string());
   }
-  fmt::print("{}: {} bytes ({}); linear layers {:.4f} bpw all-in, {:.3f} code bits; held-out loss {:.4f} nats/token; {}\n",
-             options.output, report.sizes.file(), format_bytes(report.sizes.file()), report.sizes.linear_bpw(),
-             report.sizes.code_bits(), report.validation_loss, format_seconds(report.seconds));
+  fmt::print(
+      "{}: {} bytes ({}); linear layers {:.4f} bpw all-in, {:.3f} code bits; held-out loss {:.4f} nats/token; {}\n",
+      options.output, report.sizes.file(), format_bytes(report.sizes.file()), report.sizes.linear_bpw(),
+      report.sizes.code_bits(), report.validation_loss, format_seconds(report.seconds));
   if (!options.report.empty()) write_file_atomically(options.report, report_json(report).dump(1));
 }
 
@@ -99,31 +108,44 @@ void add_quantize(CLI::App& app) {
   command->add_option("MODEL", options->model, "Hugging Face folder or GGUF file")->required();
   command->add_option("-o,--output", options->output, "The file to write (safetensors)")->required()->type_name("FILE");
   CLI::Option* const budget =
-      command->add_option("--budget", options->budget, "Size of the whole file, such as 60MiB; embedding and head are searched too")
+      command
+          ->add_option("--budget", options->budget,
+                       "Size of the whole file, such as 60MiB; embedding and head are searched too")
           ->type_name("SIZE");
-  command->add_option("--bpw", options->bpw,
-                      "Stored bits per weight of the linear layers, everything counted; embedding and head stay at 16 bits")
+  command
+      ->add_option(
+          "--bpw", options->bpw,
+          "Stored bits per weight of the linear layers, everything counted; embedding and head stay at 16 bits")
       ->check(CLI::Range(0.1, 16.0))
       ->excludes(budget)
       ->type_name("RATE");
-  command->add_option("--calibration", options->calibration,
-                      "Text files that are like what the model will be used for; without any the model writes its own")
+  command
+      ->add_option("--calibration", options->calibration,
+                   "Text files that are like what the model will be used for; without any the model writes its own")
       ->type_name("FILE");
-  command->add_option("--recipe", options->recipe, "JSON file of options; those given here override it")->type_name("FILE");
-  command->add_option("--set", options->settings, "Any option of the recipe, such as descent_steps=8 (see docs/recipe.md)")
+  command->add_option("--recipe", options->recipe, "JSON file of options; those given here override it")
+      ->type_name("FILE");
+  command
+      ->add_option("--set", options->settings, "Any option of the recipe, such as descent_steps=8 (see docs/recipe.md)")
       ->type_name("OPTION=VALUE");
   command->add_option("--keep", options->keep, "Fix the width of matching tensors: 0 to 8, or 16 for unquantised")
       ->type_name("PATTERN=BITS");
-  command->add_option("--time-limit", options->time_limit, "Cut the search short to end in about this time, such as 30min")
+  command
+      ->add_option("--time-limit", options->time_limit, "Cut the search short to end in about this time, such as 30min")
       ->type_name("TIME");
-  command->add_option("--save-frontier", options->save_frontier,
-                      "Keep the finished search: the plans and scores of every size it passed on its way down")
+  command
+      ->add_option("--save-frontier", options->save_frontier,
+                   "Keep the finished search: the plans and scores of every size it passed on its way down")
       ->type_name("FILE");
-  command->add_option("--frontier", options->frontier,
-                      "Take the plan from a kept search of the same model instead of searching: seconds, any size below its start")
+  command
+      ->add_option(
+          "--frontier", options->frontier,
+          "Take the plan from a kept search of the same model instead of searching: seconds, any size below its start")
       ->type_name("FILE");
   command->add_flag("--resume", options->resume, "Go on with an interrupted search of the same model and recipe");
-  command->add_option("--threads", options->threads, "Threads to use [all]")->check(CLI::Range(1, 4096))->type_name("N");
+  command->add_option("--threads", options->threads, "Threads to use [all]")
+      ->check(CLI::Range(1, 4096))
+      ->type_name("N");
   command->add_option("--report", options->report, "Write sizes and the search's steps as JSON")->type_name("FILE");
   command->add_flag("--quiet", options->quiet, "No progress");
   command->callback([options] { quantize_model(*options); });

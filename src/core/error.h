@@ -45,11 +45,10 @@ template <typename... Args>
   throw Error(ErrorKind::bad_input, fmt::format(format, std::forward<Args>(args)...));
 }
 
-#define SCALEBITS_ASSERT(condition)                                                                    \
-  do {                                                                                                 \
-    if (!(condition))                                                                                  \
-      throw ::scalebits::InternalError(std::string(__FILE__) + ":" + std::to_string(__LINE__) + ": " + \
-                                       #condition);                                                    \
+#define SCALEBITS_ASSERT(condition)                                                                                 \
+  do {                                                                                                              \
+    if (!(condition))                                                                                               \
+      throw ::scalebits::InternalError(std::string(__FILE__) + ":" + std::to_string(__LINE__) + ": " + #condition); \
   } while (false)
 
 }  // namespace scalebits

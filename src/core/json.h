@@ -23,7 +23,8 @@ Json read_json_file(const std::filesystem::path& path);
 /// object[key] as T; a missing key or another type is an Error naming `where`, the key, wanted and found.
 template <typename T>
 T json_value(const Json& object, const std::string& key, const std::string& where) {
-  if (!object.is_object()) fail_input("{}: wanted a JSON object with key '{}', found {}", where, key, object.type_name());
+  if (!object.is_object())
+    fail_input("{}: wanted a JSON object with key '{}', found {}", where, key, object.type_name());
   const auto found = object.find(key);
   if (found == object.end()) fail_input("{}: key '{}' is missing", where, key);
   try {

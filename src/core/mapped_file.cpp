@@ -14,7 +14,7 @@ namespace scalebits {
 std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) fail_input("{}: cannot open: {}", path.string(), std::strerror(errno));
-  struct stat info {};
+  struct stat info{};
   const bool regular = ::fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
   if (!regular || info.st_size == 0) {
     ::close(fd);

@@ -17,9 +17,7 @@ class CounterRng {
   /// In [0, 1), 53 random bits.
   double uniform(std::uint64_t index) const { return static_cast<double>(bits(index) >> 11) * 0x1p-53; }
   /// In [0, bound), bound > 0; bias below 2^-32 for bounds below 2^32.
-  std::uint64_t below(std::uint64_t index, std::uint64_t bound) const {
-    return multiply_high(bits(index), bound);
-  }
+  std::uint64_t below(std::uint64_t index, std::uint64_t bound) const { return multiply_high(bits(index), bound); }
   /// Standard normal (Box–Muller on the two draws 2·index and 2·index + 1).
   double normal(std::uint64_t index) const {
     const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform(2 * index)));

@@ -36,9 +36,9 @@ double parse_with_units(std::string_view text, std::span<const Unit> units, std:
 }  // namespace
 
 std::uint64_t parse_bytes(std::string_view text) {
-  static constexpr Unit kUnits[] = {{"", 1},          {"B", 1},         {"kB", 1e3},      {"KB", 1e3},
-                                    {"MB", 1e6},      {"GB", 1e9},      {"KiB", 0x1p10},  {"MiB", 0x1p20},
-                                    {"GiB", 0x1p30},  {"K", 0x1p10},    {"M", 0x1p20},    {"G", 0x1p30}};
+  static constexpr Unit kUnits[] = {{"", 1},         {"B", 1},      {"kB", 1e3},     {"KB", 1e3},
+                                    {"MB", 1e6},     {"GB", 1e9},   {"KiB", 0x1p10}, {"MiB", 0x1p20},
+                                    {"GiB", 0x1p30}, {"K", 0x1p10}, {"M", 0x1p20},   {"G", 0x1p30}};
   const double bytes = parse_with_units(text, kUnits, "a size such as 60MiB, 1.5GB or 123456");
   if (bytes >= 0x1p63) fail(ErrorKind::usage, "'{}' is too large a size", text);
   return static_cast<std::uint64_t>(bytes);

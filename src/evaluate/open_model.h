@@ -15,7 +15,7 @@ class Tokenizer;
 
 struct OpenedModel {
   ModelSpec spec;
-  std::unique_ptr<WeightSource> weights;  // of an artifact: dequantised from the packed file at each use
+  std::unique_ptr<WeightSource> weights;       // of an artifact: dequantised from the packed file at each use
   std::shared_ptr<const Tokenizer> tokenizer;  // null when the source carries none
   std::string chat_template;
   std::string path;

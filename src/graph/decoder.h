@@ -29,8 +29,8 @@ struct DecoderOptions {
 
 class Decoder {
  public:
-  /// Keeps a reference to `weights`, which must outlive the decoder. Uses thread_count() threads; results are the same for
-  /// the same number of threads. Not to be called from two threads at once.
+  /// Keeps a reference to `weights`, which must outlive the decoder. Uses thread_count() threads; results are the same
+  /// for the same number of threads. Not to be called from two threads at once.
   Decoder(const ModelSpec& spec, WeightSource& weights, const DecoderOptions& options = {});
   ~Decoder();
   Decoder(const Decoder&) = delete;

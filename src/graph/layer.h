@@ -51,7 +51,7 @@ struct LayerContext {
   Workspace& workspace;
   at::ScalarType operand;
   std::int64_t windows, length;
-  std::int64_t first_position = 0;                            // of each window's first token
+  std::int64_t first_position = 0;                           // of each window's first token
   std::function<void(const Attention&)> attention = attend;  // of the forward pass; generation looks into its cache
 };
 

@@ -24,8 +24,8 @@ struct LossTarget {
 struct LossResult {
   double mean = 0;
   std::vector<double> window_means;
-  std::vector<float> token_losses;             // windows x (length - 1), row-major
-  std::vector<std::uint8_t> top1_agreements;   // kl only: 1 where the likeliest tokens of both models are the same
+  std::vector<float> token_losses;            // windows x (length - 1), row-major
+  std::vector<std::uint8_t> top1_agreements;  // kl only: 1 where the likeliest tokens of both models are the same
 };
 
 }  // namespace scalebits

@@ -33,11 +33,11 @@ struct HostTensor {
 
 struct Checkpoint {
   ModelSpec spec;
-  std::map<std::string, HostTensor> tensors;         // keys: Hugging Face names, exactly those of required_tensors()
-  std::shared_ptr<const Tokenizer> tokenizer;        // null when the source carries none
-  std::string chat_template;                         // Jinja text, empty when none
-  std::string source;                                // the path it was read from, for messages
-  std::string hash;                                  // of the source's bytes and of every transform since
+  std::map<std::string, HostTensor> tensors;   // keys: Hugging Face names, exactly those of required_tensors()
+  std::shared_ptr<const Tokenizer> tokenizer;  // null when the source carries none
+  std::string chat_template;                   // Jinja text, empty when none
+  std::string source;                          // the path it was read from, for messages
+  std::string hash;                            // of the source's bytes and of every transform since
 
   /// Throws InternalError when there is no such tensor (readers guarantee all of required_tensors()).
   const HostTensor& tensor(std::string_view name) const;

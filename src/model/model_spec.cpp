@@ -55,21 +55,28 @@ Family family_from_name(const std::string& name, const std::string& where) {
 }
 
 void validate(const ModelSpec& spec, const std::string& where) {
-  const std::pair<const char*, std::int64_t> dimensions[] = {
-      {"layers", spec.layers},     {"hidden", spec.hidden},     {"intermediate", spec.intermediate},
-      {"heads", spec.heads},       {"kv_heads", spec.kv_heads}, {"head_dim", spec.head_dim},
-      {"vocab", spec.vocab},       {"max_positions", spec.max_positions}};
+  const std::pair<const char*, std::int64_t> dimensions[] = {{"layers", spec.layers},
+                                                             {"hidden", spec.hidden},
+                                                             {"intermediate", spec.intermediate},
+                                                             {"heads", spec.heads},
+                                                             {"kv_heads", spec.kv_heads},
+                                                             {"head_dim", spec.head_dim},
+                                                             {"vocab", spec.vocab},
+                                                             {"max_positions", spec.max_positions}};
   for (const auto& [name, value] : dimensions)
-    if (value < 1 || value > kMaxDimension) fail_input("{}: {} must be 1 to {}, found {}", where, name, kMaxDimension, value);
+    if (value < 1 || value > kMaxDimension)
+      fail_input("{}: {} must be 1 to {}, found {}", where, name, kMaxDimension, value);
   if (spec.heads % spec.kv_heads != 0)
     fail_input("{}: heads ({}) must be a multiple of kv_heads ({})", where, spec.heads, spec.kv_heads);
   if (spec.heads * spec.head_dim > kMaxDimension)
     fail_input("{}: heads x head_dim must be at most {}, found {}", where, kMaxDimension, spec.heads * spec.head_dim);
   if (spec.head_dim % 2 != 0) fail_input("{}: head_dim must be even, found {}", where, spec.head_dim);
-  if (!(spec.norm_eps > 0 && spec.norm_eps < 1)) fail_input("{}: norm_eps must be in (0, 1), found {}", where, spec.norm_eps);
+  if (!(spec.norm_eps > 0 && spec.norm_eps < 1))
+    fail_input("{}: norm_eps must be in (0, 1), found {}", where, spec.norm_eps);
   if (!(spec.rope_theta > 1)) fail_input("{}: rope_theta must be above 1, found {}", where, spec.rope_theta);
   if (!(spec.rope_scaling.factor > 0)) fail_input("{}: rope scaling factor must be positive", where);
-  if (spec.sliding_window < 0) fail_input("{}: sliding_window must not be negative, found {}", where, spec.sliding_window);
+  if (spec.sliding_window < 0)
+    fail_input("{}: sliding_window must not be negative, found {}", where, spec.sliding_window);
 }
 
 Json to_json(const ModelSpec& spec) {

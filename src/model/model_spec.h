@@ -41,7 +41,7 @@ struct ModelSpec {
   bool qkv_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
-  bool qk_norm = false;  // RMSNorm over each head of q and k, before the rotary embedding
+  bool qk_norm = false;               // RMSNorm over each head of q and k, before the rotary embedding
   std::vector<std::int32_t> eos_ids;  // generation stops at any of these
 };
 

@@ -23,7 +23,9 @@ DType stored_dtype(const HostTensor& tensor) {
 }
 
 /// The order to store a dimension in when no table will say so: only a folded one.
-const ChannelOrder* folded(const ChannelOrderPtr& order) { return order && order->table.empty() ? order.get() : nullptr; }
+const ChannelOrder* folded(const ChannelOrderPtr& order) {
+  return order && order->table.empty() ? order.get() : nullptr;
+}
 
 std::string table_of(const ChannelOrderPtr& order) { return order ? order->table : std::string(); }
 
@@ -39,7 +41,9 @@ DenseOrder dense_order(const Partition& partition, const std::string& name) {
   return {nullptr, found == partition.dense_orders.end() ? nullptr : found->second.get()};
 }
 
-std::uint16_t to_16_bits(float value, DType dtype) { return dtype == DType::f16 ? f32_to_f16(value) : f32_to_bf16(value); }
+std::uint16_t to_16_bits(float value, DType dtype) {
+  return dtype == DType::f16 ? f32_to_f16(value) : f32_to_bf16(value);
+}
 
 HostTensor dense_tensor(const Checkpoint& checkpoint, const Partition& partition, const DenseDeclaration& declaration) {
   const HostTensor& source = checkpoint.tensor(declaration.name);

@@ -14,9 +14,9 @@
 
 namespace scalebits {
 
-/// Everything of the file but its payload and its widths (0 until set_widths). `matrices[i]` (null: not quantised) belongs
-/// to partition.matrices[i]. Tensors that are not quantised are stored in 16 bits: as they are, or from f32 as F16 (BF16
-/// when F16 cannot hold them). Reads every such tensor once.
+/// Everything of the file but its payload and its widths (0 until set_widths). `matrices[i]` (null: not quantised)
+/// belongs to partition.matrices[i]. Tensors that are not quantised are stored in 16 bits: as they are, or from f32 as
+/// F16 (BF16 when F16 cannot hold them). Reads every such tensor once.
 ArtifactDescription describe_artifact(const Checkpoint& checkpoint, const Partition& partition,
                                       const RoundedMatrices& matrices, const Json& recipe);
 

@@ -8,10 +8,8 @@
 namespace scalebits {
 namespace {
 
-constexpr std::pair<Reordering, std::string_view> kNames[] = {{Reordering::none, "none"},
-                                                              {Reordering::folded, "folded"},
-                                                              {Reordering::site, "site"},
-                                                              {Reordering::free, "free"}};
+constexpr std::pair<Reordering, std::string_view> kNames[] = {
+    {Reordering::none, "none"}, {Reordering::folded, "folded"}, {Reordering::site, "site"}, {Reordering::free, "free"}};
 
 using Scores = std::vector<double>;
 
@@ -107,8 +105,8 @@ void fold_residual(const ModelSpec& spec, std::span<const ChannelScores> scores,
     (writes ? partition.matrices[i].row_order : partition.matrices[i].col_order) = order;
   }
   for (std::int64_t layer = 0; layer < spec.layers; ++layer)
-    for (const char* suffix : {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.bias",
-                               "mlp.down_proj.bias"})
+    for (const char* suffix :
+         {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.bias", "mlp.down_proj.bias"})
       partition.dense_orders[layer_tensor(layer, suffix)] = order;
   for (const std::string_view name : {kEmbeddingName, kFinalNormName, kHeadName})
     partition.dense_orders[std::string(name)] = order;
@@ -120,10 +118,10 @@ void order_by_site(const LayerMatrices& layer, std::int64_t index) {
   for (const LinearKind kind : kAttentionInputs) layer.matrix(kind).col_order = attention;
   const ChannelOrderPtr mlp = descending_order(layer.col_sum(kMlpInputs), table("mlp.input_order"));
   for (const LinearKind kind : kMlpInputs) layer.matrix(kind).col_order = mlp;
-  layer.matrix(LinearKind::o).col_order = descending_order(layer.score(LinearKind::o).cols, table("output.input_order"));
+  layer.matrix(LinearKind::o).col_order =
+      descending_order(layer.score(LinearKind::o).cols, table("output.input_order"));
   for (const LinearKind kind : {LinearKind::q, LinearKind::k, LinearKind::v, LinearKind::o, LinearKind::down})
-    layer.matrix(kind).row_order =
-        descending_order(layer.score(kind).rows, layer.matrix(kind).name + ".row_order");
+    layer.matrix(kind).row_order = descending_order(layer.score(kind).rows, layer.matrix(kind).name + ".row_order");
 }
 
 }  // namespace
@@ -183,8 +181,7 @@ Partition reorder(const ModelSpec& spec, const Partition& base, const std::vecto
   // The vocabulary's order is the tokenizer's; only the columns of embedding and head may move.
   for (std::size_t i = static_cast<std::size_t>(7 * spec.layers); i < partition.matrices.size(); ++i)
     if (reordering == Reordering::site || reordering == Reordering::free)
-      partition.matrices[i].col_order =
-          descending_order(scores[i].cols, partition.matrices[i].name + ".input_order");
+      partition.matrices[i].col_order = descending_order(scores[i].cols, partition.matrices[i].name + ".input_order");
   return partition;
 }
 

@@ -64,13 +64,15 @@ CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::ve
   return split_windows(windows, recipe);
 }
 
-CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe, const ProgressSink& progress) {
+CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe,
+                                      const ProgressSink& progress) {
   CheckpointWeights weights(checkpoint);
   const std::int64_t passes = recipe.descent_steps + recipe.swap_steps + 1;
-  SelfTextOptions options{.windows = recipe.validation_windows + std::min<std::int64_t>(passes, kOwnBatches) * recipe.windows_per_gradient,
-                          .length = recipe.window_length,
-                          .seed = recipe.seed,
-                          .compute = recipe.compute};
+  SelfTextOptions options{
+      .windows = recipe.validation_windows + std::min<std::int64_t>(passes, kOwnBatches) * recipe.windows_per_gradient,
+      .length = recipe.window_length,
+      .seed = recipe.seed,
+      .compute = recipe.compute};
   if (checkpoint.tokenizer) options.start_token = checkpoint.tokenizer->bos();
   return split_windows(sample_own_text(checkpoint.spec, weights, options, progress), recipe);
 }

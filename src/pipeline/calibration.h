@@ -12,13 +12,12 @@
 namespace scalebits {
 
 /// Concatenates the files' tokens, cuts them into windows, shuffles the windows by the recipe's seed; the first
-/// validation_windows of them are held out. Throws Error(bad_input) when there is no tokenizer, a file cannot be read, or
-/// the text is too short (naming how many windows were wanted and found).
+/// validation_windows of them are held out. Throws Error(bad_input) when there is no tokenizer, a file cannot be read,
+/// or the text is too short (naming how many windows were wanted and found).
 CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::vector<std::filesystem::path>& files,
                                      const Recipe& recipe);
 
 /// Windows that the full-precision model writes by sampling, seeded.
-CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe,
-                                      const ProgressSink& progress);
+CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe, const ProgressSink& progress);
 
 }  // namespace scalebits

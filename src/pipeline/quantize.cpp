@@ -94,7 +94,8 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   std::optional<SavedSearch> earlier;
   if (!job.frontier.empty()) {
     earlier = load_search_state(job.frontier);
-    job.recipe = with_budget_of(requested.recipe, recipe_from_json(earlier->provenance.recipe, {}, job.frontier.string()));
+    job.recipe =
+        with_budget_of(requested.recipe, recipe_from_json(earlier->provenance.recipe, {}, job.frontier.string()));
     validate(job.recipe);
   }
   if (progress) progress({0, "reading", job.model.string()});
@@ -106,9 +107,9 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   const Budget budget{bytes, std::ref(stored_size)};
   // Before the model is run, which may take minutes.
   require_feasible(checkpoint, job.recipe, {bytes, std::ref(size_before_search)});
-  const CalibrationSet calibration =
-      job.calibration.empty() ? calibration_from_model(checkpoint, job.recipe, progress)
-                              : calibration_from_text(checkpoint, job.calibration, job.recipe);
+  const CalibrationSet calibration = job.calibration.empty()
+                                         ? calibration_from_model(checkpoint, job.recipe, progress)
+                                         : calibration_from_text(checkpoint, job.calibration, job.recipe);
   const Provenance provenance{checkpoint.hash, calibration.hash, to_json(job.recipe)};
   const std::filesystem::path folder = search_folder(job.output), state_path = folder / "state.safetensors";
   std::filesystem::create_directories(folder);

@@ -10,12 +10,10 @@ namespace {
 template <typename Enum>
 using EnumNames = std::vector<std::pair<Enum, std::string>>;
 
-const EnumNames<EmbeddingMode> kEmbeddingModes = {{EmbeddingMode::sixteen_bits, "16"},
-                                                  {EmbeddingMode::eight_bits, "8"},
-                                                  {EmbeddingMode::search, "search"}};
-const EnumNames<ClipWeighting> kClipWeightings = {{ClipWeighting::none, "none"},
-                                                  {ClipWeighting::plain, "plain"},
-                                                  {ClipWeighting::inputs, "inputs"}};
+const EnumNames<EmbeddingMode> kEmbeddingModes = {
+    {EmbeddingMode::sixteen_bits, "16"}, {EmbeddingMode::eight_bits, "8"}, {EmbeddingMode::search, "search"}};
+const EnumNames<ClipWeighting> kClipWeightings = {
+    {ClipWeighting::none, "none"}, {ClipWeighting::plain, "plain"}, {ClipWeighting::inputs, "inputs"}};
 const EnumNames<LossTarget::Kind> kLosses = {{LossTarget::Kind::nll, "nll"}, {LossTarget::Kind::kl, "kl"}};
 const EnumNames<Compute> kComputes = {{Compute::f32, "f32"}, {Compute::bf16, "bf16"}};
 
@@ -58,8 +56,10 @@ Field optional_field(std::string key, Access access) {
           },
           [access](Recipe& recipe, const Json& json) {
             auto& value = access(recipe);
-            if (json.is_null()) value.reset();
-            else value = json.get<typename std::remove_reference_t<decltype(value)>::value_type>();
+            if (json.is_null())
+              value.reset();
+            else
+              value = json.get<typename std::remove_reference_t<decltype(value)>::value_type>();
           }};
 }
 
@@ -72,8 +72,9 @@ Field named_field(std::string key, Access access, Name name, Parse parse) {
 
 template <typename Enum, typename Access>
 Field enum_field(std::string key, const EnumNames<Enum>& names, Access access) {
-  return named_field(key, access, [&names](Enum value) { return enum_name(names, value); },
-                     [&names, key](const std::string& text) { return enum_value(names, text, key); });
+  return named_field(
+      key, access, [&names](Enum value) { return enum_name(names, value); },
+      [&names, key](const std::string& text) { return enum_value(names, text, key); });
 }
 
 #define SCALEBITS_MEMBER(path) [](Recipe& recipe) -> auto& { return recipe.path; }
@@ -104,15 +105,19 @@ const std::vector<Field>& fields() {
       plain_field("min_width", SCALEBITS_MEMBER(min_width)),
       plain_field("max_width", SCALEBITS_MEMBER(max_width)),
       plain_field("min_embedding_width", SCALEBITS_MEMBER(min_embedding_width)),
-      named_field("reordering", SCALEBITS_MEMBER(reordering), [](Reordering value) { return name_of(value); },
-                  reordering_from_name),
-      named_field("order_statistic", SCALEBITS_MEMBER(order_statistic), [](Statistic value) { return name_of(value); },
-                  statistic_from_name),
+      named_field(
+          "reordering", SCALEBITS_MEMBER(reordering), [](Reordering value) { return name_of(value); },
+          reordering_from_name),
+      named_field(
+          "order_statistic", SCALEBITS_MEMBER(order_statistic), [](Statistic value) { return name_of(value); },
+          statistic_from_name),
       plain_field("order_bits", SCALEBITS_MEMBER(order_bits)),
-      named_field("statistic", SCALEBITS_MEMBER(statistic), [](Statistic value) { return name_of(value); },
-                  statistic_from_name),
-      named_field("cost_model", SCALEBITS_MEMBER(cost_model), [](CostModel value) { return name_of(value); },
-                  cost_model_from_name),
+      named_field(
+          "statistic", SCALEBITS_MEMBER(statistic), [](Statistic value) { return name_of(value); },
+          statistic_from_name),
+      named_field(
+          "cost_model", SCALEBITS_MEMBER(cost_model), [](CostModel value) { return name_of(value); },
+          cost_model_from_name),
       plain_field("search", SCALEBITS_MEMBER(search)),
       plain_field("start_bits", SCALEBITS_MEMBER(start_bits)),
       plain_field("descent_steps", SCALEBITS_MEMBER(descent_steps)),
@@ -137,7 +142,8 @@ const std::vector<Field>& fields() {
 /// Glob with `*` only.
 bool matches(std::string_view pattern, std::string_view text) {
   if (pattern.empty()) return text.empty();
-  if (pattern.front() != '*') return !text.empty() && pattern.front() == text.front() && matches(pattern.substr(1), text.substr(1));
+  if (pattern.front() != '*')
+    return !text.empty() && pattern.front() == text.front() && matches(pattern.substr(1), text.substr(1));
   for (std::size_t skip = 0; skip <= text.size(); ++skip)
     if (matches(pattern.substr(1), text.substr(skip))) return true;
   return false;
@@ -181,7 +187,8 @@ void validate(const Recipe& recipe) {
   require(recipe.min_embedding_width >= 0 && recipe.min_embedding_width <= 8, "min_embedding_width must be 0 to 8");
   require(recipe.order_bits >= 1 && recipe.order_bits <= 8, "order_bits must be 1 to 8");
   require(recipe.start_bits >= 0 && recipe.start_bits <= 8, "start_bits must be 0 (automatic) to 8");
-  require(recipe.descent_steps >= 1 && recipe.swap_steps >= 0, "descent_steps must be at least 1, swap_steps at least 0");
+  require(recipe.descent_steps >= 1 && recipe.swap_steps >= 0,
+          "descent_steps must be at least 1, swap_steps at least 0");
   require(recipe.score_memory >= 0 && recipe.score_memory < 1, "score_memory must be in [0, 1)");
   require(recipe.raise_trust >= 0 && recipe.raise_trust <= 1, "raise_trust must be in [0, 1]");
   require(recipe.swap_fraction > 0 && recipe.swap_fraction <= 1 && recipe.min_swap_fraction > 0,

@@ -21,9 +21,9 @@ enum class EmbeddingMode { sixteen_bits, eight_bits, search };
 
 /// The squared error that the clip search minimises.
 enum class ClipWeighting {
-  none,    // no search: the whole range of each group
-  plain,   // every weight alike
-  inputs   // each input channel by its mean square
+  none,   // no search: the whole range of each group
+  plain,  // every weight alike
+  inputs  // each input channel by its mean square
 };
 
 /// A tensor name pattern with `*`, and the width that matching matrices keep: 0 to 8, or 16 for unquantised.
@@ -54,8 +54,8 @@ struct Recipe {
   // The search.
   Statistic statistic = Statistic::absolute;
   CostModel cost_model = CostModel::linear;
-  bool search = true;         // false: the widest uniform width that the budget holds
-  int start_bits = 0;         // 0: 4, or more when the budget leaves more
+  bool search = true;  // false: the widest uniform width that the budget holds
+  int start_bits = 0;  // 0: 4, or more when the budget leaves more
   int descent_steps = 6;
   bool refresh = true;        // false: one gradient at the start serves every step
   double score_memory = 0.5;  // weight of earlier passes in the running mean of scores
@@ -67,7 +67,7 @@ struct Recipe {
   // What is measured.
   LossTarget::Kind loss = LossTarget::Kind::nll;
   int windows_per_gradient = 16;
-  int window_length = 0;        // 0: 512, or the model's positions when there are fewer
+  int window_length = 0;  // 0: 512, or the model's positions when there are fewer
   int validation_windows = 16;
   std::uint64_t seed = 1;
   Compute compute = Compute::f32;

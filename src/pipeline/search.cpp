@@ -42,9 +42,7 @@ std::vector<ChannelScores> no_channel_scores(const Partition& partition) {
 
 class Stopwatch {
  public:
-  double seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
 
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
@@ -54,9 +52,8 @@ class Search {
  public:
   Search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe, const Budget& budget,
          SearchState state, const SearchCallbacks& callbacks, bool from_frontier)
-      : checkpoint_(checkpoint), calibration_(calibration), recipe_(recipe), budget_(budget),
-        state_(std::move(state)), callbacks_(callbacks),
-        from_frontier_(from_frontier) {}
+      : checkpoint_(checkpoint), calibration_(calibration), recipe_(recipe), budget_(budget), state_(std::move(state)),
+        callbacks_(callbacks), from_frontier_(from_frontier) {}
 
   SearchResult run() {
     if (state_.phase == SearchState::Phase::order) {
@@ -124,8 +121,7 @@ class Search {
     std::vector<std::int64_t> rows;
     for (std::int64_t i = 0; i < count; ++i) rows.push_back((state_.next_window + i) % available);
     state_.next_window += count;
-    return calibration_.gradient_windows.index_select(
-        0, at::tensor(rows, at::TensorOptions().dtype(at::kLong)));
+    return calibration_.gradient_windows.index_select(0, at::tensor(rows, at::TensorOptions().dtype(at::kLong)));
   }
 
   DecoderOptions decoder_options() const { return {.compute = recipe_.compute}; }
@@ -156,7 +152,8 @@ class Search {
       table.scores[m] = score_blocks(*matrices_[m], gradient, recipe_.statistic);
     });
     for (std::size_t m = 0; m < matrices_.size(); ++m)
-      if (matrices_[m] && is_vocabulary(matrices_[m]->name())) lift_unseen_rows(matrices_[m]->format(), table.scores[m]);
+      if (matrices_[m] && is_vocabulary(matrices_[m]->name()))
+        lift_unseen_rows(matrices_[m]->format(), table.scores[m]);
     if (state_.scores.scores.empty()) {
       state_.scores = std::move(table);
       return loss;
@@ -171,8 +168,8 @@ class Search {
     return loss;
   }
 
-  /// A batch sees few of the vocabulary's rows, and the next batch sees others: a block of embedding or head counts for no
-  /// less than the mean of its block column.
+  /// A batch sees few of the vocabulary's rows, and the next batch sees others: a block of embedding or head counts for
+  /// no less than the mean of its block column.
   static void lift_unseen_rows(const MatrixFormat& format, std::vector<WidthScores>& scores) {
     for (std::int64_t col = 0; col < format.block_col_count(); ++col) {
       std::array<double, 9> mean{};
@@ -208,10 +205,12 @@ class Search {
     return result;
   }
 
-  /// What the blocks may take so that the whole meets `stored_target`: tags, padding and tables change little with a plan.
+  /// What the blocks may take so that the whole meets `stored_target`: tags, padding and tables change little with a
+  /// plan.
   std::uint64_t block_bytes_for(const Choices& choices, const BitPlan& plan, std::uint64_t stored_target) const {
-    const auto overhead = static_cast<std::int64_t>(stored_bytes(plan)) -
-                          static_cast<std::int64_t>(bytes_of_plan(choices, plan));  // negative when some are not counted
+    const auto overhead =
+        static_cast<std::int64_t>(stored_bytes(plan)) -
+        static_cast<std::int64_t>(bytes_of_plan(choices, plan));  // negative when some are not counted
     return static_cast<std::uint64_t>(std::max<std::int64_t>(0, static_cast<std::int64_t>(stored_target) - overhead));
   }
 
@@ -276,7 +275,8 @@ class Search {
     const std::uint64_t start_bytes = stored_bytes(uniform(start_bits()));
     const int steps = descent_steps();
     fit_into_time(steps + 1 - static_cast<int>(state_.frontier.size()));
-    for (int step = static_cast<int>(state_.frontier.size()); stored_bytes(state_.plan) > budget_.bytes || step == 0; ++step) {
+    for (int step = static_cast<int>(state_.frontier.size()); stored_bytes(state_.plan) > budget_.bytes || step == 0;
+         ++step) {
       const Stopwatch watch;
       report(0.1 + 0.5 * step / steps, "descending", fmt::format("{:.3f} bits", code_bits(state_.plan)));
       const double loss = recipe_.refresh || step == 0 ? score(state_.plan) : 0.0;
@@ -356,8 +356,7 @@ class Search {
       const auto count = std::max<std::int64_t>(1, std::llround(state_.swap_fraction * block_count()));
       BitPlan candidate = swap_bits(all, state_.plan, block_bytes_for(all, state_.plan, budget_.bytes), count, limits);
       if (candidate == state_.plan) break;
-      const double candidate_loss =
-          stored_bytes(candidate) <= budget_.bytes ? validation_loss(candidate) : INFINITY;
+      const double candidate_loss = stored_bytes(candidate) <= budget_.bytes ? validation_loss(candidate) : INFINITY;
       ++state_.swap_step;
       if (candidate_loss < state_.best_validation_loss) {
         state_.best_validation_loss = candidate_loss;
@@ -415,9 +414,9 @@ class Search {
 
   void log_step(const SearchStep& step) {
     state_.log.push_back(step);
-    report(-1, step.phase, fmt::format("{:.3f} bits, loss {:.4f}, {} lowered, {} raised{}, {:.1f} s", step.code_bits,
-                                       step.loss, step.lowered, step.raised, step.accepted ? "" : ", rejected",
-                                       step.seconds));
+    report(-1, step.phase,
+           fmt::format("{:.3f} bits, loss {:.4f}, {} lowered, {} raised{}, {:.1f} s", step.code_bits, step.loss,
+                       step.lowered, step.raised, step.accepted ? "" : ", rejected", step.seconds));
   }
 
   void save() {

@@ -1,6 +1,6 @@
 // The ScaleBITS search: order the channels, descend from a high precision until the budget is met, then swap bits at
-// equal bytes. Each step is one backward pass at the current plan, one allocation, and one saved state. This is the only
-// place that loops over the stages.
+// equal bytes. Each step is one backward pass at the current plan, one allocation, and one saved state. This is the
+// only place that loops over the stages.
 #pragma once
 
 #include "allocate/allocation.h"
@@ -32,7 +32,7 @@ struct FrontierPoint {
   double code_bits = 0;            // mean width
   double loss = 0;                 // of the gradient batch at this plan
   BitPlan plan;
-  SensitivityTable scores;         // at this plan: what brings it down to a budget below
+  SensitivityTable scores;  // at this plan: what brings it down to a budget below
 };
 
 /// What happened at one step, for the log and the report.
@@ -55,9 +55,9 @@ struct SearchState {
   SensitivityTable scores;  // running mean over the passes
   double best_validation_loss = 0;
   double swap_fraction = 0;
-  int swap_step = 0;       // trials so far
-  bool scored = false;     // while swapping: `scores` hold a pass at this very plan
-  BitPlan held;       // 1 for blocks of swaps rejected since the last accepted one; empty: none
+  int swap_step = 0;    // trials so far
+  bool scored = false;  // while swapping: `scores` hold a pass at this very plan
+  BitPlan held;         // 1 for blocks of swaps rejected since the last accepted one; empty: none
   std::vector<FrontierPoint> frontier;
   std::vector<SearchStep> log;
 };
@@ -83,8 +83,8 @@ struct SearchResult {
   RoundedMatrices matrices;
 };
 
-/// Runs from `state` (default: from the start) to the end. Throws as require_feasible() does, and Error(interrupted) after
-/// Ctrl-C, the state being saved.
+/// Runs from `state` (default: from the start) to the end. Throws as require_feasible() does, and Error(interrupted)
+/// after Ctrl-C, the state being saved.
 SearchResult run_search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
                         const Budget& budget, SearchState state, const SearchCallbacks& callbacks);
 

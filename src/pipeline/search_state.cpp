@@ -52,7 +52,8 @@ BitPlan split(const std::vector<std::uint8_t>& all, const std::vector<std::size_
   std::size_t at = 0;
   for (const std::size_t count : blocks) {
     if (count > all.size() - at) fail_input("{}: a plan has too few blocks", where);
-    plan.widths.emplace_back(all.begin() + static_cast<std::ptrdiff_t>(at), all.begin() + static_cast<std::ptrdiff_t>(at + count));
+    plan.widths.emplace_back(all.begin() + static_cast<std::ptrdiff_t>(at),
+                             all.begin() + static_cast<std::ptrdiff_t>(at + count));
     at += count;
   }
   if (at != all.size()) fail_input("{}: a plan has too many blocks", where);
@@ -67,7 +68,8 @@ std::vector<float> joined(const SensitivityTable& table) {
 }
 
 /// Empty when there are no scores yet.
-SensitivityTable split_scores(const std::vector<float>& all, const std::vector<std::size_t>& blocks, const std::string& where) {
+SensitivityTable split_scores(const std::vector<float>& all, const std::vector<std::size_t>& blocks,
+                              const std::string& where) {
   SensitivityTable table;
   std::size_t at = 0;
   for (const std::size_t count : blocks) {
@@ -101,15 +103,19 @@ Json to_json(const SearchStep& step) {
 }
 
 SearchStep step_from_json(const Json& json) {
-  return {json.at(0).get<std::string>(),  json.at(1).get<double>(),       json.at(2).is_null() ? 0.0 : json.at(2).get<double>(),
-          json.at(3).get<double>(),       json.at(4).get<std::int64_t>(), json.at(5).get<std::int64_t>(),
+  return {json.at(0).get<std::string>(),
+          json.at(1).get<double>(),
+          json.at(2).is_null() ? 0.0 : json.at(2).get<double>(),
+          json.at(3).get<double>(),
+          json.at(4).get<std::int64_t>(),
+          json.at(5).get<std::int64_t>(),
           json.at(6).get<bool>()};
 }
 
 void require_same_part(const Json& found, const Json& wanted, const std::string& what, const std::string& where) {
   if (found != wanted)
-    fail_input("{}: this search was made with another {}; delete it or give the same one (found {}, wanted {})", where, what,
-               found.dump().substr(0, 600), wanted.dump().substr(0, 600));
+    fail_input("{}: this search was made with another {}; delete it or give the same one (found {}, wanted {})", where,
+               what, found.dump().substr(0, 600), wanted.dump().substr(0, 600));
 }
 
 }  // namespace
@@ -131,7 +137,8 @@ void save_search_state(const std::filesystem::path& path, const SearchState& sta
   OrderNumbers numbers;
   Json matrices = Json::array(), dense = Json::object(), log = Json::array(), frontier = Json::array();
   for (const MatrixPartition& matrix : state.partition.matrices)
-    matrices.push_back({matrix.name, matrix.rows, matrix.cols, numbers.number(matrix.row_order), numbers.number(matrix.col_order)});
+    matrices.push_back(
+        {matrix.name, matrix.rows, matrix.cols, numbers.number(matrix.row_order), numbers.number(matrix.col_order)});
   for (const auto& [name, order] : state.partition.dense_orders) dense[name] = numbers.number(order);
   Json tables = Json::array();
   for (std::size_t i = 0; i < numbers.orders.size(); ++i) {
@@ -177,7 +184,8 @@ SavedSearch load_search_state(const std::filesystem::path& path) {
   const Json json = parse_json(metadata->second, where);
   if (json_value<int>(json, "version", where) != kVersion) fail_input("{}: unknown version of the search state", where);
   const Provenance provenance{json_value<std::string>(json, "checkpoint", where),
-                              json_value<std::string>(json, "calibration", where), json_value<Json>(json, "recipe", where)};
+                              json_value<std::string>(json, "calibration", where),
+                              json_value<Json>(json, "recipe", where)};
   SearchState state;
   try {
     const auto phase = json.at("phase").get<std::string>();
@@ -192,13 +200,17 @@ SavedSearch load_search_state(const std::filesystem::path& path) {
     state.partition.reordering = reordering_from_name(json.at("reordering").get<std::string>());
     std::vector<ChannelOrderPtr> orders;
     for (std::size_t i = 0; i < json.at("tables").size(); ++i)
-      orders.push_back(std::make_shared<ChannelOrder>(ChannelOrder{
-          read_values<std::uint32_t>(file, fmt::format("order.{}", i), "U32"), json.at("tables").at(i).get<std::string>()}));
-    const auto order = [&](const Json& number) { return number.is_null() ? nullptr : orders.at(number.get<std::size_t>()); };
+      orders.push_back(std::make_shared<ChannelOrder>(
+          ChannelOrder{read_values<std::uint32_t>(file, fmt::format("order.{}", i), "U32"),
+                       json.at("tables").at(i).get<std::string>()}));
+    const auto order = [&](const Json& number) {
+      return number.is_null() ? nullptr : orders.at(number.get<std::size_t>());
+    };
     for (const Json& matrix : json.at("matrices"))
       state.partition.matrices.push_back({matrix.at(0).get<std::string>(), matrix.at(1).get<std::int64_t>(),
                                           matrix.at(2).get<std::int64_t>(), order(matrix.at(3)), order(matrix.at(4))});
-    for (const auto& [name, number] : json.at("dense_orders").items()) state.partition.dense_orders[name] = order(number);
+    for (const auto& [name, number] : json.at("dense_orders").items())
+      state.partition.dense_orders[name] = order(number);
     const auto blocks = json.at("blocks").get<std::vector<std::size_t>>();
     state.plan = split(read_values<std::uint8_t>(file, "plan", "U8"), blocks, where);
     if (file.find("held") != nullptr) state.held = split(read_values<std::uint8_t>(file, "held", "U8"), blocks, where);
@@ -207,9 +219,10 @@ SavedSearch load_search_state(const std::filesystem::path& path) {
       state.importance.push_back(read_values<float>(file, fmt::format("importance.{}", i), "F32"));
     for (std::size_t i = 0; i < json.at("frontier").size(); ++i) {
       const Json& point = json.at("frontier").at(i);
-      state.frontier.push_back({point.at(0).get<std::uint64_t>(), point.at(1).get<double>(), point.at(2).get<double>(),
-                                split(read_values<std::uint8_t>(file, fmt::format("frontier.{}", i), "U8"), blocks, where),
-                                split_scores(read_values<float>(file, fmt::format("frontier_scores.{}", i), "F32"), blocks, where)});
+      state.frontier.push_back(
+          {point.at(0).get<std::uint64_t>(), point.at(1).get<double>(), point.at(2).get<double>(),
+           split(read_values<std::uint8_t>(file, fmt::format("frontier.{}", i), "U8"), blocks, where),
+           split_scores(read_values<float>(file, fmt::format("frontier_scores.{}", i), "F32"), blocks, where)});
     }
     for (const Json& step : json.at("log")) state.log.push_back(step_from_json(step));
   } catch (const nlohmann::json::exception& error) {

@@ -21,8 +21,8 @@ struct WidthRange {
 };
 WidthRange width_range(const Recipe& recipe, const std::string& tensor_name);
 
-/// One per matrix of the partition, null where the recipe keeps 16 bits. `importance` is empty or has one entry per matrix.
-/// `on_matrix` (may be empty) is told of each matrix before its clip search.
+/// One per matrix of the partition, null where the recipe keeps 16 bits. `importance` is empty or has one entry per
+/// matrix. `on_matrix` (may be empty) is told of each matrix before its clip search.
 RoundedMatrices round_matrices(const Checkpoint& checkpoint, const Partition& partition,
                                const std::vector<std::vector<float>>& importance, const Recipe& recipe,
                                const std::function<void(const std::string& name)>& on_matrix = {});

@@ -6,7 +6,8 @@
 
 namespace scalebits {
 
-/// widths[matrix][block], 0 to 8, blocks row-major; matrices as in the partition. Empty where a matrix is not quantised.
+/// widths[matrix][block], 0 to 8, blocks row-major; matrices as in the partition. Empty where a matrix is not
+/// quantised.
 struct BitPlan {
   std::vector<std::vector<std::uint8_t>> widths;
   bool operator==(const BitPlan&) const = default;

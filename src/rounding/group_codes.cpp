@@ -62,7 +62,8 @@ void choose(const SideTable& side, int bits, const float* weights, const float* 
   const float widest = std::ceil(std::log2(std::max(range, 1e-30f) / side.format.scale_base) * codes_per_octave);
   const float clip = clip_search ? std::log2(kSmallestClip[bits]) * codes_per_octave : 0.0f;
   const float narrowest = std::floor(widest + clip);
-  const std::uint8_t last = clamp_code(widest, side.format.scale_bits), first = clamp_code(narrowest, side.format.scale_bits);
+  const std::uint8_t last = clamp_code(widest, side.format.scale_bits),
+                     first = clamp_code(narrowest, side.format.scale_bits);
   best.error = INFINITY;
   for (int scale_code = last; scale_code >= first; --scale_code) {
     const float scale = side.scale(scale_code, bits);
@@ -70,10 +71,8 @@ void choose(const SideTable& side, int bits, const float* weights, const float* 
     std::uint8_t zero_code = zero_code_for(side, bits, scale, middle);
     for (int round = 0; round < 3; ++round) {
       const float zero = side.zero(zero_code, bits);
-      const RoundingError error =
-          rounding_error(weights, importance, count, importance_sum, scale, zero, top_code);
-      if (error.squared < best.error)
-        best = {{static_cast<std::uint8_t>(scale_code), zero_code}, error.squared};
+      const RoundingError error = rounding_error(weights, importance, count, importance_sum, scale, zero, top_code);
+      if (error.squared < best.error) best = {{static_cast<std::uint8_t>(scale_code), zero_code}, error.squared};
       const float centre = (0.5f * top_code - zero) * scale + error.shift;
       const std::uint8_t moved = zero_code_for(side, bits, scale, centre);
       if (moved == zero_code) break;

@@ -21,9 +21,9 @@ inline float covering_range(float low, float high, int zero_bits, float zero_ran
 }
 
 /// Chooses the codes that minimise Σ importance·(w − value)² over the codes whose range lies between kSmallestClip and
-/// the whole range of the group. `weights` and `importance` hold the group (a multiple of 16 values, short groups padded
-/// with weight = the group's mean and importance 0). bits in 1..8. Without `clip_search` only the whole range is tried.
-/// Returns the codes and the error they leave.
+/// the whole range of the group. `weights` and `importance` hold the group (a multiple of 16 values, short groups
+/// padded with weight = the group's mean and importance 0). bits in 1..8. Without `clip_search` only the whole range is
+/// tried. Returns the codes and the error they leave.
 struct GroupChoice {
   GroupCode code;
   float error = 0;

@@ -151,7 +151,8 @@ void RoundedMatrix::dequantize(std::span<const std::uint8_t> widths, float* out)
           continue;
         }
         const GroupCode chosen = code(bits, r, group);
-        round_group(values, group_cols, side_.scale(chosen.scale, bits), side_.zero(chosen.zero, bits), static_cast<float>((1 << bits) - 1), values);
+        round_group(values, group_cols, side_.scale(chosen.scale, bits), side_.zero(chosen.zero, bits),
+                    static_cast<float>((1 << bits) - 1), values);
       }
       float* target = out + original_index(partition_.row_order, r) * format_.cols;
       const auto cols = static_cast<std::size_t>(format_.cols);

@@ -13,9 +13,9 @@ namespace {
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 
 constexpr std::pair<std::string_view, int> kDtypeBits[] = {
-    {"F4", 4},  {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"BOOL", 8}, {"U8", 8},   {"I8", 8},   {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8},
-    {"U16", 16}, {"I16", 16},    {"F16", 16},    {"BF16", 16}, {"U32", 32}, {"I32", 32}, {"F32", 32},    {"U64", 64},    {"I64", 64},
-    {"F64", 64}, {"C64", 64}};
+    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"BOOL", 8}, {"U8", 8},   {"I8", 8},    {"F8_E4M3", 8},
+    {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"U16", 16},    {"I16", 16}, {"F16", 16}, {"BF16", 16}, {"U32", 32},
+    {"I32", 32},    {"F32", 32},    {"U64", 64},    {"I64", 64}, {"F64", 64}, {"C64", 64}};
 
 std::uint64_t little_endian_u64(std::span<const std::byte> bytes) {
   std::uint64_t value = 0;
@@ -60,7 +60,8 @@ int safetensors_dtype_bits(std::string_view dtype) {
   return 0;
 }
 
-std::uint64_t safetensors_size_bytes(std::string_view dtype, std::span<const std::int64_t> shape, const std::string& where) {
+std::uint64_t safetensors_size_bytes(std::string_view dtype, std::span<const std::int64_t> shape,
+                                     const std::string& where) {
   const int element_bits = safetensors_dtype_bits(dtype);
   if (element_bits == 0) fail_input("{}: unknown dtype '{}'", where, dtype);
   bool overflow = false;
@@ -83,11 +84,13 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   if (bytes.size() < 8) fail_input("{}: not a safetensors file: {} bytes, wanted at least 8", where, bytes.size());
   const std::uint64_t header_bytes = little_endian_u64(bytes);
   if (header_bytes > kMaxHeaderBytes)
-    fail_input("{}: not a safetensors file: header of {} bytes, at most {} are allowed", where, header_bytes, kMaxHeaderBytes);
+    fail_input("{}: not a safetensors file: header of {} bytes, at most {} are allowed", where, header_bytes,
+               kMaxHeaderBytes);
   if (header_bytes > bytes.size() - 8)
     fail_input("{}: truncated: header of {} bytes, the file has {} left", where, header_bytes, bytes.size() - 8);
   result.data_offset_ = 8 + header_bytes;
-  if (!result.header_text().starts_with('{')) fail_input("{}: not a safetensors file: the header must start with '{{'", where);
+  if (!result.header_text().starts_with('{'))
+    fail_input("{}: not a safetensors file: the header must start with '{{'", where);
 
   const nlohmann::json header = parse_json_sorted(result.header_text(), where);
   std::vector<std::pair<SafetensorsEntry, Range>> found;
@@ -98,7 +101,8 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
     }
     if (!json.is_object()) fail_input("{}: __metadata__ must be an object, found {}", where, json.type_name());
     for (const auto& [key, value] : json.items()) {
-      if (!value.is_string()) fail_input("{}: __metadata__ '{}' must be a string, found {}", where, key, value.type_name());
+      if (!value.is_string())
+        fail_input("{}: __metadata__ '{}' must be a string, found {}", where, key, value.type_name());
       result.metadata_[key] = value.get<std::string>();
     }
   }
@@ -110,17 +114,17 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   std::uint64_t expected = 0;
   for (auto& [entry, range] : found) {
     if (range.begin != expected)
-      fail_input("{}: tensor '{}' starts at data byte {}, wanted {} (tensors must neither overlap nor leave a gap)", where,
-                 entry.name, range.begin, expected);
+      fail_input("{}: tensor '{}' starts at data byte {}, wanted {} (tensors must neither overlap nor leave a gap)",
+                 where, entry.name, range.begin, expected);
     if (range.end > data.size())
-      fail_input("{}: truncated: tensor '{}' ends at data byte {}, the file has {}", where, entry.name, range.end, data.size());
+      fail_input("{}: truncated: tensor '{}' ends at data byte {}, the file has {}", where, entry.name, range.end,
+                 data.size());
     entry.bytes = data.subspan(range.begin, range.end - range.begin);
     expected = range.end;
     result.index_[entry.name] = result.entries_.size();
     result.entries_.push_back(std::move(entry));
   }
-  if (expected != data.size())
-    fail_input("{}: {} bytes of data, the tensors cover {}", where, data.size(), expected);
+  if (expected != data.size()) fail_input("{}: {} bytes of data, the tensors cover {}", where, data.size(), expected);
   return result;
 }
 

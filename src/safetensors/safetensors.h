@@ -28,7 +28,8 @@ int safetensors_dtype_bits(std::string_view dtype);
 
 /// Bytes of a tensor; throws Error(bad_input) naming `where` for unknown dtypes, negative extents, sizes that overflow
 /// 63 bits, and sub-byte types that do not fill their last byte.
-std::uint64_t safetensors_size_bytes(std::string_view dtype, std::span<const std::int64_t> shape, const std::string& where);
+std::uint64_t safetensors_size_bytes(std::string_view dtype, std::span<const std::int64_t> shape,
+                                     const std::string& where);
 
 class SafetensorsFile {
  public:

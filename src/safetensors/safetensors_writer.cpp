@@ -22,7 +22,8 @@ std::string quoted(const std::string& text) {
 }  // namespace
 
 void SafetensorsWriter::set_metadata(std::string_view key, std::string_view value) {
-  const auto found = std::find_if(metadata_.begin(), metadata_.end(), [&](const auto& item) { return item.first == key; });
+  const auto found =
+      std::find_if(metadata_.begin(), metadata_.end(), [&](const auto& item) { return item.first == key; });
   if (found != metadata_.end())
     found->second = value;
   else
@@ -47,8 +48,8 @@ std::string SafetensorsWriter::header_text() const {
     text += ',';
   }
   for (const Entry& entry : entries_)
-    text += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}},", quoted(entry.name), entry.dtype,
-                        fmt::join(entry.shape, ","), entry.begin, entry.end);
+    text += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}},", quoted(entry.name),
+                        entry.dtype, fmt::join(entry.shape, ","), entry.begin, entry.end);
   if (text.back() == ',')
     text.back() = '}';
   else
@@ -75,7 +76,8 @@ void SafetensorsWriter::write(const std::filesystem::path& path, const WritePayl
   file.commit();
 }
 
-void SafetensorsWriter::write(const std::filesystem::path& path, std::span<const std::span<const std::byte>> payloads) const {
+void SafetensorsWriter::write(const std::filesystem::path& path,
+                              std::span<const std::span<const std::byte>> payloads) const {
   SCALEBITS_ASSERT(payloads.size() == entries_.size());
   write(path, [&](std::size_t entry, AtomicFile& file) { file.write(payloads[entry]); });
 }

@@ -74,7 +74,8 @@ void add_group_of(Statistic statistic, const float* weights, const float* gradie
                   const GroupGrid& grid, float* lane_sums, float* columns) {
   switch (statistic) {
     case Statistic::absolute: return add_group<Statistic::absolute>(weights, gradient, count, grid, lane_sums, columns);
-    case Statistic::signed_sum: return add_group<Statistic::signed_sum>(weights, gradient, count, grid, lane_sums, columns);
+    case Statistic::signed_sum:
+      return add_group<Statistic::signed_sum>(weights, gradient, count, grid, lane_sums, columns);
     case Statistic::fisher: return add_group<Statistic::fisher>(weights, gradient, count, grid, lane_sums, columns);
     case Statistic::gradient: return add_group<Statistic::gradient>(weights, gradient, count, grid, lane_sums, columns);
     case Statistic::weight_error:

@@ -1,5 +1,5 @@
-// From a gradient to scores: one sweep over a matrix gives the sums over each block at every width, or over each channel
-// at one width. Sums run in a fixed order, so they do not depend on the number of threads.
+// From a gradient to scores: one sweep over a matrix gives the sums over each block at every width, or over each
+// channel at one width. Sums run in a fixed order, so they do not depend on the number of threads.
 #pragma once
 
 #include "partition/partition.h"

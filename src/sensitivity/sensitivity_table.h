@@ -12,11 +12,11 @@ namespace scalebits {
 
 /// Which function of gradient G and rounding error D(b) = W − Q(W, b) scores a block at width b (docs/method.md).
 enum class Statistic {
-  absolute,       // Σ |G ⊙ D|
-  signed_sum,     // |Σ G ⊙ D|
-  fisher,         // Σ G² ⊙ D²
-  gradient,       // Σ G², times 4^-b: the gradient alone, blind to the actual error
-  weight_error    // Σ D²
+  absolute,     // Σ |G ⊙ D|
+  signed_sum,   // |Σ G ⊙ D|
+  fisher,       // Σ G² ⊙ D²
+  gradient,     // Σ G², times 4^-b: the gradient alone, blind to the actual error
+  weight_error  // Σ D²
 };
 std::string_view name_of(Statistic statistic);
 /// Throws Error(usage) listing the known names.

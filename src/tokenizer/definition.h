@@ -1,7 +1,7 @@
 // What a tokenizer is, apart from where it was read: a plain value that readers fill, the engine runs and
 // serialize() stores. Text goes through: special tokens cut out → normalize → split → word model.
-// Subtle rule: pieces are the raw bytes they stand for. GPT-2's printable alphabet, SentencePiece's "▁" and "<0x0A>" are
-// undone by the readers, so the engine never sees them.
+// Subtle rule: pieces are the raw bytes they stand for. GPT-2's printable alphabet, SentencePiece's "▁" and "<0x0A>"
+// are undone by the readers, so the engine never sees them.
 #pragma once
 
 #include <cstdint>

@@ -61,9 +61,12 @@ std::string collapse_spaces(std::string_view text) {
     if (c != ' ' || (!result.empty() && result.back() != ' ')) result += c;
   constexpr std::string_view kSpaceSymbol = "▁";
   for (;;) {
-    if (result.ends_with(' ')) result.pop_back();
-    else if (result.ends_with(kSpaceSymbol)) result.resize(result.size() - kSpaceSymbol.size());
-    else return result;
+    if (result.ends_with(' '))
+      result.pop_back();
+    else if (result.ends_with(kSpaceSymbol))
+      result.resize(result.size() - kSpaceSymbol.size());
+    else
+      return result;
   }
 }
 

@@ -29,9 +29,12 @@ std::string spell_out_white_space(const std::string& pattern, const std::string&
     if (c == '\\' && i + 1 < pattern.size()) {
       const char escaped = pattern[++i];
       if (escaped == 'S' && in_class) fail_input("{}: \\S inside a class is not known: {}", where, pattern);
-      if (escaped == 's') result += in_class ? kWhiteSpace : fmt::format("[{}]", kWhiteSpace);
-      else if (escaped == 'S') result += fmt::format("[^{}]", kWhiteSpace);
-      else result += {c, escaped};
+      if (escaped == 's')
+        result += in_class ? kWhiteSpace : fmt::format("[{}]", kWhiteSpace);
+      else if (escaped == 'S')
+        result += fmt::format("[^{}]", kWhiteSpace);
+      else
+        result += {c, escaped};
       continue;
     }
     if (c == '[') in_class = true;
@@ -45,9 +48,9 @@ std::unique_ptr<pcre2_code, FreeCode> compile(const std::string& pattern, const 
   const std::string spelled = spell_out_white_space(pattern, where);
   int error = 0;
   PCRE2_SIZE offset = 0;
-  std::unique_ptr<pcre2_code, FreeCode> code(
-      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(spelled.data()), spelled.size(),
-                    PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr));
+  std::unique_ptr<pcre2_code, FreeCode> code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(spelled.data()), spelled.size(),
+                                                           PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error,
+                                                           &offset, nullptr));
   if (!code) {
     char message[200] = "";
     pcre2_get_error_message(error, reinterpret_cast<PCRE2_UCHAR*>(message), sizeof message);
@@ -82,12 +85,16 @@ void append_parts(const std::vector<Part>& parts, Behavior behavior, std::vector
         break;
       }
       case Behavior::merged_with_previous:
-        if (!parts[i].matched && i + 1 < parts.size() && parts[i + 1].matched) join(i, i + 1), ++i;
-        else join(i, i);
+        if (!parts[i].matched && i + 1 < parts.size() && parts[i + 1].matched)
+          join(i, i + 1), ++i;
+        else
+          join(i, i);
         break;
       case Behavior::merged_with_next:
-        if (parts[i].matched && i + 1 < parts.size() && !parts[i + 1].matched) join(i, i + 1), ++i;
-        else join(i, i);
+        if (parts[i].matched && i + 1 < parts.size() && !parts[i + 1].matched)
+          join(i, i + 1), ++i;
+        else
+          join(i, i);
         break;
     }
   }
@@ -110,7 +117,8 @@ struct PreTokenizer::Step {
       if (found == PCRE2_ERROR_JIT_STACKLIMIT)
         found = pcre2_match(code.get(), subject, run.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match, nullptr);
       if (found == PCRE2_ERROR_NOMATCH) break;
-      if (found < 0) fail_input("tokenizer: this text is too hard for the pattern (PCRE2 error {}): {}", found, definition.pattern);
+      if (found < 0)
+        fail_input("tokenizer: this text is too hard for the pattern (PCRE2 error {}): {}", found, definition.pattern);
       const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(match);
       if (bounds[1] <= bounds[0]) {  // an empty match separates nothing here
         at = bounds[0] + utf8_length(run, bounds[0]);
@@ -140,8 +148,7 @@ std::vector<std::string_view> PreTokenizer::split(std::string_view text, bool at
     if (step.definition.kind != SplitStep::Kind::regex) {
       for (std::size_t i = 0; i < words.size(); ++i) {
         const bool wanted = step.definition.kind == SplitStep::Kind::prefix_space || (at_start && i == 0);
-        if (wanted && !words[i].empty() && words[i][0] != ' ')
-          words[i] = arena.emplace_back(1, ' ').append(words[i]);
+        if (wanted && !words[i].empty() && words[i][0] != ' ') words[i] = arena.emplace_back(1, ' ').append(words[i]);
       }
       continue;
     }
@@ -152,8 +159,10 @@ std::vector<std::string_view> PreTokenizer::split(std::string_view text, bool at
     for (const std::string_view word : words) {
       for_each_utf8_run(word, [&](std::string_view run, bool valid) {
         parts.clear();
-        if (valid) step.find_parts(run, match.get(), parts);
-        else parts.push_back({run, false});
+        if (valid)
+          step.find_parts(run, match.get(), parts);
+        else
+          parts.push_back({run, false});
         // Separators are removed, bytes that are no text are not.
         append_parts(parts, valid ? step.definition.behavior : Behavior::isolated, next);
       });

@@ -63,7 +63,8 @@ Tokenizer Tokenizer::from_gguf(const GgufVocabulary& vocabulary, const std::stri
   const std::size_t size = vocabulary.tokens.size();
   const bool byte_level = vocabulary.model == "gpt2";
   if (!byte_level && vocabulary.model != "llama")
-    fail_input("{}: unknown tokenizer model '{}' (tokenizer.ggml.model); known are gpt2, llama", where, vocabulary.model);
+    fail_input("{}: unknown tokenizer model '{}' (tokenizer.ggml.model); known are gpt2, llama", where,
+               vocabulary.model);
   if (!vocabulary.types.empty() && vocabulary.types.size() != size)
     fail_input("{}: {} tokens but {} token types", where, size, vocabulary.types.size());
   if (!byte_level && vocabulary.scores.size() != size)

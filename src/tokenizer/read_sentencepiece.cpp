@@ -47,7 +47,8 @@ class ProtoReader {
  private:
   void want(int wire_type) const {
     if (wire_type_ != wire_type)
-      fail_input("{}: not a SentencePiece model: field {} has wire type {}, wanted {}", where_, field_, wire_type_, wire_type);
+      fail_input("{}: not a SentencePiece model: field {} has wire type {}, wanted {}", where_, field_, wire_type_,
+                 wire_type);
   }
   std::string_view take(std::uint64_t count) {
     if (count > rest_.size())
@@ -128,7 +129,8 @@ Piece read_piece(ProtoReader in) {
 TokenKind kind_of(const Piece& piece, std::size_t id, const std::string& where) {
   constexpr TokenKind kKinds[] = {TokenKind::normal,       TokenKind::unknown, TokenKind::control,
                                   TokenKind::user_defined, TokenKind::unused,  TokenKind::byte};
-  if (piece.type < 1 || piece.type > 6) fail_input("{}: piece {} has the unknown type {}; known are 1 to 6", where, id, piece.type);
+  if (piece.type < 1 || piece.type > 6)
+    fail_input("{}: piece {} has the unknown type {}; known are 1 to 6", where, id, piece.type);
   return kKinds[piece.type - 1];
 }
 
@@ -153,7 +155,8 @@ TokenizerDefinition read_sentencepiece(const std::filesystem::path& path) {
 
   TokenizerDefinition definition;
   using Kind = NormalizeStep::Kind;
-  definition.model = settings.model_type == 2 ? TokenizerDefinition::Model::scored_merges : TokenizerDefinition::Model::unigram;
+  definition.model =
+      settings.model_type == 2 ? TokenizerDefinition::Model::scored_merges : TokenizerDefinition::Model::unigram;
   definition.byte_fallback = settings.byte_fallback;
   definition.fuse_unknown = true;
   definition.drops_leading_space = settings.space_prefix || settings.collapse_spaces;

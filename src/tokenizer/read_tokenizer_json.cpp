@@ -32,17 +32,20 @@ class Reader {
                               : escapes_spaces_      ? Spelling::sentencepiece
                                                      : Spelling::plain;
     VocabularyBuilder builder(std::move(definition_), spelling, where_);
-    if (!vocabulary.is_object()) fail_input("{}: model.vocab must be an object, found {}", where_, vocabulary.type_name());
+    if (!vocabulary.is_object())
+      fail_input("{}: model.vocab must be an object, found {}", where_, vocabulary.type_name());
     for (const auto& [text, id] : vocabulary.items()) {
       if (!id.is_number_integer()) fail_input("{}: the id of token '{}' is no integer", where_, text);
       builder.add_token(id.get<std::int64_t>(), text, TokenKind::normal);
     }
     if (!merges.is_array()) fail_input("{}: model.merges must be a list, found {}", where_, merges.type_name());
     for (const auto& merge : merges) {
-      if (merge.is_string()) builder.add_merge(merge.get_ref<const std::string&>());
+      if (merge.is_string())
+        builder.add_merge(merge.get_ref<const std::string&>());
       else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string())
         builder.add_merge(merge[0].get_ref<const std::string&>(), merge[1].get_ref<const std::string&>());
-      else fail_input("{}: a merge must be \"left right\" or [left, right], found {}", where_, merge.dump().substr(0, 80));
+      else
+        fail_input("{}: a merge must be \"left right\" or [left, right], found {}", where_, merge.dump().substr(0, 80));
     }
     for (const Json& token : child(json_, "added_tokens"))
       builder.add_added_token(added_token_from_json(token, json_value<std::int64_t>(token, "id", where_), where_),
@@ -71,8 +74,10 @@ class Reader {
     const auto type = json_value_or<std::string>(model, "type", "BPE", where_);
     if (type != "BPE") fail_input("{}: unknown model type '{}'; known is BPE", where_, type);
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
-      if (!json_value_or<std::string>(model, key, "", where_).empty()) fail_input("{}: model.{} is not known", where_, key);
-    if (json_value_or<double>(model, "dropout", 0, where_) != 0) fail_input("{}: model.dropout must be 0 or null", where_);
+      if (!json_value_or<std::string>(model, key, "", where_).empty())
+        fail_input("{}: model.{} is not known", where_, key);
+    if (json_value_or<double>(model, "dropout", 0, where_) != 0)
+      fail_input("{}: model.dropout must be 0 or null", where_);
     const auto flag = [&](const char* key) { return json_value_or<bool>(model, key, false, where_); };
     definition_.model = TokenizerDefinition::Model::ranked_merges;
     definition_.byte_fallback = flag("byte_fallback");
@@ -86,20 +91,27 @@ class Reader {
     const std::string type = type_of(step);
     if (type == "Sequence") {
       for (const Json& each : json_value<Json>(step, "normalizers", where_)) read_normalizer(each);
-    } else if (type == "NFC") definition_.normalize.push_back({Kind::nfc});
-    else if (type == "NFD") definition_.normalize.push_back({Kind::nfd});
-    else if (type == "NFKC") definition_.normalize.push_back({Kind::nfkc});
-    else if (type == "NFKD") definition_.normalize.push_back({Kind::nfkd});
+    } else if (type == "NFC")
+      definition_.normalize.push_back({Kind::nfc});
+    else if (type == "NFD")
+      definition_.normalize.push_back({Kind::nfd});
+    else if (type == "NFKC")
+      definition_.normalize.push_back({Kind::nfkc});
+    else if (type == "NFKD")
+      definition_.normalize.push_back({Kind::nfkd});
     else if (type == "Prepend") {
       auto text = json_value<std::string>(step, "prepend", where_);
       definition_.normalize.push_back({Kind::prepend, "", text == kSpaceSymbol ? " " : std::move(text)});
     } else if (type == "Replace") {
       const auto from = json_value<std::string>(json_value<Json>(step, "pattern", where_), "String", where_);
       const auto to = json_value<std::string>(step, "content", where_);
-      if (from == " " && to == kSpaceSymbol) escape_spaces();
-      else definition_.normalize.push_back({Kind::replace, from, to});
+      if (from == " " && to == kSpaceSymbol)
+        escape_spaces();
+      else
+        definition_.normalize.push_back({Kind::replace, from, to});
     } else {
-      fail_input("{}: unknown normalizer '{}'; known are Sequence, NFC, NFD, NFKC, NFKD, Prepend, Replace", where_, type);
+      fail_input("{}: unknown normalizer '{}'; known are Sequence, NFC, NFD, NFKC, NFKD, Prepend, Replace", where_,
+                 type);
     }
   }
 
@@ -111,7 +123,9 @@ class Reader {
 
   void read_pre_tokenizer(const Json& step) {
     if (step.is_null()) return;
-    const auto flag = [&](const char* key, bool otherwise) { return json_value_or<bool>(step, key, otherwise, where_); };
+    const auto flag = [&](const char* key, bool otherwise) {
+      return json_value_or<bool>(step, key, otherwise, where_);
+    };
     const std::string type = type_of(step);
     if (type == "Sequence") {
       for (const Json& each : json_value<Json>(step, "pretokenizers", where_)) read_pre_tokenizer(each);
@@ -124,11 +138,13 @@ class Reader {
                                    .behavior = flag("individual_digits", false) ? SplitStep::Behavior::isolated
                                                                                 : SplitStep::Behavior::contiguous});
     } else if (type == "Split") {
-      definition_.split.push_back({.pattern = pattern_of(step), .behavior = behavior_of(step), .invert = flag("invert", false)});
+      definition_.split.push_back(
+          {.pattern = pattern_of(step), .behavior = behavior_of(step), .invert = flag("invert", false)});
     } else if (type == "Metaspace") {
       read_metaspace(step);
     } else {
-      fail_input("{}: unknown pre-tokenizer '{}'; known are Sequence, ByteLevel, Digits, Split, Metaspace", where_, type);
+      fail_input("{}: unknown pre-tokenizer '{}'; known are Sequence, ByteLevel, Digits, Split, Metaspace", where_,
+                 type);
     }
   }
 
@@ -138,9 +154,12 @@ class Reader {
     escape_spaces();
     const bool prefix = json_value_or<bool>(step, "add_prefix_space", true, where_);
     const auto scheme = json_value_or<std::string>(step, "prepend_scheme", prefix ? "always" : "never", where_);
-    if (scheme == "always") definition_.split.push_back({.kind = SplitStep::Kind::prefix_space});
-    else if (scheme == "first") definition_.split.push_back({.kind = SplitStep::Kind::prefix_space_first});
-    else if (scheme != "never") fail_input("{}: unknown prepend_scheme '{}'; known are always, first, never", where_, scheme);
+    if (scheme == "always")
+      definition_.split.push_back({.kind = SplitStep::Kind::prefix_space});
+    else if (scheme == "first")
+      definition_.split.push_back({.kind = SplitStep::Kind::prefix_space_first});
+    else if (scheme != "never")
+      fail_input("{}: unknown prepend_scheme '{}'; known are always, first, never", where_, scheme);
     if (json_value_or<bool>(step, "split", true, where_))
       definition_.split.push_back({.pattern = "[ ]", .behavior = SplitStep::Behavior::merged_with_next});
   }
@@ -167,8 +186,9 @@ class Reader {
     if (name == "Contiguous") return Behavior::contiguous;
     if (name == "MergedWithPrevious") return Behavior::merged_with_previous;
     if (name == "MergedWithNext") return Behavior::merged_with_next;
-    fail_input("{}: unknown split behavior '{}'; known are Isolated, Removed, Contiguous, MergedWithPrevious, MergedWithNext",
-               where_, name);
+    fail_input(
+        "{}: unknown split behavior '{}'; known are Isolated, Removed, Contiguous, MergedWithPrevious, MergedWithNext",
+        where_, name);
   }
 
   void read_decoder(const Json& step) {
@@ -198,7 +218,8 @@ class Reader {
       const auto name = json_value<std::string>(single[0]["SpecialToken"], "id", where_);
       const auto token = json_value<Json>(json_value<Json>(step, "special_tokens", where_), name, where_);
       const auto ids = json_value<std::vector<std::int32_t>>(token, "ids", where_);
-      if (ids.size() != 1) fail_input("{}: the template's first token '{}' must have one id, found {}", where_, name, ids.size());
+      if (ids.size() != 1)
+        fail_input("{}: the template's first token '{}' must have one id, found {}", where_, name, ids.size());
       definition_.bos = ids[0];
       definition_.adds_bos = true;
     }

@@ -16,7 +16,8 @@ std::string_view text_of(const MappedFile& file) {
 
 }  // namespace
 
-TokenizerDefinition read_vocab_and_merges(const std::filesystem::path& vocab_json, const std::filesystem::path& merges_txt,
+TokenizerDefinition read_vocab_and_merges(const std::filesystem::path& vocab_json,
+                                          const std::filesystem::path& merges_txt,
                                           const std::filesystem::path& tokenizer_config_json) {
   const std::string where = vocab_json.string(), config_where = tokenizer_config_json.string();
   const Json config = read_json_file(tokenizer_config_json);
@@ -29,15 +30,18 @@ TokenizerDefinition read_vocab_and_merges(const std::filesystem::path& vocab_jso
   } else if (tokenizer_class.starts_with("GPT2Tokenizer")) {
     definition.split.push_back({.pattern = kGpt2Pattern});
   } else {
-    fail_input("{}: tokenizer_class '{}' does not tell how vocab.json and merges.txt split text; known are Qwen2Tokenizer, "
-               "GPT2Tokenizer", config_where, tokenizer_class);
+    fail_input(
+        "{}: tokenizer_class '{}' does not tell how vocab.json and merges.txt split text; known are Qwen2Tokenizer, "
+        "GPT2Tokenizer",
+        config_where, tokenizer_class);
   }
   if (json_value_or<bool>(config, "add_prefix_space", false, config_where))
     definition.split.insert(definition.split.begin(), {.kind = SplitStep::Kind::prefix_space});
 
   VocabularyBuilder builder(std::move(definition), Spelling::byte_level, where);
   const auto vocabulary = parse_json_sorted(text_of(*MappedFile::open(vocab_json)), where);
-  if (!vocabulary.is_object()) fail_input("{}: wanted an object of tokens and ids, found {}", where, vocabulary.type_name());
+  if (!vocabulary.is_object())
+    fail_input("{}: wanted an object of tokens and ids, found {}", where, vocabulary.type_name());
   for (const auto& [text, id] : vocabulary.items()) {
     if (!id.is_number_integer()) fail_input("{}: the id of token '{}' is no integer", where, text);
     builder.add_token(id.get<std::int64_t>(), text, TokenKind::normal);
@@ -58,7 +62,8 @@ TokenizerDefinition read_vocab_and_merges(const std::filesystem::path& vocab_jso
       const auto parsed = std::from_chars(key.data(), key.data() + key.size(), id);
       if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size())
         fail_input("{}: added_tokens_decoder has the key '{}', which is no token id", config_where, key);
-      builder.add_added_token(added_token_from_json(token, id, config_where), json_value<std::string>(token, "content", config_where));
+      builder.add_added_token(added_token_from_json(token, id, config_where),
+                              json_value<std::string>(token, "content", config_where));
     }
   }
   definition = builder.finish();
@@ -67,7 +72,8 @@ TokenizerDefinition read_vocab_and_merges(const std::filesystem::path& vocab_jso
   return definition;
 }
 
-Tokenizer Tokenizer::from_vocab_and_merges(const std::filesystem::path& vocab_json, const std::filesystem::path& merges_txt,
+Tokenizer Tokenizer::from_vocab_and_merges(const std::filesystem::path& vocab_json,
+                                           const std::filesystem::path& merges_txt,
                                            const std::filesystem::path& tokenizer_config_json) {
   return Tokenizer(read_vocab_and_merges(vocab_json, merges_txt, tokenizer_config_json), vocab_json.string());
 }

@@ -82,7 +82,8 @@ class Reader {
   template <typename Enum>
   Enum enumeration(int known, const char* what) {
     const std::uint8_t value = byte();
-    if (value >= known) fail_input("{}: tokenizer has the unknown {} {}; known are 0 to {}", where_, what, value, known - 1);
+    if (value >= known)
+      fail_input("{}: tokenizer has the unknown {} {}; known are 0 to {}", where_, what, value, known - 1);
     return static_cast<Enum>(value);
   }
   std::size_t left() const { return rest_.size(); }
@@ -144,7 +145,8 @@ std::vector<bool> read_pieces(Reader& in, TokenizerDefinition& definition, const
 
 void write_scores(const std::vector<float>& scores, Writer& out) {
   bool integral = true;
-  for (const float score : scores) integral &= std::abs(score) < 0x1p24f && score == std::floor(score) && !(score == 0 && std::signbit(score));
+  for (const float score : scores)
+    integral &= std::abs(score) < 0x1p24f && score == std::floor(score) && !(score == 0 && std::signbit(score));
   out.byte(integral ? 0 : 1);
   if (integral) {
     std::int64_t previous = 0;
@@ -155,7 +157,8 @@ void write_scores(const std::vector<float>& scores, Writer& out) {
     return;
   }
   for (int plane = 0; plane < 4; ++plane)
-    for (const float score : scores) out.byte(static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(score) >> (8 * plane)));
+    for (const float score : scores)
+      out.byte(static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(score) >> (8 * plane)));
 }
 
 void read_scores(Reader& in, std::vector<float>& scores, const std::string& where) {
@@ -175,7 +178,8 @@ void read_scores(Reader& in, std::vector<float>& scores, const std::string& wher
   std::vector<std::uint32_t> bits(scores.size(), 0);
   for (int plane = 0; plane < 4; ++plane) {
     const std::string_view bytes = in.take(scores.size());
-    for (std::size_t i = 0; i < bits.size(); ++i) bits[i] |= std::uint32_t{static_cast<unsigned char>(bytes[i])} << (8 * plane);
+    for (std::size_t i = 0; i < bits.size(); ++i)
+      bits[i] |= std::uint32_t{static_cast<unsigned char>(bytes[i])} << (8 * plane);
   }
   for (std::size_t i = 0; i < bits.size(); ++i) scores[i] = std::bit_cast<float>(bits[i]);
 }
@@ -205,9 +209,10 @@ void read_merges(Reader& in, TokenizerDefinition& definition, std::vector<bool> 
   std::uint64_t total_bytes = 0;
   for (Merge& merge : definition.merges) {
     const std::int64_t step = in.zigzag();
-    if (step < -expected || step >= size - expected || merge.left >= size || merge.right >= size || !known[merge.left] ||
-        !known[merge.right])
-      fail_input("{}: tokenizer has a merge of tokens {} and {} that are not there yet", where, merge.left, merge.right);
+    if (step < -expected || step >= size - expected || merge.left >= size || merge.right >= size ||
+        !known[merge.left] || !known[merge.right])
+      fail_input("{}: tokenizer has a merge of tokens {} and {} that are not there yet", where, merge.left,
+                 merge.right);
     merge.result = static_cast<std::int32_t>(expected + step);
     expected = merge.result + 1;
     if (known[merge.result]) continue;
@@ -228,14 +233,16 @@ std::uint8_t flags_of(const TokenizerDefinition& d) {
 }
 
 std::uint8_t flags_of(const AddedToken& t) {
-  return static_cast<std::uint8_t>(t.special | t.left_strip << 1 | t.right_strip << 2 | t.single_word << 3 | t.normalized << 4);
+  return static_cast<std::uint8_t>(t.special | t.left_strip << 1 | t.right_strip << 2 | t.single_word << 3 |
+                                   t.normalized << 4);
 }
 
 std::string write_body(const TokenizerDefinition& definition) {
   Writer out;
   out.byte(flags_of(definition));
   out.byte(static_cast<std::uint8_t>(definition.model));
-  for (const std::int32_t id : {definition.bos, definition.eos, definition.unknown}) out.varint(static_cast<std::uint64_t>(id + 1));
+  for (const std::int32_t id : {definition.bos, definition.eos, definition.unknown})
+    out.varint(static_cast<std::uint64_t>(id + 1));
   out.varint(definition.pieces.size());
   for (std::size_t begin = 0, end = 0; begin < definition.kinds.size(); begin = end) {
     while (end < definition.kinds.size() && definition.kinds[end] == definition.kinds[begin]) ++end;
@@ -283,13 +290,16 @@ TokenizerDefinition read_body(std::string_view body, const std::string& where) {
     if (value > limit) fail_input("{}: tokenizer holds the id {}, above {}", where, value, limit);
     return static_cast<std::int32_t>(value);
   };
-  for (std::int32_t* special : {&definition.bos, &definition.eos, &definition.unknown}) *special = id(kMaxVocabulary) - 1;
+  for (std::int32_t* special : {&definition.bos, &definition.eos, &definition.unknown})
+    *special = id(kMaxVocabulary) - 1;
   const std::size_t size = in.count("tokens");
   definition.pieces.resize(size);
   while (definition.kinds.size() < size) {
     const std::uint64_t run = in.varint();
-    if (run == 0 || run > size - definition.kinds.size()) fail_input("{}: tokenizer has a run of {} token kinds", where, run);
-    definition.kinds.insert(definition.kinds.end(), static_cast<std::size_t>(run), in.enumeration<TokenKind>(kTokenKinds, "token kind"));
+    if (run == 0 || run > size - definition.kinds.size())
+      fail_input("{}: tokenizer has a run of {} token kinds", where, run);
+    definition.kinds.insert(definition.kinds.end(), static_cast<std::size_t>(run),
+                            in.enumeration<TokenKind>(kTokenKinds, "token kind"));
   }
   const std::vector<bool> known = read_pieces(in, definition, where);
   if (definition.model != TokenizerDefinition::Model::ranked_merges) {
@@ -343,7 +353,8 @@ Tokenizer Tokenizer::deserialize(std::span<const std::byte> bytes, const std::st
   if (!whole.starts_with(kMagic)) fail_input("{}: not a stored tokenizer: it must begin with '{}'", where, kMagic);
   Reader header(whole.substr(kMagic.size()), where);
   const std::uint8_t version = header.byte();
-  if (version != kVersion) fail_input("{}: tokenizer has the unknown version {}; known is {}", where, version, kVersion);
+  if (version != kVersion)
+    fail_input("{}: tokenizer has the unknown version {}; known is {}", where, version, kVersion);
   const std::uint64_t body_bytes = header.varint();
   const std::string_view packed = header.take(header.left());
   if (body_bytes > kMaxInflation * packed.size())

@@ -40,8 +40,10 @@ std::string StreamDecoder::take_whole_characters(bool at_end) {
       at = pending_.size();
       break;
     }
-    if (length == 0) whole += kReplacement;
-    else whole += pending_.substr(at, length);
+    if (length == 0)
+      whole += kReplacement;
+    else
+      whole += pending_.substr(at, length);
     at += length == 0 ? 1 : length;
   }
   pending_.erase(0, at);

@@ -51,7 +51,8 @@ void validate(const TokenizerDefinition& definition, const std::string& where) {
   if (size == 0) fail_input("{}: the vocabulary is empty", where);
   if (size > static_cast<std::size_t>(kMaxVocabulary))
     fail_input("{}: a vocabulary may have at most {} tokens, found {}", where, kMaxVocabulary, size);
-  if (definition.kinds.size() != size) fail_input("{}: {} tokens but {} token types", where, size, definition.kinds.size());
+  if (definition.kinds.size() != size)
+    fail_input("{}: {} tokens but {} token types", where, size, definition.kinds.size());
   for (std::size_t id = 0; id < size; ++id)
     if (definition.pieces[id].size() > kMaxPieceBytes)
       fail_input("{}: token {} is longer than {} bytes", where, id, kMaxPieceBytes);
@@ -70,7 +71,8 @@ void validate(const TokenizerDefinition& definition, const std::string& where) {
   check_id(definition.bos, "the beginning-of-text token", true);
   check_id(definition.eos, "the end-of-text token", true);
   check_id(definition.unknown, "the unknown token", true);
-  if (definition.adds_bos && definition.bos < 0) fail_input("{}: asks for a beginning-of-text token but names none", where);
+  if (definition.adds_bos && definition.bos < 0)
+    fail_input("{}: asks for a beginning-of-text token but names none", where);
   for (const Merge& merge : definition.merges) {
     check_id(merge.left, "a merge's left part", false);
     check_id(merge.right, "a merge's right part", false);
@@ -169,11 +171,8 @@ struct Tokenizer::State {
   std::vector<bool> special;
 
   State(TokenizerDefinition given, const std::string& where)
-      : definition((validate(given, where), std::move(given))),
-        words(definition),
-        pre_tokenizer(definition.split, where),
-        raw_added(definition, false),
-        normalized_added(definition, true),
+      : definition((validate(given, where), std::move(given))), words(definition),
+        pre_tokenizer(definition.split, where), raw_added(definition, false), normalized_added(definition, true),
         special(definition.pieces.size()) {
     for (std::size_t id = 0; id < special.size(); ++id)
       special[id] = definition.kinds[id] == TokenKind::control || definition.kinds[id] == TokenKind::unknown;
@@ -213,15 +212,18 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, EncodeOptions
   };
   const auto encode_normalized = [&](std::string_view section, bool at_start) {
     for (const std::string_view word : state.pre_tokenizer.split(section, at_start, arena)) {
-      if (state.words.separates_at_spaces()) for_each_spaced_word(word, encode_word);
-      else encode_word(word);
+      if (state.words.separates_at_spaces())
+        for_each_spaced_word(word, encode_word);
+      else
+        encode_word(word);
     }
   };
   const auto push = [&](std::int32_t id) { ids.push_back(id); };
   state.raw_added.cut(
       text, options.parse_special,
       [&](std::string_view section, bool at_start) {
-        if (!state.definition.normalize.empty()) section = arena.emplace_back(normalize(state.definition.normalize, section));
+        if (!state.definition.normalize.empty())
+          section = arena.emplace_back(normalize(state.definition.normalize, section));
         state.normalized_added.cut(
             section, options.parse_special,
             [&](std::string_view part, bool first) { encode_normalized(part, at_start && first); }, push);

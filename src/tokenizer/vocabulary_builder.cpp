@@ -85,7 +85,8 @@ VocabularyBuilder::VocabularyBuilder(TokenizerDefinition definition, Spelling sp
     : definition_(std::move(definition)), spelling_(spelling), where_(std::move(where)) {}
 
 void VocabularyBuilder::grow_to(std::int64_t id) {
-  if (id < 0 || id >= kMaxVocabulary) fail_input("{}: a token id must be 0 to {}, found {}", where_, kMaxVocabulary - 1, id);
+  if (id < 0 || id >= kMaxVocabulary)
+    fail_input("{}: a token id must be 0 to {}, found {}", where_, kMaxVocabulary - 1, id);
   const auto size = static_cast<std::size_t>(id) + 1;
   if (given_.size() >= size) return;
   given_.resize(size);
@@ -103,8 +104,10 @@ void VocabularyBuilder::add_token(std::int64_t id, const std::string& text, Toke
   const bool literal = kind == TokenKind::control || kind == TokenKind::unknown;
   piece = text;
   if (spelling_ == Spelling::byte_level && !literal) {
-    if (auto bytes = bytes_of_byte_level(text)) piece = std::move(*bytes);
-    else kind = TokenKind::unreachable;
+    if (auto bytes = bytes_of_byte_level(text))
+      piece = std::move(*bytes);
+    else
+      kind = TokenKind::unreachable;
   } else if (spelling_ == Spelling::sentencepiece && !literal) {
     const int byte = byte_of_name(text);
     if (kind == TokenKind::byte && byte < 0) fail_input("{}: token {} is a byte but is named '{}'", where_, id, text);
@@ -148,8 +151,10 @@ void VocabularyBuilder::add_merge(std::string_view left, std::string_view right)
 
 void VocabularyBuilder::add_merge(std::string_view line) {
   const std::size_t space = line.find(' ', 1);
-  if (space == std::string_view::npos || space + 1 >= line.size() || line.find(' ', space + 1) != std::string_view::npos)
-    fail_input("{}: merge {} must be two tokens with a space between, found '{}'", where_, definition_.merges.size(), line);
+  if (space == std::string_view::npos || space + 1 >= line.size() ||
+      line.find(' ', space + 1) != std::string_view::npos)
+    fail_input("{}: merge {} must be two tokens with a space between, found '{}'", where_, definition_.merges.size(),
+               line);
   add_merge(line.substr(0, space), line.substr(space + 1));
 }
 
@@ -169,15 +174,18 @@ void restore_digit_splitting(TokenizerDefinition& definition) {
     if (joins_a_digit(definition.pieces[merge.result])) return;
   definition.split.insert(definition.split.begin(), SplitStep{.pattern = kDigitPattern});
   definition.remark = fmt::format(
-      "digits are split one by one although the tokenizer's file does not say so: none of its {} merges joins a digit to "
+      "digits are split one by one although the tokenizer's file does not say so: none of its {} merges joins a digit "
+      "to "
       "anything",
       definition.merges.size());
 }
 
 AddedToken added_token_from_json(const Json& json, std::int64_t id, const std::string& where) {
-  if (id < 0 || id >= kMaxVocabulary) fail_input("{}: an added token's id must be 0 to {}, found {}", where, kMaxVocabulary - 1, id);
+  if (id < 0 || id >= kMaxVocabulary)
+    fail_input("{}: an added token's id must be 0 to {}, found {}", where, kMaxVocabulary - 1, id);
   const auto flag = [&](const char* key) { return json_value_or<bool>(json, key, false, where); };
-  return {static_cast<std::int32_t>(id), flag("special"), flag("lstrip"), flag("rstrip"), flag("single_word"), flag("normalized")};
+  return {static_cast<std::int32_t>(id), flag("special"),   flag("lstrip"), flag("rstrip"),
+          flag("single_word"),           flag("normalized")};
 }
 
 void apply_tokenizer_config(TokenizerDefinition& definition, const Json& config, const std::string& where) {

@@ -60,7 +60,8 @@ AddedToken added_token_from_json(const Json& json, std::int64_t id, const std::s
 
 // The readers proper; Tokenizer's factory functions are these.
 TokenizerDefinition read_tokenizer_json(const std::filesystem::path& path);
-TokenizerDefinition read_vocab_and_merges(const std::filesystem::path& vocab_json, const std::filesystem::path& merges_txt,
+TokenizerDefinition read_vocab_and_merges(const std::filesystem::path& vocab_json,
+                                          const std::filesystem::path& merges_txt,
                                           const std::filesystem::path& tokenizer_config_json);
 TokenizerDefinition read_sentencepiece(const std::filesystem::path& path);
 

@@ -47,7 +47,8 @@ WordModel::WordModel(const TokenizerDefinition& definition) : definition_(defini
     const TokenKind kind = definition.kinds[id];
     const auto first = piece.empty() ? 0 : static_cast<unsigned char>(piece[0]);
     if (kind == TokenKind::byte) byte_ids_[first] = id;
-    if (piece.empty() || (kind != TokenKind::normal && kind != TokenKind::user_defined && kind != TokenKind::unused)) continue;
+    if (piece.empty() || (kind != TokenKind::normal && kind != TokenKind::user_defined && kind != TokenKind::unused))
+      continue;
     ids_.emplace(piece, id);
     longest_piece_ = std::max(longest_piece_, piece.size());
     if (definition.byte_level && piece.size() == 1) byte_ids_[first] = id;
@@ -90,7 +91,8 @@ void WordModel::append_symbol(std::string_view text, std::int32_t id, std::vecto
   if (id >= 0) {
     ids.push_back(id);
   } else if (!append_fallback(text, ids) && definition_.unknown >= 0) {
-    if (!definition_.fuse_unknown || ids.empty() || ids.back() != definition_.unknown) ids.push_back(definition_.unknown);
+    if (!definition_.fuse_unknown || ids.empty() || ids.back() != definition_.unknown)
+      ids.push_back(definition_.unknown);
   }
 }
 
@@ -105,7 +107,7 @@ std::vector<WordModel::Symbol> WordModel::initial_symbols(std::string_view word)
   symbols.reserve(word.size());
   for (std::size_t at = 0; at < word.size();) {
     const std::size_t frozen = user_defined_length(word, at);
-    const std::size_t length = frozen > 0                ? frozen
+    const std::size_t length = frozen > 0               ? frozen
                                : definition_.byte_level ? 1
                                                         : std::max<std::size_t>(1, utf8_length(word, at));
     Symbol symbol{static_cast<std::uint32_t>(at), static_cast<std::uint32_t>(at + length)};
@@ -223,8 +225,10 @@ void WordModel::encode_scored(std::string_view word, std::vector<std::int32_t>& 
   });
   for (std::int32_t i = symbols.empty() ? -1 : 0; i >= 0; i = symbols[i].next) {
     const Symbol& symbol = symbols[i];
-    if (symbol.id >= 0 && definition_.kinds[symbol.id] == TokenKind::unused) append_unused(symbol.id, ids, 0);
-    else append_symbol(word.substr(symbol.begin, symbol.end - symbol.begin), symbol.id, ids);
+    if (symbol.id >= 0 && definition_.kinds[symbol.id] == TokenKind::unused)
+      append_unused(symbol.id, ids, 0);
+    else
+      append_symbol(word.substr(symbol.begin, symbol.end - symbol.begin), symbol.id, ids);
   }
 }
 
@@ -263,7 +267,8 @@ void WordModel::encode_unigram(std::string_view word, std::vector<std::int32_t>&
 }
 
 void WordModel::encode(std::string_view word, std::vector<std::int32_t>& ids) const {
-  if (word.size() > kMaxWordBytes) fail_input("tokenizer: a word of {} bytes; at most {} are known", word.size(), kMaxWordBytes);
+  if (word.size() > kMaxWordBytes)
+    fail_input("tokenizer: a word of {} bytes; at most {} are known", word.size(), kMaxWordBytes);
   switch (definition_.model) {
     case Model::ranked_merges: return encode_ranked(word, ids);
     case Model::scored_merges: return encode_scored(word, ids);

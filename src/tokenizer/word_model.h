@@ -49,10 +49,10 @@ class WordModel {
   void append_unused(std::int32_t id, std::vector<std::int32_t>& ids, int depth) const;
 
   const TokenizerDefinition& definition_;
-  std::unordered_map<std::string_view, std::int32_t> ids_;  // of the pieces that segmentation may produce
-  std::array<std::int32_t, 256> byte_ids_;                  // `byte` tokens, or single-byte pieces when byte-level
-  std::unordered_map<std::uint64_t, RankedMerge> ranks_;    // left << 32 | right
-  std::array<std::vector<std::int32_t>, 256> user_defined_; // by first byte, longest first
+  std::unordered_map<std::string_view, std::int32_t> ids_;   // of the pieces that segmentation may produce
+  std::array<std::int32_t, 256> byte_ids_;                   // `byte` tokens, or single-byte pieces when byte-level
+  std::unordered_map<std::uint64_t, RankedMerge> ranks_;     // left << 32 | right
+  std::array<std::vector<std::int32_t>, 256> user_defined_;  // by first byte, longest first
   std::size_t longest_piece_ = 0;
   float lowest_score_ = 0, highest_score_ = 0;
   bool separates_at_spaces_ = false;

@@ -10,10 +10,10 @@ std::vector<NormReaders> norm_readers(const ModelSpec& spec) {
     return names;
   };
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
-    norms.push_back({layer_tensor(layer, "input_layernorm.weight"),
-                     named(layer, {LinearKind::q, LinearKind::k, LinearKind::v})});
-    norms.push_back({layer_tensor(layer, "post_attention_layernorm.weight"),
-                     named(layer, {LinearKind::gate, LinearKind::up})});
+    norms.push_back(
+        {layer_tensor(layer, "input_layernorm.weight"), named(layer, {LinearKind::q, LinearKind::k, LinearKind::v})});
+    norms.push_back(
+        {layer_tensor(layer, "post_attention_layernorm.weight"), named(layer, {LinearKind::gate, LinearKind::up})});
   }
   norms.push_back({std::string(kFinalNormName), {std::string(kHeadName)}});
   return norms;

@@ -46,10 +46,10 @@ class Rotation {
     std::uint32_t a, b;
     double cosine, sine;
   };
-  std::vector<Pair> pairs_;               // givens
-  std::vector<std::uint32_t> source_;     // hadamard: new channel → old channel
-  std::vector<double> sign_;              // hadamard: ±1/sqrt(m)
-  std::size_t order_ = 0;                 // hadamard: m
+  std::vector<Pair> pairs_;            // givens
+  std::vector<std::uint32_t> source_;  // hadamard: new channel → old channel
+  std::vector<double> sign_;           // hadamard: ±1/sqrt(m)
+  std::size_t order_ = 0;              // hadamard: m
 };
 
 /// The same function in the basis R. Sums in double, one rounding to f32 per weight. Throws Error(bad_input) naming the

@@ -1,7 +1,7 @@
 // The oracle of the search: classic greedy on a real toy model (stories260K), which raises one block at a time, the one
 // whose measured loss falls most per byte. The batched search, which measures sixty swaps where greedy measures
-// every possible raise before each of its own, must reach at least 90% of greedy's loss reduction at the same bytes. Skipped
-// when the model is not there.
+// every possible raise before each of its own, must reach at least 90% of greedy's loss reduction at the same bytes.
+// Skipped when the model is not there.
 #include "checkpoint/read_checkpoint.h"
 #include "graph/generate.h"
 #include "pipeline/search.h"
@@ -37,7 +37,7 @@ TEST(Search, ReachesMostOfWhatClassicGreedyReaches) {
   recipe.descent_steps = 10;
   recipe.swap_steps = 60;
   recipe.min_swap_fraction = 1e-3;  // down to a single block
-  recipe.score_memory = 0;  // every pass sees the same tokens
+  recipe.score_memory = 0;          // every pass sees the same tokens
   const Partition partition = identity_partition(checkpoint.spec, false);
 
   // Greedy and search see the same importance of inputs: none.
@@ -80,15 +80,16 @@ TEST(Search, ReachesMostOfWhatClassicGreedyReaches) {
     if (raised) greedy = best, greedy_loss = best_loss;
   }
 
-  const Budget budget{bytes_of_plan(choices, greedy),
-                      [&](const Partition&, const RoundedMatrices&, const BitPlan& plan) { return bytes_of_plan(choices, plan); }};
+  const Budget budget{
+      bytes_of_plan(choices, greedy),
+      [&](const Partition&, const RoundedMatrices&, const BitPlan& plan) { return bytes_of_plan(choices, plan); }};
   const SearchResult result = run_search(checkpoint, calibration, recipe, budget, {}, {});
   const double search_loss = loss_of(result.state.plan);
   RecordProperty("uniform_2", std::to_string(start_loss));
   RecordProperty("greedy", std::to_string(greedy_loss));
   RecordProperty("search", std::to_string(search_loss));
-  std::printf("nats/token: uniform 2 bits %.4f, greedy %.4f, search %.4f; share of greedy's reduction %.3f\n", start_loss,
-              greedy_loss, search_loss, (start_loss - search_loss) / (start_loss - greedy_loss));
+  std::printf("nats/token: uniform 2 bits %.4f, greedy %.4f, search %.4f; share of greedy's reduction %.3f\n",
+              start_loss, greedy_loss, search_loss, (start_loss - search_loss) / (start_loss - greedy_loss));
   EXPECT_LE(bytes_of_plan(choices, result.state.plan), budget.bytes);
   EXPECT_GE(start_loss - search_loss, 0.9 * (start_loss - greedy_loss));
 }

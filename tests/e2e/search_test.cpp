@@ -1,5 +1,5 @@
-// The search end to end on a tiny random Llama: budgets are met, the packed file computes what the search measured under
-// every reordering, and a search resumed after any step ends in the same plan.
+// The search end to end on a tiny random Llama: budgets are met, the packed file computes what the search measured
+// under every reordering, and a search resumed after any step ends in the same plan.
 #include "artifact/artifact.h"
 #include "artifact/verify_artifact.h"
 #include "core/random.h"
@@ -21,8 +21,15 @@ namespace fs = std::filesystem;
 
 Checkpoint random_checkpoint(bool tied, bool biases) {
   Checkpoint checkpoint;
-  checkpoint.spec = {.family = Family::llama, .layers = 2, .hidden = 64, .intermediate = 172, .heads = 8, .kv_heads = 4,
-                     .head_dim = 8, .vocab = 128, .max_positions = 64};
+  checkpoint.spec = {.family = Family::llama,
+                     .layers = 2,
+                     .hidden = 64,
+                     .intermediate = 172,
+                     .heads = 8,
+                     .kv_heads = 4,
+                     .head_dim = 8,
+                     .vocab = 128,
+                     .max_positions = 64};
   checkpoint.spec.tied_head = tied;
   checkpoint.spec.qkv_bias = checkpoint.spec.o_bias = checkpoint.spec.mlp_bias = biases;
   std::uint64_t stream = 0;
@@ -96,9 +103,11 @@ TEST_P(EveryReordering, ThePackedFileComputesWhatTheSearchMeasured) {
   EXPECT_LE(stored, bytes);
   EXPECT_GT(stored + 16 * 64 / 8 + 64, bytes) << "one more bit for some block would fit";
 
-  ArtifactDescription description = describe_artifact(checkpoint, result.state.partition, result.matrices, to_json(recipe));
+  ArtifactDescription description =
+      describe_artifact(checkpoint, result.state.partition, result.matrices, to_json(recipe));
   set_widths(description, result.matrices, result.state.plan);
-  const fs::path path = fs::path(testing::TempDir()) / fmt::format("search_{}_{}.safetensors", name_of(reordering), searched_embedding);
+  const fs::path path =
+      fs::path(testing::TempDir()) / fmt::format("search_{}_{}.safetensors", name_of(reordering), searched_embedding);
   write_packed_model(path, description, checkpoint, result.state.partition, result.matrices, {});
   EXPECT_EQ(fs::file_size(path), artifact_file_bytes(description));
   EXPECT_TRUE(!recipe.budget_bytes || fs::file_size(path) <= bytes);
@@ -150,13 +159,16 @@ TEST(Search, AFrontierGivesAPlanForAnotherBudget) {
   const Checkpoint checkpoint = random_checkpoint(false, false);
   const Recipe recipe = small_recipe();
   const CalibrationSet calibration = random_calibration();
-  SearchResult low = run_search(checkpoint, calibration, recipe, budget_for(checkpoint, recipe, kLinearWeights * 29 / 80), {}, {});
+  SearchResult low =
+      run_search(checkpoint, calibration, recipe, budget_for(checkpoint, recipe, kLinearWeights * 29 / 80), {}, {});
   const Budget higher = budget_for(checkpoint, recipe, kLinearWeights * 36 / 80);
   const SearchResult taken = plan_from_frontier(checkpoint, calibration, recipe, higher, low.state, {});
   const std::uint64_t stored = higher.stored_bytes(taken.state.partition, taken.matrices, taken.state.plan);
   EXPECT_LE(stored, higher.bytes);
   EXPECT_GT(stored + 16 * 64 / 8 + 64, higher.bytes);
-  EXPECT_THROW(plan_from_frontier(checkpoint, calibration, recipe, budget_for(checkpoint, recipe, kLinearWeights), low.state, {}), Error);
+  EXPECT_THROW(plan_from_frontier(checkpoint, calibration, recipe, budget_for(checkpoint, recipe, kLinearWeights),
+                                  low.state, {}),
+               Error);
 }
 
 TEST(Search, InterruptionKeepsTheStateAndInfeasibleBudgetsSayWhatIsFeasible) {
@@ -176,7 +188,8 @@ TEST(Search, InterruptionKeepsTheStateAndInfeasibleBudgetsSayWhatIsFeasible) {
     if (++saves == 2) interrupt_requested = true;
   };
   try {
-    run_search(checkpoint, calibration, recipe, budget_for(checkpoint, recipe, kLinearWeights * 34 / 80), {}, callbacks);
+    run_search(checkpoint, calibration, recipe, budget_for(checkpoint, recipe, kLinearWeights * 34 / 80), {},
+               callbacks);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::interrupted);

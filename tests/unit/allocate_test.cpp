@@ -37,7 +37,8 @@ Choices convex_choices(std::size_t matrices, std::size_t blocks, std::uint64_t s
 
 BitPlan uniform(const Choices& choices, int bits) {
   BitPlan plan;
-  for (const MatrixChoices& matrix : choices) plan.widths.emplace_back(matrix.cost.size(), static_cast<std::uint8_t>(bits));
+  for (const MatrixChoices& matrix : choices)
+    plan.widths.emplace_back(matrix.cost.size(), static_cast<std::uint8_t>(bits));
   return plan;
 }
 
@@ -53,7 +54,8 @@ constexpr MoveLimits kFree{.lower_by = 8, .raise_by = 8, .raise_trust = 1.0};
 TEST(Allocate, NeverExceedsTheBudgetAndLeavesLessThanABlockStep) {
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     const Choices choices = convex_choices(3, 40, seed);
-    const std::uint64_t low = bytes_of_plan(choices, uniform(choices, 1)), high = bytes_of_plan(choices, uniform(choices, 8));
+    const std::uint64_t low = bytes_of_plan(choices, uniform(choices, 1)),
+                        high = bytes_of_plan(choices, uniform(choices, 8));
     const std::uint64_t target = low + CounterRng(seed, 9).below(0, high - low);
     const BitPlan plan = allocate(choices, uniform(choices, 4), target, kFree);
     const std::uint64_t bytes = bytes_of_plan(choices, plan);
@@ -73,7 +75,8 @@ TEST(Allocate, IsOptimalForConvexCosts) {
   double best = INFINITY;
   for (int code = 0; code < 1024; ++code) {
     BitPlan plan = uniform(choices, 1);
-    for (int i = 0, rest = code; i < 5; ++i, rest /= 4) plan.widths[0][static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(1 + rest % 4);
+    for (int i = 0, rest = code; i < 5; ++i, rest /= 4)
+      plan.widths[0][static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(1 + rest % 4);
     if (bytes_of_plan(choices, plan) <= target) best = std::min(best, total_cost(choices, plan));
   }
   const BitPlan plan = allocate(choices, uniform(choices, 2), target, kFree);

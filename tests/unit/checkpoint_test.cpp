@@ -36,8 +36,8 @@ std::string error_of(const fs::path& path) {
   return "";
 }
 
-#define EXPECT_MENTIONS(message, ...)                                                     \
-  for (const std::string& word : std::vector<std::string>{__VA_ARGS__})                   \
+#define EXPECT_MENTIONS(message, ...)                                   \
+  for (const std::string& word : std::vector<std::string>{__VA_ARGS__}) \
   EXPECT_NE((message).find(word), std::string::npos) << "no '" << word << "' in: " << (message)
 
 void expect_model(const Checkpoint& checkpoint, const TinyModel& model) {
@@ -117,7 +117,8 @@ TEST(HfConfig, NewRopeFormEqualsOld) {
 }
 
 TEST(HfConfig, AbsentKeysTakeTheArchitecturesDefaults) {
-  const std::string rest = R"(,"hidden_size":4096,"intermediate_size":64,"num_hidden_layers":4,"num_attention_heads":32,"vocab_size":100)";
+  const std::string rest =
+      R"(,"hidden_size":4096,"intermediate_size":64,"num_hidden_layers":4,"num_attention_heads":32,"vocab_size":100)";
   const ModelSpec llama = config(R"({"model_type":"llama")" + rest + "}");
   EXPECT_EQ(std::pair(llama.kv_heads, llama.head_dim), std::pair(std::int64_t{32}, std::int64_t{128}));
   EXPECT_EQ(llama.rope_theta, 10000);
@@ -130,7 +131,8 @@ TEST(HfConfig, AbsentKeysTakeTheArchitecturesDefaults) {
 }
 
 TEST(HfConfig, BiasesAndWindowsByFamily) {
-  const std::string rest = R"(,"hidden_size":64,"intermediate_size":64,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":100,"sliding_window":16)";
+  const std::string rest =
+      R"(,"hidden_size":64,"intermediate_size":64,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":100,"sliding_window":16)";
   const auto make = [&](const std::string& keys) { return config("{" + keys + rest + "}"); };
   const ModelSpec biased = make(R"("model_type":"llama","attention_bias":true,"mlp_bias":true)");
   EXPECT_TRUE(biased.qkv_bias && biased.o_bias && biased.mlp_bias);
@@ -157,7 +159,8 @@ TEST(HfConfig, RefusesWhatItDoesNotKnow) {
   };
   EXPECT_MENTIONS(message("model_type", "bloom"), "config.json", "bloom", "llama, mistral, qwen2, qwen3");
   EXPECT_MENTIONS(message("hidden_act", "gelu"), "hidden_act", "gelu");
-  EXPECT_MENTIONS(message("rope_scaling", Json{{"rope_type", "yarn"}, {"factor", 4}}), "yarn", "default, linear, llama3");
+  EXPECT_MENTIONS(message("rope_scaling", Json{{"rope_type", "yarn"}, {"factor", 4}}), "yarn",
+                  "default, linear, llama3");
   EXPECT_MENTIONS(message("quantization_config", Json{{"bits", 4}}), "quantization_config");
   EXPECT_MENTIONS(message("hidden_size", 2048.5), "hidden_size", "2048.5");
   EXPECT_MENTIONS(message("hidden_size", true), "hidden_size");
@@ -355,7 +358,7 @@ TEST(Gguf, RopeFactorsBecomeLlama3Scaling) {
   for (int i = 0; i < 8; ++i) {
     const float wavelength = 2 * std::numbers::pi_v<float> * std::pow(10000.0f, 2.0f * static_cast<float>(i) / 16.0f);
     const float smooth = (original / wavelength - low) / (high - low);
-    factors.push_back(wavelength < original / high ? 1
+    factors.push_back(wavelength < original / high  ? 1
                       : wavelength > original / low ? factor
                                                     : 1 / ((1 - smooth) / factor + smooth));
   }
@@ -415,7 +418,8 @@ TEST(WriteHfFolder, ConvertsAndShards) {
 
 TEST(WriteHfFolder, RefusesForeignFoldersAndReplacesItsOwn) {
   const TemporaryFolder folder;
-  const TinyModel model = random_model(tiny_spec(Family::llama), 15), other = random_model(tiny_spec(Family::llama), 16);
+  const TinyModel model = random_model(tiny_spec(Family::llama), 15),
+                  other = random_model(tiny_spec(Family::llama), 16);
   write_hf(model, folder / "in");
   write_hf(other, folder / "other");
   EXPECT_THROW(write_hf_folder(read_checkpoint(folder / "in"), folder / "other", DType::f32), Error);

@@ -55,7 +55,8 @@ TEST(Units, ParsesAndRefuses) {
   EXPECT_EQ(parse_bytes("123"), 123u);
   EXPECT_DOUBLE_EQ(parse_seconds("30min"), 1800);
   EXPECT_DOUBLE_EQ(parse_seconds("1.5h"), 5400);
-  for (const char* bad : {"", "MiB", "-1", "1e400", "nan", "12parsecs", "1 2"}) EXPECT_THROW(parse_bytes(bad), Error) << bad;
+  for (const char* bad : {"", "MiB", "-1", "1e400", "nan", "12parsecs", "1 2"})
+    EXPECT_THROW(parse_bytes(bad), Error) << bad;
   EXPECT_EQ(format_bytes(60u << 20), "60.0 MiB");
   EXPECT_EQ(format_seconds(3675), "1:01:15");
 }
@@ -97,7 +98,11 @@ TEST(Parallel, RunsEachIndexOnceAndPassesErrorsOn) {
   std::vector<std::atomic<int>> seen(1000);
   parallel_for(1000, [&](std::int64_t i) { ++seen[i]; });
   for (const auto& count : seen) EXPECT_EQ(count, 1);
-  EXPECT_THROW(parallel_for(100, [](std::int64_t i) { if (i == 50) fail_input("stop"); }), Error);
+  EXPECT_THROW(parallel_for(100,
+                            [](std::int64_t i) {
+                              if (i == 50) fail_input("stop");
+                            }),
+               Error);
   std::atomic<int> total = 0;
   parallel_for(10, [&](std::int64_t) { parallel_for(10, [&](std::int64_t) { ++total; }); });
   EXPECT_EQ(total, 100);
@@ -114,7 +119,7 @@ TEST(Random, IsAPureFunctionWithTheRightMoments) {
     sum += x, squares += x * x;
     ASSERT_LT(rng.below(i, 10), 10u);
   }
-  EXPECT_NEAR(sum / n, 0, 5 / std::sqrt(n));                // five standard errors
+  EXPECT_NEAR(sum / n, 0, 5 / std::sqrt(n));  // five standard errors
   EXPECT_NEAR(squares / n, 1, 5 * std::sqrt(2.0 / n));
 }
 

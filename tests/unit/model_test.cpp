@@ -36,8 +36,9 @@ TEST(ModelSpec, ListsEachTensorOnce) {
 
 TEST(ModelSpec, RefusesNonsense) {
   for (const auto& spoil : std::vector<std::function<void(ModelSpec&)>>{
-           [](ModelSpec& s) { s.layers = 0; }, [](ModelSpec& s) { s.kv_heads = 3; }, [](ModelSpec& s) { s.head_dim = 7; },
-           [](ModelSpec& s) { s.vocab = std::int64_t{1} << 40; }, [](ModelSpec& s) { s.norm_eps = 0; }}) {
+           [](ModelSpec& s) { s.layers = 0; }, [](ModelSpec& s) { s.kv_heads = 3; },
+           [](ModelSpec& s) { s.head_dim = 7; }, [](ModelSpec& s) { s.vocab = std::int64_t{1} << 40; },
+           [](ModelSpec& s) { s.norm_eps = 0; }}) {
     ModelSpec spec = small_spec();
     spoil(spec);
     EXPECT_THROW(validate(spec, "test"), Error);

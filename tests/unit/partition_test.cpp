@@ -1,5 +1,5 @@
-// partition: orders are permutations sorted by score, shared where a site or a fold demands it, and never touch what the
-// tokenizer or the rotary embedding fixes.
+// partition: orders are permutations sorted by score, shared where a site or a fold demands it, and never touch what
+// the tokenizer or the rotary embedding fixes.
 #include "partition/partition.h"
 
 #include "core/random.h"
@@ -93,8 +93,7 @@ TEST(Reorder, FoldedOrdersStayInTheirHeadsAndNeedNoTable) {
   const Partition base = identity_partition(spec, true);
   const Partition partition = reorder(spec, base, random_scores(base), Reordering::folded);
   for (const MatrixPartition& m : partition.matrices)
-    for (const auto& order : {m.row_order, m.col_order})
-      EXPECT_TRUE(!order || order->table.empty());
+    for (const auto& order : {m.row_order, m.col_order}) EXPECT_TRUE(!order || order->table.empty());
   EXPECT_EQ(partition.matrices[static_cast<std::size_t>(LinearKind::q)].row_order, nullptr);
   EXPECT_EQ(partition.matrices[static_cast<std::size_t>(LinearKind::k)].row_order, nullptr);
   const auto& v = partition.matrices[static_cast<std::size_t>(LinearKind::v)].row_order->order;

@@ -53,7 +53,11 @@ TEST(Recipe, RefusesContradictions) {
     spoil(recipe);
     EXPECT_THROW(validate(recipe), Error);
   };
-  EXPECT_NO_THROW(validate([] { Recipe r; r.budget_bytes = 1; return r; }()));
+  EXPECT_NO_THROW(validate([] {
+    Recipe r;
+    r.budget_bytes = 1;
+    return r;
+  }()));
   refused([](Recipe& r) { r.bpw = 3; });
   refused([](Recipe& r) { r.budget_bytes.reset(); });
   refused([](Recipe& r) { r.min_width = 5, r.max_width = 4; });

@@ -1,5 +1,5 @@
-// rounding: codes chosen by the clip search beat every other code it may choose up to its search path, dequantising in the
-// original order equals unpacking the packed blob, and orders move values without changing them.
+// rounding: codes chosen by the clip search beat every other code it may choose up to its search path, dequantising in
+// the original order equals unpacking the packed blob, and orders move values without changing them.
 #include "rounding/group_codes.h"
 #include "rounding/rounded_matrix.h"
 
@@ -14,7 +14,8 @@
 namespace scalebits {
 namespace {
 
-constexpr SideFormat kSide{.scale_bits = 6, .zero_bits = 4, .scale_base = 0.05f, .scale_step_log2 = 0.125f, .zero_range = 0.25f};
+constexpr SideFormat kSide{
+    .scale_bits = 6, .zero_bits = 4, .scale_base = 0.05f, .scale_step_log2 = 0.125f, .zero_range = 0.25f};
 
 double squared_error(const SideTable& side, int bits, GroupCode code, const std::vector<float>& weights,
                      const std::vector<float>& importance) {
@@ -49,8 +50,9 @@ TEST(GroupCodes, AreNearlyTheBestOfAllCodes) {
       double best = INFINITY;
       for (int scale = 0; scale < 64; ++scale)
         for (int zero = 0; zero < 16; ++zero)
-          best = std::min(best, squared_error(side, bits, {static_cast<std::uint8_t>(scale), static_cast<std::uint8_t>(zero)},
-                                              weights, importance));
+          best = std::min(best,
+                          squared_error(side, bits, {static_cast<std::uint8_t>(scale), static_cast<std::uint8_t>(zero)},
+                                        weights, importance));
       ASSERT_GE(chosen, best * (1 - 1e-4));
       chosen_sum += chosen, best_sum += best;
     }
@@ -89,7 +91,8 @@ TEST_P(RoundedMatrixCases, PackedBlobHoldsWhatDequantizeSays) {
       order->order.resize(static_cast<std::size_t>(count));
       std::iota(order->order.begin(), order->order.end(), 0u);
       const CounterRng rng(seed);
-      for (std::size_t i = order->order.size(); i > 1; --i) std::swap(order->order[i - 1], order->order[rng.below(i, i)]);
+      for (std::size_t i = order->order.size(); i > 1; --i)
+        std::swap(order->order[i - 1], order->order[rng.below(i, i)]);
       return order;
     };
     partition.row_order = shuffled(c.rows, 1);
@@ -109,7 +112,8 @@ TEST_P(RoundedMatrixCases, PackedBlobHoldsWhatDequantizeSays) {
     for (std::int64_t j = 0; j < c.cols; ++j) {
       const std::int64_t row = partition.row_order ? partition.row_order->order[static_cast<std::size_t>(r)] : r;
       const std::int64_t col = partition.col_order ? partition.col_order->order[static_cast<std::size_t>(j)] : j;
-      ASSERT_EQ(unpacked[static_cast<std::size_t>(r * c.cols + j)], rounded[static_cast<std::size_t>(row * c.cols + col)]);
+      ASSERT_EQ(unpacked[static_cast<std::size_t>(r * c.cols + j)],
+                rounded[static_cast<std::size_t>(row * c.cols + col)]);
     }
 }
 
@@ -119,9 +123,11 @@ TEST_P(RoundedMatrixCases, EightBitsAreWithinHalfAStep) {
   const RoundedMatrix matrix(HostTensor::from_f32({c.rows, c.cols}, values), {"m", c.rows, c.cols, nullptr, nullptr},
                              c.blocks, {.group_cols = c.group_cols}, {});
   std::vector<float> rounded(values.size());
-  matrix.dequantize(std::vector<std::uint8_t>(static_cast<std::size_t>(matrix.format().block_count()), 8), rounded.data());
-  // A group's range covers its values with the centre off zero by a quarter of it; one scale code more than needed costs
-  // a factor 2^0.125, and a zero code rounds the centre by up to zero_range · 2^8 / 2^4 = 4 levels, which clips as much.
+  matrix.dequantize(std::vector<std::uint8_t>(static_cast<std::size_t>(matrix.format().block_count()), 8),
+                    rounded.data());
+  // A group's range covers its values with the centre off zero by a quarter of it; one scale code more than needed
+  // costs a factor 2^0.125, and a zero code rounds the centre by up to zero_range · 2^8 / 2^4 = 4 levels, which clips
+  // as much.
   const auto [low, high] = std::minmax_element(values.begin(), values.end());
   const double step = covering_range(*low, *high, 4, 0.25f) * std::exp2(0.125) / 255;
   for (std::size_t i = 0; i < values.size(); ++i) ASSERT_NEAR(rounded[i], values[i], 8 * step);

@@ -96,7 +96,8 @@ inline std::string config_text(const ModelSpec& spec) {
       name_of(spec.family), spec.layers, spec.hidden, spec.intermediate, spec.heads, spec.kv_heads, spec.head_dim,
       spec.vocab, spec.max_positions, spec.tied_head);
   if (spec.family == Family::mistral) text += fmt::format(R"(,"sliding_window":{})", spec.sliding_window);
-  if (spec.family == Family::llama) text += fmt::format(R"(,"attention_bias":{},"mlp_bias":{})", spec.qkv_bias, spec.mlp_bias);
+  if (spec.family == Family::llama)
+    text += fmt::format(R"(,"attention_bias":{},"mlp_bias":{})", spec.qkv_bias, spec.mlp_bias);
   return text + "}";
 }
 
@@ -155,7 +156,8 @@ class GgufBuilder {
     ++value_count_;
   }
   /// `shape` row-major; `type` is ggml's number.
-  void tensor(const std::string& name, const std::vector<std::int64_t>& shape, std::uint32_t type, const std::string& bytes) {
+  void tensor(const std::string& name, const std::vector<std::int64_t>& shape, std::uint32_t type,
+              const std::string& bytes) {
     std::string dimensions;
     for (std::size_t i = shape.size(); i-- > 0;) dimensions += little(static_cast<std::uint64_t>(shape[i]));
     raw_tensor(name, static_cast<std::uint32_t>(shape.size()), dimensions, type, data_.size(), bytes);
@@ -193,7 +195,8 @@ inline void add_gguf_keys(GgufBuilder& gguf, const ModelSpec& spec) {
   gguf.u32(name + ".attention.head_count_kv", static_cast<std::uint32_t>(spec.kv_heads));
   gguf.u32(name + ".attention.key_length", static_cast<std::uint32_t>(spec.head_dim));
   gguf.u32(name + ".context_length", static_cast<std::uint32_t>(spec.max_positions));
-  if (spec.sliding_window != 0) gguf.u32(name + ".attention.sliding_window", static_cast<std::uint32_t>(spec.sliding_window));
+  if (spec.sliding_window != 0)
+    gguf.u32(name + ".attention.sliding_window", static_cast<std::uint32_t>(spec.sliding_window));
   gguf.f32(name + ".attention.layer_norm_rms_epsilon", 1e-5f);
   gguf.f32(name + ".rope.freq_base", 10000.0f);
   gguf.u32("tokenizer.ggml.eos_token_id", 2);
@@ -228,7 +231,8 @@ inline std::vector<float> interleave_rows(const std::vector<float>& values, std:
     for (std::int64_t j = 0; j < 2; ++j)
       for (std::int64_t i = 0; i < head_dim / 2; ++i)
         std::memcpy(&out[static_cast<std::size_t>(head * head_dim + 2 * i + j) * cols],
-                    &values[static_cast<std::size_t>(head * head_dim + j * head_dim / 2 + i) * cols], cols * sizeof(float));
+                    &values[static_cast<std::size_t>(head * head_dim + j * head_dim / 2 + i) * cols],
+                    cols * sizeof(float));
   return out;
 }
 

@@ -66,7 +66,8 @@ void expect_golden(const Tokenizer& tokenizer, const std::string& name, EncodeOp
 const Tokenizer& shared_tokenizer(const std::string& name) {
   static std::map<std::string, Tokenizer> loaded;
   const auto found = loaded.find(name);
-  return found != loaded.end() ? found->second : loaded.emplace(name, *Tokenizer::from_folder(kShared / name)).first->second;
+  return found != loaded.end() ? found->second
+                               : loaded.emplace(name, *Tokenizer::from_folder(kShared / name)).first->second;
 }
 
 std::string message_of(const std::function<void()>& call) {
@@ -157,17 +158,21 @@ TEST(Tokenizer, EveryTextAndEveryByteSurvives) {
     if (!contains(text.get<std::string>(), "<tool>")) texts.push_back(text.get<std::string>());
   std::string all;
   for (int byte = 0; byte < 256; ++byte) all += static_cast<char>(byte);
-  texts.insert(texts.end(), {all, all + all, std::string("\0", 1), "\xff", "a\x80 b", "\xe4\xbd", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xc0\xaf"});
+  texts.insert(texts.end(), {all, all + all, std::string("\0", 1), "\xff", "a\x80 b", "\xe4\xbd", "\xed\xa0\x80",
+                             "\xf4\x90\x80\x80", "\xc0\xaf"});
   const CounterRng rng(11);
   for (std::uint64_t i = 0, at = 0; i < 300; ++i) {
     std::string text;
-    for (std::uint64_t length = rng.below(at++, 60); length > 0; --length) text += static_cast<char>(rng.below(at++, 256));
+    for (std::uint64_t length = rng.below(at++, 60); length > 0; --length)
+      text += static_cast<char>(rng.below(at++, 256));
     texts.push_back(text);
   }
   for (const std::string& text : texts) {
     EXPECT_EQ(byte_level.decode(byte_level.encode(text)), text);
     // U+2581 is SentencePiece's own sign for a space.
-    if (!contains(text, "▁")) { EXPECT_EQ(fallback.decode(fallback.encode(text, {.parse_special = false})), text); }
+    if (!contains(text, "▁")) {
+      EXPECT_EQ(fallback.decode(fallback.encode(text, {.parse_special = false})), text);
+    }
   }
 }
 
@@ -217,10 +222,13 @@ TEST(StreamDecoder, ReplacesWhatIsNoCharacter) {
     return text + "|" + stream.finish();
   };
   EXPECT_EQ(stream_of("a\xff z"), "a\xef\xbf\xbd z|");
-  EXPECT_EQ(stream_of("\xe4\xbd"), "|\xef\xbf\xbd");                   // may still grow, until the end
+  EXPECT_EQ(stream_of("\xe4\xbd"), "|\xef\xbf\xbd");  // may still grow, until the end
   EXPECT_EQ(stream_of("\xf0\x9f\x99"), "|\xef\xbf\xbd");
-  EXPECT_EQ(stream_of("\xe4\xbd" "a"), "\xef\xbf\xbd\xef\xbf\xbd" "a|");  // the letter settles both
-  EXPECT_EQ(stream_of("\xed\xa0"), "\xef\xbf\xbd\xef\xbf\xbd|");       // a surrogate cannot become anything
+  EXPECT_EQ(stream_of("\xe4\xbd"
+                      "a"),
+            "\xef\xbf\xbd\xef\xbf\xbd"
+            "a|");                                                // the letter settles both
+  EXPECT_EQ(stream_of("\xed\xa0"), "\xef\xbf\xbd\xef\xbf\xbd|");  // a surrogate cannot become anything
 }
 
 TEST(StreamDecoder, KeepsTheSpaceWhenTheTextGoesOn) {
@@ -255,7 +263,8 @@ GgufVocabulary gguf_of(const fs::path& tokenizer_json, const std::string& pre) {
 }
 
 TEST(Gguf, PreTokenizerNamesMeanTheirPatterns) {
-  const std::pair<const char*, const char*> cases[] = {{"digits.json", "smollm"}, {"llama3.json", "llama-bpe"}, {"qwen2.json", "qwen2"}};
+  const std::pair<const char*, const char*> cases[] = {
+      {"digits.json", "smollm"}, {"llama3.json", "llama-bpe"}, {"qwen2.json", "qwen2"}};
   for (const auto& [file, pre] : cases) {
     const Tokenizer json = Tokenizer::from_tokenizer_json(kData / file);
     const Tokenizer gguf = Tokenizer::from_gguf(gguf_of(kData / file, pre), file);
@@ -276,7 +285,8 @@ TEST(Gguf, RefusesWhatItDoesNotKnow) {
   const GgufVocabulary good = gguf_of(kData / "digits.json", "smollm");
   EXPECT_EQ(message(good), "no error");
   const std::string unknown = message(gguf_of(kData / "digits.json", "klingon"));
-  EXPECT_TRUE(contains(unknown, "klingon") && contains(unknown, "llama-bpe") && contains(unknown, "some.gguf")) << unknown;
+  EXPECT_TRUE(contains(unknown, "klingon") && contains(unknown, "llama-bpe") && contains(unknown, "some.gguf"))
+      << unknown;
   const auto broken = [&](auto&& change) {
     GgufVocabulary vocabulary = good;
     change(vocabulary);
@@ -322,8 +332,10 @@ TEST(TokenizerJson, BrokenFilesAreClearErrors) {
   EXPECT_TRUE(contains(broken([](Json& j) { j["added_tokens"][0]["content"] = "other"; }), "other"));
   EXPECT_TRUE(contains(broken([](Json& j) { j["model"]["unk_token"] = "<missing>"; }), "<missing>"));
   EXPECT_TRUE(contains(broken([](Json& j) {
-    j["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "(["}}}, {"behavior", "Isolated"}};
-  }), "pattern"));
+                         j["pre_tokenizer"] = {
+                             {"type", "Split"}, {"pattern", {{"Regex", "(["}}}, {"behavior", "Isolated"}};
+                       }),
+                       "pattern"));
   const std::string text = good.dump();
   for (const std::size_t length : {std::size_t{1}, text.size() / 2, text.size() - 1})
     EXPECT_THROW(Tokenizer::from_tokenizer_json(write_bytes("cut.json", text.substr(0, length))), Error) << length;
@@ -345,8 +357,10 @@ TEST(SentencePiece, BrokenFilesAreClearErrorsOrStillModels) {
     int refused = 0;
     for (std::uint64_t i = 0; i < 200; ++i) {
       std::string bytes = good;
-      if (i % 4 == 0) bytes.resize(rng.below(3 * i, bytes.size()));
-      else bytes[rng.below(3 * i, bytes.size())] ^= static_cast<char>(1 << rng.below(3 * i + 1, 8));
+      if (i % 4 == 0)
+        bytes.resize(rng.below(3 * i, bytes.size()));
+      else
+        bytes[rng.below(3 * i, bytes.size())] ^= static_cast<char>(1 << rng.below(3 * i + 1, 8));
       try {
         load(bytes);
       } catch (const Error&) {
@@ -359,13 +373,21 @@ TEST(SentencePiece, BrokenFilesAreClearErrorsOrStillModels) {
 
 TEST(Stored, BrokenBytesAreClearErrors) {
   const std::string good = Tokenizer::from_tokenizer_json(kData / "llama3.json").serialize();
-  const auto load = [](std::string_view bytes) { Tokenizer::deserialize(std::as_bytes(std::span(bytes)), "artifact.st"); };
+  const auto load = [](std::string_view bytes) {
+    Tokenizer::deserialize(std::as_bytes(std::span(bytes)), "artifact.st");
+  };
   EXPECT_NO_THROW(load(good));
   EXPECT_TRUE(contains(message_of([&] { load("nonsense"); }), "artifact.st"));
   EXPECT_TRUE(contains(message_of([&] { load("SBTK\x09"); }), "version"));
-  EXPECT_TRUE(contains(message_of([&] { load("SBTK\x01\xff\xff\xff\xff\xff\xff\xff\x7f" "abc"); }), "claims"));
+  EXPECT_TRUE(contains(message_of([&] {
+                         load(
+                             "SBTK\x01\xff\xff\xff\xff\xff\xff\xff\x7f"
+                             "abc");
+                       }),
+                       "claims"));
   EXPECT_THROW(load(good + "x"), Error);
-  for (std::size_t length = 0; length < good.size(); length += 7) EXPECT_THROW(load(good.substr(0, length)), Error) << length;
+  for (std::size_t length = 0; length < good.size(); length += 7)
+    EXPECT_THROW(load(good.substr(0, length)), Error) << length;
   // zlib's own checksum finds every flipped bit but those that fill up its last byte, which change nothing.
   for (std::size_t i = 5; i < good.size(); i += 11) {
     std::string bytes = good;

@@ -82,8 +82,7 @@ void attention(const Checkpoint& model, std::int64_t layer, std::vector<Vector>&
     for (std::int64_t head = 0; head < spec.heads; ++head) {
       const Vector query = rotary_head(model, q, head, int(t), layer_tensor(layer, "self_attn.q_norm.weight"));
       Vector weight;
-      for (const Vector& key : keys[head / group])
-        weight.push_back(std::exp(dot(query, key) / std::sqrt(double(dim))));
+      for (const Vector& key : keys[head / group]) weight.push_back(std::exp(dot(query, key) / std::sqrt(double(dim))));
       const double sum = std::accumulate(weight.begin(), weight.end(), 0.0);
       for (std::size_t s = 0; s <= t; ++s)
         for (std::int64_t i = 0; i < dim; ++i)
