@@ -37,6 +37,7 @@ sanitize:
 
 slow: build
 	@tools/setup --oracles
+	@tools/fetch_smollm2
 	@tools/run_tests $(BUILD) -L '^slow$$'
 
 format:
