@@ -77,6 +77,18 @@ struct Move {
   double measured = 0;
 };
 
+struct Predictor {
+  const char* name;
+  GradientKind kind;
+  Statistic statistic;
+};
+constexpr Predictor kPredictors[] = {{"absolute", GradientKind::mean, Statistic::absolute},
+                                     {"signed", GradientKind::mean, Statistic::signed_sum},
+                                     {"fisher", GradientKind::mean, Statistic::fisher},
+                                     {"absolute, tokens", GradientKind::tokens, Statistic::absolute},
+                                     {"fisher, tokens", GradientKind::tokens, Statistic::fisher},
+                                     {"weight error", GradientKind::mean, Statistic::weight_error}};
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -94,20 +106,20 @@ int main(int argc, char** argv) try {
                                                   recipe_from_json(saved.provenance.recipe, {}, argv[2]));
   const at::Tensor windows = calibration.gradient_windows.narrow(0, 0, recipe.windows_per_gradient).contiguous();
 
-  const std::pair<const char*, Statistic> statistics[] = {{"absolute", Statistic::absolute},
-                                                          {"signed", Statistic::signed_sum},
-                                                          {"fisher", Statistic::fisher},
-                                                          {"weight error", Statistic::weight_error}};
-  std::vector<SensitivityTable> tables(std::size(statistics));
+  std::vector<SensitivityTable> tables(std::size(kPredictors));
   for (auto& table : tables) table.scores.resize(matrices.size());
   SearchModel model(checkpoint, matrices);
   Decoder decoder(checkpoint.spec, model);
-  GradientReducer reducer(matrices, checkpoint.spec.layers, [&](std::size_t m, const float* gradient) {
-    for (std::size_t s = 0; s < tables.size(); ++s)
-      tables[s].scores[m] = score_blocks(*matrices[m], gradient, statistics[s].second);
-  });
   model.use(state.plan);
-  const double base = decoder.loss_and_gradients(windows, {}, reducer).mean;
+  double base = 0;
+  for (const GradientKind kind : {GradientKind::mean, GradientKind::tokens}) {
+    GradientReducer reducer(matrices, checkpoint.spec.layers, kind, [&](std::size_t m, const float* gradient) {
+      for (std::size_t p = 0; p < tables.size(); ++p)
+        if (kPredictors[p].kind == kind)
+          tables[p].scores[m] = score_blocks(*matrices[m], gradient, kPredictors[p].statistic);
+    });
+    base = decoder.loss_and_gradients(windows, {}, reducer).mean;
+  }
 
   std::vector<Move> moves;
   const CounterRng rng(2026);
@@ -138,9 +150,10 @@ int main(int argc, char** argv) try {
     }
     const auto [low, high] = interval(predicted, measured);
     const double rho = spearman(predicted, measured);
-    fmt::print("{:14} Spearman {:.3f} [{:.3f}, {:.3f}]\n", statistics[s].first, rho, low, high);
-    report["spearman"][statistics[s].first] = {{"rho", rho}, {"low", low}, {"high", high}};
-    report["predicted"][statistics[s].first] = predicted;
+    const char* name = kPredictors[s].name;
+    fmt::print("{:22} Spearman {:.3f} [{:.3f}, {:.3f}]\n", name, rho, low, high);
+    report["spearman"][name] = {{"rho", rho}, {"low", low}, {"high", high}};
+    report["predicted"][name] = predicted;
   }
   report["measured"] = measured;
   write_file_atomically(argv[3], report.dump(1));

@@ -14,6 +14,8 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/sqrt.h>
 
 #include <algorithm>
 #include <vector>
@@ -64,6 +66,10 @@ struct Decoder::State {
   at::Tensor forward(const at::Tensor& ids, const Plan& plan, bool backward_follows, PassObserver* observer);
   at::Tensor layer_input(const Plan& plan, std::int64_t layer) {
     return workspace.take(fmt::format("input of layer {}", layer), {plan.tokens(), spec.hidden}, at::kFloat);
+  }
+  at::Tensor squared(const at::Tensor& x, const char* buffer) {
+    at::Tensor squares = workspace.take(buffer, x.sizes(), operand);
+    return at::mul_out(squares, x, x);
   }
   void backward(const Plan& plan, const at::Tensor& dx, PassObserver& observer);
   at::Tensor final_norm(const Plan& plan, const at::Tensor& x);
@@ -190,7 +196,14 @@ void Decoder::State::backward(const Plan& plan, const at::Tensor& dx, PassObserv
           const std::string name =
               plan.batches.size() == 1 ? "gradient" : fmt::format("gradient {}", static_cast<int>(kind));
           const at::Tensor gradient = workspace.take(name, {rows, cols}, at::kFloat);
-          product_weight_gradient(dy, input, gradient, i > 0);
+          if (observer.linear_gradient_kind() == GradientKind::mean) {
+            product_weight_gradient(dy, input, gradient, i > 0);
+          } else {
+            // Σ_t (dy_t x_t^T)² is a product, too.
+            product_weight_gradient(squared(dy, "squared output gradient"), squared(input, "squared input"), gradient,
+                                    i > 0);
+            if (last) gradient.sqrt_();
+          }
           if (last) observer.linear_gradient(layer, kind, gradient);
         };
       layer_backward(context(plan, batch), layer_weights, a, rows_of(plan, dx, batch), take);

@@ -80,7 +80,9 @@ std::uint64_t layer_activation_bytes(const ModelSpec& spec, at::ScalarType opera
 
 std::uint64_t layer_temporary_bytes(const ModelSpec& spec, at::ScalarType operand) {
   const Widths w(spec);
-  return static_cast<std::uint64_t>(w.intermediate + 3 * w.hidden + 5 * w.q + 2 * w.kv) * size_of(operand);
+  // Forward and backward, and the two squared operands of GradientKind::tokens.
+  const std::int64_t squares = 2 * std::max({w.intermediate, w.hidden, w.q});
+  return static_cast<std::uint64_t>(w.intermediate + 3 * w.hidden + 5 * w.q + 2 * w.kv + squares) * size_of(operand);
 }
 
 void layer_forward(const LayerContext& context, const LayerWeights& weights, const LayerActivations& a,

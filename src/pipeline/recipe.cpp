@@ -15,6 +15,7 @@ const EnumNames<EmbeddingMode> kEmbeddingModes = {
 const EnumNames<ClipWeighting> kClipWeightings = {
     {ClipWeighting::none, "none"}, {ClipWeighting::plain, "plain"}, {ClipWeighting::inputs, "inputs"}};
 const EnumNames<LossTarget::Kind> kLosses = {{LossTarget::Kind::nll, "nll"}, {LossTarget::Kind::kl, "kl"}};
+const EnumNames<GradientKind> kGradients = {{GradientKind::mean, "mean"}, {GradientKind::tokens, "tokens"}};
 const EnumNames<Compute> kComputes = {{Compute::f32, "f32"}, {Compute::bf16, "bf16"}};
 
 template <typename Enum>
@@ -108,10 +109,12 @@ const std::vector<Field>& fields() {
       named_field(
           "reordering", SCALEBITS_MEMBER(reordering), [](Reordering value) { return name_of(value); },
           reordering_from_name),
+      enum_field("order_gradient", kGradients, SCALEBITS_MEMBER(order_gradient)),
       named_field(
           "order_statistic", SCALEBITS_MEMBER(order_statistic), [](Statistic value) { return name_of(value); },
           statistic_from_name),
       plain_field("order_bits", SCALEBITS_MEMBER(order_bits)),
+      enum_field("gradient", kGradients, SCALEBITS_MEMBER(gradient)),
       named_field(
           "statistic", SCALEBITS_MEMBER(statistic), [](Statistic value) { return name_of(value); },
           statistic_from_name),

@@ -48,18 +48,20 @@ struct Recipe {
 
   // Reordering.
   Reordering reordering = Reordering::site;
+  GradientKind order_gradient = GradientKind::mean;
   Statistic order_statistic = Statistic::absolute;
   int order_bits = 4;  // uniform width at which the channels are compared
 
   // The search.
-  Statistic statistic = Statistic::absolute;
+  GradientKind gradient = GradientKind::tokens;  // of the linear layers; embedding and head: always the mean
+  Statistic statistic = Statistic::fisher;
   CostModel cost_model = CostModel::linear;
   bool search = true;  // false: the widest uniform width that the budget holds
   int start_bits = 0;  // 0: 4, or more when the budget leaves more
   int descent_steps = 6;
   bool refresh = true;        // false: one gradient at the start serves every step
   double score_memory = 0.5;  // weight of earlier passes in the running mean of scores
-  double raise_trust = 0.5;
+  double raise_trust = 1;     // a predicted gain counts this much
   int swap_steps = 6;
   double swap_fraction = 0.05;  // of the blocks, raised per swap step; halved on rejection
   double min_swap_fraction = 0.0005;

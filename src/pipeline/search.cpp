@@ -137,9 +137,9 @@ class Search {
     return target;
   }
 
-  double gradient_pass(const BitPlan& plan, const GradientReducer::Reduce& reduce) {
+  double gradient_pass(const BitPlan& plan, GradientKind kind, const GradientReducer::Reduce& reduce) {
     const at::Tensor windows = next_windows();
-    GradientReducer reducer(matrices_, checkpoint_.spec.layers, reduce);
+    GradientReducer reducer(matrices_, checkpoint_.spec.layers, kind, reduce);
     model_.use(plan);
     return decoder_.loss_and_gradients(windows, target_for(windows), reducer).mean;
   }
@@ -148,7 +148,7 @@ class Search {
   double score(const BitPlan& plan) {
     SensitivityTable table;
     table.scores.resize(matrices_.size());
-    const double loss = gradient_pass(plan, [&](std::size_t m, const float* gradient) {
+    const double loss = gradient_pass(plan, recipe_.gradient, [&](std::size_t m, const float* gradient) {
       table.scores[m] = score_blocks(*matrices_[m], gradient, recipe_.statistic);
     });
     for (std::size_t m = 0; m < matrices_.size(); ++m)
@@ -227,9 +227,10 @@ class Search {
       std::vector<ChannelScores> channels = no_channel_scores(state_.partition);
       fit_into_time(descent_steps() + 2);
       const Stopwatch pass;
-      loss = gradient_pass(uniform(recipe_.order_bits), [&](std::size_t m, const float* gradient) {
-        channels[m] = score_channels(*matrices_[m], gradient, recipe_.order_statistic, recipe_.order_bits);
-      });
+      loss =
+          gradient_pass(uniform(recipe_.order_bits), recipe_.order_gradient, [&](std::size_t m, const float* gradient) {
+            channels[m] = score_channels(*matrices_[m], gradient, recipe_.order_statistic, recipe_.order_bits);
+          });
       window_seconds_ = pass.seconds() / static_cast<double>(gradient_windows());
       state_.partition = reorder(checkpoint_.spec, state_.partition, channels, recipe_.reordering);
       matrices_ = rounded();

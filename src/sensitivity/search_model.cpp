@@ -53,8 +53,9 @@ at::Tensor SearchModel::head() {
   return head_;
 }
 
-GradientReducer::GradientReducer(const RoundedMatrices& matrices, std::int64_t layers, Reduce reduce)
-    : matrices_(matrices), linears_(kKinds * static_cast<std::size_t>(layers)), reduce_(std::move(reduce)) {}
+GradientReducer::GradientReducer(const RoundedMatrices& matrices, std::int64_t layers, GradientKind kind, Reduce reduce)
+    : matrices_(matrices), linears_(kKinds * static_cast<std::size_t>(layers)), kind_(kind),
+      reduce_(std::move(reduce)) {}
 
 bool GradientReducer::wants_embedding_gradient() const {
   for (std::size_t index = linears_; index < matrices_.size(); ++index)

@@ -46,7 +46,8 @@ class SearchModel : public WeightSource {
 class GradientReducer : public PassObserver {
  public:
   using Reduce = std::function<void(std::size_t matrix, const float* gradient)>;
-  GradientReducer(const RoundedMatrices& matrices, std::int64_t layers, Reduce reduce);
+  GradientReducer(const RoundedMatrices& matrices, std::int64_t layers, GradientKind kind, Reduce reduce);
+  GradientKind linear_gradient_kind() const override { return kind_; }
   bool wants_embedding_gradient() const override;
   void linear_gradient(std::int64_t layer, LinearKind kind, const at::Tensor& gradient) override;
   void embedding_gradient(const at::Tensor& gradient) override;
@@ -56,6 +57,7 @@ class GradientReducer : public PassObserver {
   void hand_on(std::size_t matrix, const at::Tensor& gradient);
   const RoundedMatrices& matrices_;
   std::size_t linears_;
+  GradientKind kind_;
   Reduce reduce_;
 };
 
