@@ -11,8 +11,7 @@
 #include "core/random.h"
 #include "safetensors/safetensors.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -69,7 +68,7 @@ Golden read_golden(const std::string& name) {
 
 double largest(const at::Tensor& tensor) { return tensor.abs().max().item<double>(); }
 double difference(const at::Tensor& a, const at::Tensor& b) { return largest(a.sub(b)); }
-double norm(const at::Tensor& tensor) { return tensor.norm().item<double>(); }
+double length_of(const at::Tensor& tensor) { return tensor.norm().item<double>(); }
 
 /// An f32 dot product of length n errs by at most n epsilon of its terms' size; a layer chains five of them
 /// (projection, scores, mixing, output or down, and the next norm's mean).
@@ -84,8 +83,9 @@ struct Recorder : PassObserver {
   std::vector<std::string> order;
   int input_calls = 0;
   std::map<std::pair<std::int64_t, InputSite>, at::Tensor> input_sums;
-  bool tied = false;
+  GradientKind gradient_kind = GradientKind::mean;
 
+  GradientKind linear_gradient_kind() const override { return gradient_kind; }
   bool wants_linear_inputs() const override { return true; }
   void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override {
     ++input_calls;
@@ -143,12 +143,46 @@ TEST_P(Families, GradientsEqualTransformersHoweverThePassIsCut) {
     EXPECT_EQ(recorder.order.front().rfind("model.layers.1.", 0), 0u) << "layers come last to first";
     for (const auto& [site, sum] : recorder.input_sums) {
       if (budget == 0) input_sums[site] = sum;
-      EXPECT_LE(difference(sum, input_sums.at(site)), rounding(spec, length) * norm(sum));
+      EXPECT_LE(difference(sum, input_sums.at(site)), rounding(spec, length) * length_of(sum));
     }
   }
   Decoder starved(spec, weights, {.activation_budget_bytes = least - 1});
   Recorder recorder;
   EXPECT_THROW(starved.loss_and_gradients(golden.ids, {}, recorder), Error);
+}
+
+TEST_P(Families, TokenGradientsAreSquaredBeforeTheyAreAdded) {
+  const Golden golden = read_golden(GetParam());
+  const ModelSpec& spec = golden.checkpoint.spec;
+  CheckpointWeights weights(golden.checkpoint);
+  // In a window of two tokens only the first has a gradient: the window's own.
+  const std::int64_t windows = golden.ids.numel() / 2;
+  const at::Tensor pairs = golden.ids.reshape({windows, 2});
+  std::map<std::string, at::Tensor> squares;
+  for (std::int64_t window = 0; window < windows; ++window) {
+    Decoder decoder(spec, weights);
+    Recorder one;
+    decoder.loss_and_gradients(pairs.narrow(0, window, 1).contiguous(), {}, one);
+    for (const auto& [name, gradient] : one.gradients) {
+      const at::Tensor share = gradient / static_cast<double>(windows);
+      at::Tensor& sum = squares[name];
+      sum = sum.defined() ? sum + share * share : share * share;
+    }
+  }
+  const auto least = static_cast<std::uint64_t>(4 * spec.hidden * windows * 2 * (spec.layers + 2));
+  for (const std::uint64_t budget : {std::uint64_t{0}, least}) {
+    Decoder decoder(spec, weights, {.activation_budget_bytes = budget});
+    Recorder all;
+    all.gradient_kind = GradientKind::tokens;
+    decoder.loss_and_gradients(pairs, {}, all);
+    // A softmax over one key has no slope: what q and k get is the rounding of others.
+    double largest_of_all = 0;
+    for (const auto& [name, sum] : squares) largest_of_all = std::max(largest_of_all, largest(sum.sqrt()));
+    for (const auto& [name, sum] : squares) {
+      if (name == kEmbeddingName || name == kHeadName) continue;
+      EXPECT_LE(difference(all.gradients.at(name), sum.sqrt()), 4 * rounding(spec, 2) * largest_of_all) << name;
+    }
+  }
 }
 
 TEST_P(Families, Bf16OperandsChangeGradientsByTheirRoundingOnly) {
@@ -164,8 +198,8 @@ TEST_P(Families, Bf16OperandsChangeGradientsByTheirRoundingOnly) {
   EXPECT_NEAR(result.mean, golden.loss, tolerance * golden.loss);
   double squares = 0, error_squares = 0;
   for (const auto& [name, expected] : golden.gradients) {
-    squares += std::pow(norm(expected), 2);
-    error_squares += std::pow(norm(recorder.gradients.at(name).sub(expected)), 2);
+    squares += std::pow(length_of(expected), 2);
+    error_squares += std::pow(length_of(recorder.gradients.at(name).sub(expected)), 2);
   }
   EXPECT_LE(std::sqrt(error_squares / squares), tolerance);
   EXPECT_GT(error_squares, 0) << "bf16 was not used";
