@@ -196,7 +196,7 @@ void Decoder::State::backward(const Plan& plan, const at::Tensor& dx, PassObserv
           const std::string name =
               plan.batches.size() == 1 ? "gradient" : fmt::format("gradient {}", static_cast<int>(kind));
           const at::Tensor gradient = workspace.take(name, {rows, cols}, at::kFloat);
-          if (observer.linear_gradient_kind() == GradientKind::mean) {
+          if (observer.gradient_kind() == GradientKind::mean) {
             product_weight_gradient(dy, input, gradient, i > 0);
           } else {
             // Σ_t (dy_t x_t^T)² is a product, too.
@@ -278,9 +278,10 @@ LossResult Decoder::loss_and_gradients(const at::Tensor& ids, const LossTarget& 
   HeadGradients gradients{s.workspace.take("hidden gradient", hidden.sizes(), s.operand), {}};
   if (wants_embedding)
     gradients.head = s.workspace.take("head gradient", {s.spec.vocab, s.spec.hidden}, at::kFloat).zero_();
-  const LossResult result =
-      head_loss({ids, hidden, s.weights.head()}, target, {.operand = s.operand}, gradients, s.workspace);
-  if (wants_embedding && !s.spec.tied_head) observer.head_gradient(gradients.head);
+  const bool squares = observer.gradient_kind() == GradientKind::tokens;
+  const LossResult result = head_loss({ids, hidden, s.weights.head()}, target,
+                                      {.squared_head_gradient = squares, .operand = s.operand}, gradients, s.workspace);
+  if (wants_embedding && !s.spec.tied_head) observer.head_gradient(squares ? gradients.head.sqrt_() : gradients.head);
 
   const at::Tensor dx = s.workspace.take("residual gradient", hidden.sizes(), at::kFloat).zero_();
   norm_backward(gradients.hidden, last, s.weights.vector(std::string(kFinalNormName)), s.spec.norm_eps, dx, {});
@@ -292,9 +293,11 @@ LossResult Decoder::loss_and_gradients(const at::Tensor& ids, const LossTarget& 
     const auto* id = ids.const_data_ptr<std::int64_t>();
     const auto* rows = dx.const_data_ptr<float>();
     for (std::int64_t token = 0; token < ids.numel(); ++token)
-      for (std::int64_t i = 0; i < s.spec.hidden; ++i)
-        table[id[token] * s.spec.hidden + i] += rows[token * s.spec.hidden + i];
-    observer.embedding_gradient(gradients.head);
+      for (std::int64_t i = 0; i < s.spec.hidden; ++i) {
+        const float added = rows[token * s.spec.hidden + i];
+        table[id[token] * s.spec.hidden + i] += squares ? added * added : added;
+      }
+    observer.embedding_gradient(squares ? gradients.head.sqrt_() : gradients.head);
   }
   return result;
 }

@@ -4,6 +4,8 @@
 #include "graph/elementwise.h"
 #include "graph/product.h"
 
+#include <ATen/ops/mul.h>
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -98,7 +100,15 @@ LossResult head_loss(const HeadLossInputs& inputs, const LossTarget& target, con
     const at::Tensor d_logits = gradient_buffer.narrow(0, 0, count);
     if (gradients.hidden.defined())
       product_input_gradient(d_logits, head, gradients.hidden.narrow(0, first, count), false);
-    if (gradients.head.defined()) product_weight_gradient(d_logits, x, gradients.head, true);
+    if (!gradients.head.defined()) continue;
+    if (options.squared_head_gradient) {
+      at::Tensor squared_logits = d_logits, squared_x = workspace.take("squared head input", x.sizes(), options.operand);
+      at::mul_out(squared_logits, d_logits, d_logits);
+      at::mul_out(squared_x, x, x);
+      product_weight_gradient(squared_logits, squared_x, gradients.head, true);
+    } else {
+      product_weight_gradient(d_logits, x, gradients.head, true);
+    }
   }
 
   double sum = 0;

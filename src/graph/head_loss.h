@@ -18,6 +18,7 @@ struct HeadLossInputs {
 };
 
 struct HeadLossOptions {
+  bool squared_head_gradient = false;  // head: the squares of what each token adds (GradientKind::tokens), not the sum
   at::ScalarType operand = at::kFloat;
   std::int64_t chunk_tokens =
       512;  // how many tokens' logits exist at a time; does not change the result but by rounding

@@ -28,7 +28,7 @@ constexpr InputSite input_site(LinearKind kind) {
   }
 }
 
-/// What is handed over as a linear's gradient.
+/// What is handed over as the gradient of a linear, the embedding or the head.
 enum class GradientKind {
   mean,   // G = Σ_t g_t = d(mean loss)/dW, with g_t = dy_t x_t^T what position t adds
   tokens  // sqrt(Σ_t g_t²), elementwise: the root of the diagonal of the empirical Fisher information
@@ -44,7 +44,7 @@ class PassObserver {
   virtual void linear_input(std::int64_t /*layer*/, InputSite, const at::Tensor& /*x*/) {}
 
   virtual bool wants_linear_gradients() const { return true; }
-  virtual GradientKind linear_gradient_kind() const { return GradientKind::mean; }
+  virtual GradientKind gradient_kind() const { return GradientKind::mean; }
   /// [rows, cols] of the whole batch in the weight's own order, once per linear, layers descending.
   virtual void linear_gradient(std::int64_t /*layer*/, LinearKind, const at::Tensor& /*gradient*/) {}
 

@@ -53,7 +53,7 @@ struct Recipe {
   int order_bits = 4;  // uniform width at which the channels are compared
 
   // The search.
-  GradientKind gradient = GradientKind::tokens;  // of the linear layers; embedding and head: always the mean
+  GradientKind gradient = GradientKind::tokens;
   Statistic statistic = Statistic::fisher;
   CostModel cost_model = CostModel::linear;
   bool search = true;  // false: the widest uniform width that the budget holds

@@ -47,7 +47,7 @@ class GradientReducer : public PassObserver {
  public:
   using Reduce = std::function<void(std::size_t matrix, const float* gradient)>;
   GradientReducer(const RoundedMatrices& matrices, std::int64_t layers, GradientKind kind, Reduce reduce);
-  GradientKind linear_gradient_kind() const override { return kind_; }
+  GradientKind gradient_kind() const override { return kind_; }
   bool wants_embedding_gradient() const override;
   void linear_gradient(std::int64_t layer, LinearKind kind, const at::Tensor& gradient) override;
   void embedding_gradient(const at::Tensor& gradient) override;
