@@ -74,8 +74,25 @@ std::pair<double, double> interval(const std::vector<double>& a, const std::vect
 struct Move {
   std::size_t matrix, block;
   int from, to;
-  double measured = 0;
+  double measured = 0, first_order = 0, squares = 0;
 };
+
+/// Σ g d (mean) or Σ (g d)² (tokens) with d the change of the matrix's weights that the move makes.
+double along_move(const RoundedMatrix& matrix, const std::vector<std::uint8_t>& widths, const Move& move,
+                  const float* gradient, GradientKind kind) {
+  const auto count = static_cast<std::size_t>(matrix.format().rows * matrix.format().cols);
+  std::vector<float> before(count), after(count);
+  std::vector<std::uint8_t> moved = widths;
+  moved[move.block] = static_cast<std::uint8_t>(move.to);
+  matrix.dequantize(widths, before.data());
+  matrix.dequantize(moved, after.data());
+  double sum = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const double term = static_cast<double>(gradient[i]) * (after[i] - before[i]);
+    sum += kind == GradientKind::mean ? term : term * term;
+  }
+  return sum;
+}
 
 struct Predictor {
   const char* name;
@@ -98,6 +115,7 @@ int main(int argc, char** argv) try {
   const auto moves_wanted = static_cast<std::size_t>(std::stoul(argv[4]));
   Recipe recipe;
   recipe.windows_per_gradient = std::stoi(argv[5]);
+  recipe.window_length = 512;
   const CalibrationSet calibration = calibration_from_text(checkpoint, {argv + 6, argv + argc}, recipe);
   const SavedSearch saved = load_search_state(argv[2]);
   if (saved.provenance.checkpoint_hash != checkpoint.hash) fail_input("{}: was made from another checkpoint", argv[2]);
@@ -105,21 +123,6 @@ int main(int argc, char** argv) try {
   const RoundedMatrices matrices = round_matrices(checkpoint, state.partition, state.importance,
                                                   recipe_from_json(saved.provenance.recipe, {}, argv[2]));
   const at::Tensor windows = calibration.gradient_windows.narrow(0, 0, recipe.windows_per_gradient).contiguous();
-
-  std::vector<SensitivityTable> tables(std::size(kPredictors));
-  for (auto& table : tables) table.scores.resize(matrices.size());
-  SearchModel model(checkpoint, matrices);
-  Decoder decoder(checkpoint.spec, model);
-  model.use(state.plan);
-  double base = 0;
-  for (const GradientKind kind : {GradientKind::mean, GradientKind::tokens}) {
-    GradientReducer reducer(matrices, checkpoint.spec.layers, kind, [&](std::size_t m, const float* gradient) {
-      for (std::size_t p = 0; p < tables.size(); ++p)
-        if (kPredictors[p].kind == kind)
-          tables[p].scores[m] = score_blocks(*matrices[m], gradient, kPredictors[p].statistic);
-    });
-    base = decoder.loss_and_gradients(windows, {}, reducer).mean;
-  }
 
   std::vector<Move> moves;
   const CounterRng rng(2026);
@@ -131,6 +134,24 @@ int main(int argc, char** argv) try {
     if (to < 1 || to > 8) continue;
     moves.push_back({m, block, from, to});
   }
+  std::vector<SensitivityTable> tables(std::size(kPredictors));
+  for (auto& table : tables) table.scores.resize(matrices.size());
+  SearchModel model(checkpoint, matrices);
+  Decoder decoder(checkpoint.spec, model);
+  model.use(state.plan);
+  double base = 0;
+  for (const GradientKind kind : {GradientKind::mean, GradientKind::tokens}) {
+    GradientReducer reducer(matrices, checkpoint.spec.layers, kind, [&](std::size_t m, const float* gradient) {
+      for (std::size_t p = 0; p < tables.size(); ++p)
+        if (kPredictors[p].kind == kind)
+          tables[p].scores[m] = score_blocks(*matrices[m], gradient, kPredictors[p].statistic);
+      for (Move& move : moves)
+        if (move.matrix == m) (kind == GradientKind::mean ? move.first_order : move.squares) =
+            along_move(*matrices[m], state.plan.widths[m], move, gradient, kind);
+    });
+    base = decoder.loss_and_gradients(windows, {}, reducer).mean;
+  }
+
   for (std::size_t i = 0; i < moves.size(); ++i) {
     BitPlan moved = state.plan;
     moved.widths[moves[i].matrix][moves[i].block] = static_cast<std::uint8_t>(moves[i].to);
@@ -151,6 +172,19 @@ int main(int argc, char** argv) try {
     const auto [low, high] = interval(predicted, measured);
     const double rho = spearman(predicted, measured);
     const char* name = kPredictors[s].name;
+    fmt::print("{:22} Spearman {:.3f} [{:.3f}, {:.3f}]\n", name, rho, low, high);
+    report["spearman"][name] = {{"rho", rho}, {"low", low}, {"high", high}};
+    report["predicted"][name] = predicted;
+  }
+  // Taylor's series at the rounded model, in the signed change of the weights: the slope, and with half of the Fisher
+  // information's quadratic form, of which `squares` holds the sum over tokens of terms that carry 1/tokens each.
+  const auto scored_tokens = static_cast<double>(windows.size(0) * (windows.size(1) - 1));
+  for (const double half : {0.0, 0.5}) {
+    std::vector<double> predicted;
+    for (const Move& move : moves) predicted.push_back(move.first_order + half * scored_tokens * move.squares);
+    const auto [low, high] = interval(predicted, measured);
+    const double rho = spearman(predicted, measured);
+    const char* name = half == 0 ? "signed slope" : "slope and curvature";
     fmt::print("{:22} Spearman {:.3f} [{:.3f}, {:.3f}]\n", name, rho, low, high);
     report["spearman"][name] = {{"rho", rho}, {"low", low}, {"high", high}};
     report["predicted"][name] = predicted;

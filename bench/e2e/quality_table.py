@@ -61,7 +61,8 @@ print(f"# Quality per byte on R (full precision: {reference:.2f})\n\nMade by `be
       "evaluation: f32. Nearest rounding with a clip search throughout. The differences are paired: mean over the 12 windows ± "
       "its standard error. Seconds are of a machine that was at times doing other work.")
 table("The search, at its own rate", [r for r in rows if r["run"].startswith("search")])
-table("Plans for other sizes from the one descent to 2.25 bpw", [r for r in rows if r["run"].startswith("frontier")])
+table("One descent from 5 bits to 2.25 bpw, and plans for other sizes from it",
+      [r for r in rows if r["run"].startswith(("descent", "frontier"))])
 table("Uniform", sorted((r for r in rows if r["run"].startswith("uniform")), key=lambda r: r["linear_bpw"]))
 table("Each switch in turn, at 3.0 bpw", by_perplexity("ablation", without="ablation-low"), "ablation-none-off")
 table("The same at 2.25 bpw", by_perplexity("ablation-low"), "ablation-low-none-off")
