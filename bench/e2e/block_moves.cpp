@@ -146,8 +146,9 @@ int main(int argc, char** argv) try {
         if (kPredictors[p].kind == kind)
           tables[p].scores[m] = score_blocks(*matrices[m], gradient, kPredictors[p].statistic);
       for (Move& move : moves)
-        if (move.matrix == m) (kind == GradientKind::mean ? move.first_order : move.squares) =
-            along_move(*matrices[m], state.plan.widths[m], move, gradient, kind);
+        if (move.matrix == m)
+          (kind == GradientKind::mean ? move.first_order : move.squares) =
+              along_move(*matrices[m], state.plan.widths[m], move, gradient, kind);
     });
     base = decoder.loss_and_gradients(windows, {}, reducer).mean;
   }

@@ -102,7 +102,8 @@ LossResult head_loss(const HeadLossInputs& inputs, const LossTarget& target, con
       product_input_gradient(d_logits, head, gradients.hidden.narrow(0, first, count), false);
     if (!gradients.head.defined()) continue;
     if (options.squared_head_gradient) {
-      at::Tensor squared_logits = d_logits, squared_x = workspace.take("squared head input", x.sizes(), options.operand);
+      at::Tensor squared_logits = d_logits,
+                 squared_x = workspace.take("squared head input", x.sizes(), options.operand);
       at::mul_out(squared_logits, d_logits, d_logits);
       at::mul_out(squared_x, x, x);
       product_weight_gradient(squared_logits, squared_x, gradients.head, true);
