@@ -51,7 +51,7 @@ struct ArtifactDescription {
   std::uint64_t tokenizer_bytes = 0;     // of Tokenizer::serialize(); 0: none
   std::string chat_template;             // Jinja text, empty when none
   Json recipe = Json::object();          // every option that made it
-  std::vector<float> sensitivity;        // nats/token that each matrix's rounding accounts for; empty: not measured
+  std::vector<float> sensitivity;        // the search's score of each matrix's rounding, >= 0; empty: not measured
   std::string source_hash;               // of the checkpoint it was made from
   std::string program;                   // name and version of the program that made it
 };

@@ -24,7 +24,7 @@ struct InspectOptions {
 /// Of one matrix, or of several added up.
 struct Summary {
   std::uint64_t weights = 0;
-  double sensitivity = 0;                               // nats/token
+  double sensitivity = 0;                               // the search's score; NaN: none
   std::uint64_t bytes = 0;                              // of the blobs; tables are counted in the totals of the file
   std::array<std::uint64_t, kMaxWidth + 1> at_width{};  // weights
 
@@ -78,14 +78,14 @@ std::pair<std::int64_t, std::string> split_name(const std::string& name) {
 }
 
 void print_line(const std::string& name, const std::string& shape, const Summary& summary) {
-  const std::string loss = std::isnan(summary.sensitivity) ? "-" : fmt::format("{:.4f}", summary.sensitivity);
+  const std::string score = std::isnan(summary.sensitivity) ? "-" : fmt::format("{:.2e}", summary.sensitivity);
   fmt::print("{:<24} {:>12} {:>10} {:>6.3f} {:>6.3f} {:>8} {}\n", name, shape, format_bytes(summary.bytes),
-             summary.bpw(), summary.code_bits(), loss, histogram(summary));
+             summary.bpw(), summary.code_bits(), score, histogram(summary));
 }
 
 void print_matrices(const ArtifactDescription& description) {
   fmt::print("{:<24} {:>12} {:>10} {:>6} {:>6} {:>8}  0 1 2 3 4 5 6 7 8\n", "matrix", "shape", "bytes", "bpw", "bits",
-             "loss");
+             "score");
   std::int64_t layer = -1;
   Summary in_layer;
   const auto end_layer = [&] {
@@ -114,9 +114,9 @@ void print_text(const Artifact& artifact) {
   print_matrices(description);
   const ArtifactSizes sizes = artifact.sizes();
   fmt::print(
-      "\n(bpw: codes, scales, zeros and tags of the matrix; bits: mean width; loss: what the search's "
-      "last gradient\nsays of the rounding, at most so many nats per token to first order; bars: share of the "
-      "weights at each width)\n\n");
+      "\n(bpw: codes, scales, zeros and tags of the matrix; bits: mean width; score: what the search's last "
+      "gradients\nsay the rounding costs, nats per token under the default statistic; bars: share of the weights "
+      "at each width)\n\n");
   for (const auto& [name, bytes] :
        {std::pair{"codes", sizes.codes}, std::pair{"scales and zeros", sizes.side}, std::pair{"tags", sizes.tags},
         std::pair{"channel orders", sizes.tables}, std::pair{"unquantised tensors", sizes.dense},

@@ -144,12 +144,25 @@ class Search {
     return decoder_.loss_and_gradients(windows, target_for(windows), reducer).mean;
   }
 
+  /// What turns a score into nats per token. The loss that a rounding error D costs is half of its quadratic form in
+  /// the Fisher information N Σ_t g_t², N tokens adding g_t each, of which every one carries 1/N; other statistics are
+  /// taken as they are.
+  float nats_per_score() const {
+    if (recipe_.statistic != Statistic::fisher) return 1;
+    const at::Tensor& windows = calibration_.gradient_windows;
+    const std::int64_t count = std::min<std::int64_t>(gradient_windows(), windows.size(0));
+    return 0.5f * static_cast<float>(count * (windows.size(1) - 1));
+  }
+
   /// Scores at `plan`, averaged with those of earlier passes.
   double score(const BitPlan& plan) {
     SensitivityTable table;
     table.scores.resize(matrices_.size());
+    const float unit = nats_per_score();
     const double loss = gradient_pass(plan, recipe_.gradient, [&](std::size_t m, const float* gradient) {
       table.scores[m] = score_blocks(*matrices_[m], gradient, recipe_.statistic);
+      for (WidthScores& scores : table.scores[m])
+        for (float& value : scores) value *= unit;
     });
     for (std::size_t m = 0; m < matrices_.size(); ++m)
       if (matrices_[m] && is_vocabulary(matrices_[m]->name()))
@@ -365,7 +378,9 @@ class Search {
         state_.scored = false;
         move_to(std::move(candidate), "swap", loss, watch);
       } else {
-        log_step({"swap", code_bits(state_.plan), candidate_loss, watch.seconds(), count, count, false});
+        SearchStep step = step_to(candidate, "swap", candidate_loss, watch);
+        step.accepted = false;
+        log_step(step);
         if (count > 1 && state_.swap_fraction > recipe_.min_swap_fraction) {
           state_.swap_fraction = std::max(state_.swap_fraction / 2, recipe_.min_swap_fraction);
         } else {
@@ -394,16 +409,19 @@ class Search {
 
   // ---- between steps ----------------------------------------------------------------------------------------------
 
-  void move_to(BitPlan plan, const char* phase, double loss, const Stopwatch& watch) {
-    SearchStep step{phase, 0, loss, 0, 0, 0, true};
+  SearchStep step_to(const BitPlan& plan, const char* phase, double loss, const Stopwatch& watch) const {
+    SearchStep step{phase, code_bits(plan), loss, watch.seconds(), 0, 0, true};
     for (std::size_t m = 0; m < plan.widths.size(); ++m)
       for (std::size_t i = 0; i < plan.widths[m].size(); ++i) {
         step.lowered += plan.widths[m][i] < state_.plan.widths[m][i];
         step.raised += plan.widths[m][i] > state_.plan.widths[m][i];
       }
+    return step;
+  }
+
+  void move_to(BitPlan plan, const char* phase, double loss, const Stopwatch& watch) {
+    const SearchStep step = step_to(plan, phase, loss, watch);
     state_.plan = std::move(plan);
-    step.code_bits = code_bits(state_.plan);
-    step.seconds = watch.seconds();
     log_step(step);
     save();
   }

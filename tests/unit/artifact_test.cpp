@@ -204,10 +204,17 @@ void reseal(std::string& file, std::size_t checksums_at) {
 TEST(Artifact, ReadsBackExactlyAndIsAsLongAsForetold) {
   const TemporaryFolder folder;
   for (std::uint64_t seed = 1; seed <= 5; ++seed) {
-    const Sample sample = make_sample(seed);
+    Sample sample = make_sample(seed);
     const fs::path path = folder / "a.safetensors";
+    // Sensitivities come last: the budget has counted zeros in their place.
+    std::vector<float>& sensitivity = sample.description.sensitivity;
+    sensitivity.assign(sample.description.matrices.size(), 0.0f);
+    const std::uint64_t foretold = artifact_file_bytes(sample.description);
+    for (std::size_t i = 0; i < sensitivity.size(); ++i)
+      sensitivity[i] = std::array{0.0f, 1.25e-7f, 0.75f, 2e-38f, 3.5e30f}[i % 5];
     write_artifact(path, sample.description, sample.payload());
-    ASSERT_EQ(fs::file_size(path), artifact_file_bytes(sample.description));
+    ASSERT_EQ(fs::file_size(path), foretold);
+    ASSERT_EQ(artifact_file_bytes(sample.description), foretold);
 
     const Artifact artifact = Artifact::open(path);
     EXPECT_EQ(to_json(artifact.spec()), to_json(sample.description.spec));
@@ -216,6 +223,9 @@ TEST(Artifact, ReadsBackExactlyAndIsAsLongAsForetold) {
     EXPECT_EQ(artifact.description().source_hash, sample.description.source_hash);
     EXPECT_EQ(artifact.description().program, sample.description.program);
     EXPECT_EQ(artifact.description().matrices, sample.description.matrices);
+    ASSERT_EQ(artifact.description().sensitivity.size(), sensitivity.size());
+    for (std::size_t i = 0; i < sensitivity.size(); ++i)
+      EXPECT_NEAR(artifact.description().sensitivity[i], sensitivity[i], 0.005f * sensitivity[i] + 1e-30f);
     EXPECT_EQ(artifact.sizes().file(), fs::file_size(path));
     ASSERT_NE(artifact.tokenizer(), nullptr);
     EXPECT_EQ(artifact.tokenizer()->encode("abba"), (std::vector<std::int32_t>{256, 'b', 'a'}));
@@ -408,16 +418,17 @@ TEST(HostileArtifact, LyingMetadataIsAnError) {
   using Edit = std::function<void(Json&)>;
   const std::vector<Edit> edits = {
       [](Json& m) { m = Json::array(); }, [](Json& m) { m.erase("version"); }, [](Json& m) { m["version"] = 2; },
-      [](Json& m) { m.erase("spec"); }, [](Json& m) { m.erase("recipe"); }, [](Json& m) { m["spec"]["layers"] = 1; },
-      [](Json& m) { m["spec"]["layers"] = 1 << 28; }, [](Json& m) { m["spec"]["vocab"] = 1 << 27; },
-      [](Json& m) { m["spec"]["family"] = "bloom"; }, [](Json& m) { m["formats"] = 3; },
-      [](Json& m) { m["formats"][0] = Json::array({1, 2}); }, [](Json& m) { m["formats"][0][0] = 1 << 28; },
-      [](Json& m) { m["formats"][0][1] = 0; }, [](Json& m) { m["formats"][0][2] = 4294967360; },
-      [](Json& m) { m["formats"][0][4] = "64"; }, [](Json& m) { m["formats"][0][5] = 3; },
-      [](Json& m) { m["formats"][0][6] = 9; }, [](Json& m) { m["formats"][0][7] = 1e30; },
-      [](Json& m) { m["formats"][0][8] = -1; }, [](Json& m) { m["matrices"] = nullptr; },
-      [](Json& m) { m["matrices"].erase(0); }, [](Json& m) { m["matrices"].push_back(m["matrices"][0]); },
-      [](Json& m) { m["matrices"][0] = 7; },
+      [](Json& m) { m["sensitivity"] = "1.00e+00"; }, [](Json& m) { m["sensitivity"] = "1.00e+00 nan"; },
+      [](Json& m) { m["sensitivity"] = 3; }, [](Json& m) { m.erase("spec"); }, [](Json& m) { m.erase("recipe"); },
+      [](Json& m) { m["spec"]["layers"] = 1; }, [](Json& m) { m["spec"]["layers"] = 1 << 28; },
+      [](Json& m) { m["spec"]["vocab"] = 1 << 27; }, [](Json& m) { m["spec"]["family"] = "bloom"; },
+      [](Json& m) { m["formats"] = 3; }, [](Json& m) { m["formats"][0] = Json::array({1, 2}); },
+      [](Json& m) { m["formats"][0][0] = 1 << 28; }, [](Json& m) { m["formats"][0][1] = 0; },
+      [](Json& m) { m["formats"][0][2] = 4294967360; }, [](Json& m) { m["formats"][0][4] = "64"; },
+      [](Json& m) { m["formats"][0][5] = 3; }, [](Json& m) { m["formats"][0][6] = 9; },
+      [](Json& m) { m["formats"][0][7] = 1e30; }, [](Json& m) { m["formats"][0][8] = -1; },
+      [](Json& m) { m["matrices"] = nullptr; }, [](Json& m) { m["matrices"].erase(0); },
+      [](Json& m) { m["matrices"].push_back(m["matrices"][0]); }, [](Json& m) { m["matrices"][0] = 7; },
       [](Json& m) { m["matrices"][0].push_back(-1), m["matrices"][0].push_back(-1), m["matrices"][0].push_back(-1); },
       [](Json& m) { m["matrices"][0][0] = -1; }, [&](Json& m) { m["matrices"][0][0] = entry_count; },
       [&](Json& m) { m["matrices"][0][0] = dense; }, [&](Json& m) { m["matrices"][0][0] = entry_count - 1; },
