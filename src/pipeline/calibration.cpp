@@ -17,6 +17,10 @@ namespace {
 /// Gradient batches that the model writes for itself; later passes read the first ones again.
 constexpr std::int64_t kOwnBatches = 6;
 
+void require_resolved(const Recipe& recipe) {
+  if (recipe.window_length < 2) throw InternalError("the length of calibration windows must be settled by now");
+}
+
 /// `windows` [n, length]: the first validation_windows of a seeded shuffle are held out.
 CalibrationSet split_windows(const at::Tensor& windows, const Recipe& recipe) {
   const std::int64_t count = windows.size(0);
@@ -40,6 +44,7 @@ CalibrationSet split_windows(const at::Tensor& windows, const Recipe& recipe) {
 
 CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::vector<std::filesystem::path>& files,
                                      const Recipe& recipe) {
+  require_resolved(recipe);
   if (!checkpoint.tokenizer)
     fail_input("{}: has no tokenizer, so calibration text cannot be read; leave --calibration out", checkpoint.source);
   std::vector<std::int64_t> ids;
@@ -66,6 +71,7 @@ CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::ve
 
 CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe,
                                       const ProgressSink& progress) {
+  require_resolved(recipe);
   CheckpointWeights weights(checkpoint);
   const std::int64_t passes = recipe.descent_steps + recipe.swap_steps + 1;
   SelfTextOptions options{

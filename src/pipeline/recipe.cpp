@@ -188,6 +188,11 @@ void validate(const Recipe& recipe) {
   require(recipe.min_width >= 0 && recipe.min_width <= recipe.max_width && recipe.max_width <= 8,
           "widths must satisfy 0 <= min_width <= max_width <= 8");
   require(recipe.min_embedding_width >= 0 && recipe.min_embedding_width <= 8, "min_embedding_width must be 0 to 8");
+  const auto has_sign = [](Statistic statistic, GradientKind kind) {
+    return statistic != Statistic::signed_sum || kind == GradientKind::mean;
+  };
+  require(has_sign(recipe.statistic, recipe.gradient) && has_sign(recipe.order_statistic, recipe.order_gradient),
+          "the statistic 'signed' needs a gradient with a sign: 'mean'");
   require(recipe.order_bits >= 1 && recipe.order_bits <= 8, "order_bits must be 1 to 8");
   require(recipe.start_bits >= 0 && recipe.start_bits <= 8, "start_bits must be 0 (automatic) to 8");
   require(recipe.descent_steps >= 1 && recipe.swap_steps >= 0,

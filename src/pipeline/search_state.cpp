@@ -196,7 +196,7 @@ SavedSearch load_search_state(const std::filesystem::path& path) {
     state.best_validation_loss = json.at("best_validation_loss").get<double>();
     state.swap_fraction = json.at("swap_fraction").get<double>();
     state.swap_step = json.at("swap_step").get<int>();
-    state.scored = json.value("scored", false);
+    state.scored = json.at("scored").get<bool>();
     state.partition.reordering = reordering_from_name(json.at("reordering").get<std::string>());
     std::vector<ChannelOrderPtr> orders;
     for (std::size_t i = 0; i < json.at("tables").size(); ++i)

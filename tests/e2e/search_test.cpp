@@ -130,19 +130,23 @@ INSTANTIATE_TEST_SUITE_P(All, EveryReordering,
 
 TEST(Search, ResumedAfterAnyStepEndsInTheSamePlan) {
   const Checkpoint checkpoint = random_checkpoint(false, false);
-  const Recipe recipe = small_recipe();
+  Recipe recipe = small_recipe();
+  recipe.swap_steps = 8;  // enough for swaps that are rejected, whose blocks then rest
   const Budget budget = budget_for(checkpoint, recipe, kLinearWeights * 34 / 80);
   const CalibrationSet calibration = random_calibration();
   const Provenance provenance{checkpoint.hash, calibration.hash, to_json(recipe)};
   const fs::path folder = fs::path(testing::TempDir()) / "states";
   fs::create_directories(folder);
   int saved = 0;
+  bool held = false;
   SearchCallbacks callbacks;
   callbacks.save_state = [&](const SearchState& state) {
+    held = held || !state.held.widths.empty();
     save_search_state(folder / fmt::format("{}", saved++), state, provenance);
   };
   const SearchResult whole = run_search(checkpoint, calibration, recipe, budget, {}, callbacks);
   ASSERT_GE(saved, 5);
+  ASSERT_TRUE(held) << "no swap was rejected";
   for (int step = 0; step < saved; ++step) {
     SavedSearch saved_search = load_search_state(folder / fmt::format("{}", step));
     EXPECT_NO_THROW(require_same(saved_search.provenance, provenance, folder));

@@ -62,6 +62,8 @@ TEST(Recipe, RefusesContradictions) {
   refused([](Recipe& r) { r.budget_bytes.reset(); });
   refused([](Recipe& r) { r.min_width = 5, r.max_width = 4; });
   refused([](Recipe& r) { r.score_memory = 1; });
+  refused([](Recipe& r) { r.statistic = Statistic::signed_sum; });
+  refused([](Recipe& r) { r.order_statistic = Statistic::signed_sum, r.order_gradient = GradientKind::tokens; });
   refused([](Recipe& r) { r.window_length = 1; });
   refused([](Recipe& r) { r.keep = {{"*", 12}}; });
   refused([](Recipe& r) { r.budget_bytes.reset(), r.bpw = 3, r.embedding = EmbeddingMode::search; });
