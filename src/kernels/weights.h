@@ -1,0 +1,59 @@
+// The weights of one matrix as kernels read them: a view of a packed blob, usually in the mapped file, or of a dense
+// tensor. The caller keeps the bytes alive.
+#pragma once
+
+#include "core/float_types.h"
+#include "format/packed_matrix.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace scalebits {
+
+/// A packed matrix with its widths in the order of the file, so that a kernel reads codes, side information and widths
+/// each in one stream. `row_order`, `input_order`: as in ArtifactMatrix; empty: identity.
+class PackedWeights {
+ public:
+  PackedWeights(PackedMatrix matrix, std::span<const std::uint32_t> row_order,
+                std::span<const std::uint32_t> input_order);
+
+  const PackedMatrix& matrix() const { return matrix_; }
+  const MatrixFormat& format() const { return matrix_.format(); }
+  const SideTable& side() const { return side_; }
+  std::span<const std::uint32_t> row_order() const { return row_order_; }
+  std::span<const std::uint32_t> input_order() const { return input_order_; }
+  /// Inputs that share a scale of the 8-bit activations: the group's, at most a tile's. 32 or 64.
+  int activation_group() const { return std::min(format().group_cols, kTileCols); }
+
+  /// Of the stripe's blocks: block column by block column; in it, block by block from top to bottom.
+  const std::uint8_t* stripe_widths(std::int64_t stripe) const {
+    return file_widths_.data() + stripe * format().block_col_count() * (format().stripe_rows() / format().block_rows);
+  }
+  const std::byte* stripe_side(std::int64_t stripe) const {
+    return matrix_.blob().data() + matrix_.layout().stripe_offset(stripe);
+  }
+  const std::byte* stripe_codes(std::int64_t stripe) const {
+    return matrix_.blob().data() + matrix_.layout().stripe_codes_offset(stripe);
+  }
+  /// Bytes read for rows 16·first … 16·last: how work is shared out.
+  std::uint64_t tile_row_bytes(std::int64_t tile_row) const { return tile_row_bytes_[std::size_t(tile_row)]; }
+
+ private:
+  PackedMatrix matrix_;
+  SideTable side_;
+  std::span<const std::uint32_t> row_order_, input_order_;
+  std::vector<std::uint8_t> file_widths_;
+  std::vector<std::uint64_t> tile_row_bytes_;
+};
+
+/// [rows, cols], row-major.
+struct DenseWeights {
+  DType dtype = DType::f32;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::span<const std::byte> bytes;
+};
+
+}  // namespace scalebits
