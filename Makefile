@@ -1,5 +1,5 @@
 # Everything a person types: `make demo`, `make test`. All that is fetched or built lies in .cache/.
-# SEARCH=OFF leaves out the quantizing half, and with it libtorch and the program `scalebits`.
+# SEARCH=OFF leaves out the quantizing half, and with it libtorch; the program says so of the commands that it lacks then.
 SEARCH ?= ON
 SETUP := tools/setup $(if $(filter ON,$(SEARCH)),--search)
 BUILD := .cache/build

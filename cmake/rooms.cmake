@@ -6,7 +6,13 @@ target_compile_options(scalebits_options INTERFACE -Wall -Wextra -Wpedantic -Wsh
                        # Float loops keep their order; only traps and errno, which nobody reads, are given up.
                        -fno-math-errno -fno-trapping-math)
 target_include_directories(scalebits_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
-target_link_libraries(scalebits_options INTERFACE fmt::fmt nlohmann_json::nlohmann_json Threads::Threads)
+if(SCALEBITS_SEARCH)
+  target_link_libraries(scalebits_options INTERFACE fmt::fmt)
+else()
+  add_library(scalebits_fmt STATIC cmake/fmt.cpp)
+  target_link_libraries(scalebits_options INTERFACE scalebits_fmt)
+endif()
+target_link_libraries(scalebits_options INTERFACE nlohmann_json::nlohmann_json Threads::Threads)
 if(SCALEBITS_SANITIZE)
   target_compile_options(scalebits_options INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined
                          -fno-omit-frame-pointer)
