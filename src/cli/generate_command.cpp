@@ -51,7 +51,8 @@ void write_text(const GenerateOptions& options) {
   if (!options.no_echo) print_now(options.prompt);
   const std::vector<std::int32_t> stop_ids = options.no_stop ? std::vector<std::int32_t>{} : model.spec.eos_ids;
   StreamDecoder stream(tokenizer, {.special_text = false, .text_start = false});
-  generate(model.spec, *model.weights, {prompt}, options.tokens, options.sampling, stop_ids,
+  generate(model.spec, *model.weights, {prompt},
+           {.max_new_tokens = options.tokens, .sampling = options.sampling, .stop_ids = stop_ids},
            [&](std::size_t, std::int32_t token) {
              print_now(stream.push(token));
              return true;

@@ -8,7 +8,6 @@
 #include "graph/layer.h"
 #include "graph/memory_budget.h"
 #include "graph/product.h"
-#include "graph/sampler.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/bmm.h>
@@ -171,9 +170,9 @@ at::Tensor ids_of(const std::vector<std::vector<std::int32_t>>& prompts, const M
 
 std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSource& weights,
                                                 const std::vector<std::vector<std::int32_t>>& prompts,
-                                                std::int64_t max_new_tokens, const SamplingOptions& sampling,
-                                                const std::vector<std::int32_t>& stop_ids,
-                                                const TokenCallback& callback) {
+                                                const GenerationOptions& options, const TokenCallback& callback) {
+  const SamplingOptions& sampling = options.sampling;
+  const std::int64_t max_new_tokens = options.max_new_tokens;
   validate(sampling);
   at::Tensor ids = ids_of(prompts, spec);
   // The last token is chosen, not read.
@@ -184,8 +183,8 @@ std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSou
     fail_input("{} prompt tokens and {} new ones are more than the model's {} positions", ids.size(1), max_new_tokens,
                spec.max_positions);
 
-  Continuation model(spec, weights, sequences, capacity, sampling.compute);
-  std::vector<std::vector<std::int32_t>> generated(prompts.size());
+  Continuation model(spec, weights, sequences, capacity, options.compute);
+  std::vector<std::vector<std::int32_t>> said = prompts, generated(prompts.size());
   std::vector<std::uint8_t> ended(prompts.size(), 0);
   at::Tensor next = at::empty({sequences, 1}, at::kLong);
   for (std::int64_t step = 0; step < max_new_tokens; ++step) {
@@ -195,15 +194,17 @@ std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSou
     const auto* rows = logits.const_data_ptr<float>();
     for_rows(sequences, spec.vocab, [&](std::int64_t sequence) {
       const CounterRng rng(sampling.seed, static_cast<std::uint64_t>(sequence));
-      chosen[sequence] = choose_token({rows + sequence * spec.vocab, static_cast<std::size_t>(spec.vocab)}, sampling,
-                                      rng.uniform(static_cast<std::uint64_t>(step)));
+      chosen[sequence] =
+          choose_token({rows + sequence * spec.vocab, static_cast<std::size_t>(spec.vocab)}, sampling,
+                       said[static_cast<std::size_t>(sequence)], rng.uniform(static_cast<std::uint64_t>(step)));
     });
     bool wanted = true, all_ended = true;
     for (std::size_t sequence = 0; sequence < prompts.size(); ++sequence) {
       if (ended[sequence]) continue;
       const auto token = static_cast<std::int32_t>(chosen[sequence]);
+      said[sequence].push_back(token);
       generated[sequence].push_back(token);
-      ended[sequence] = std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end();
+      ended[sequence] = std::find(options.stop_ids.begin(), options.stop_ids.end(), token) != options.stop_ids.end();
       all_ended = all_ended && ended[sequence];
       if (callback && !callback(sequence, token)) wanted = false;
     }
@@ -224,14 +225,17 @@ at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const S
   }
   std::int64_t tokens = 0;
   const std::int64_t wanted = options.windows * options.length;
-  const auto generated = generate(
-      spec, weights, prompts, options.length, {.temperature = 1.0, .seed = options.seed, .compute = options.compute},
-      {}, [&](std::size_t, std::int32_t) {
-        if (++tokens % (8 * options.windows) == 0 && progress)
-          progress({static_cast<double>(tokens) / static_cast<double>(wanted), "writing calibration text",
-                    fmt::format("{} of {} tokens", tokens, wanted)});
-        return true;
-      });
+  const auto generated =
+      generate(spec, weights, prompts,
+               {.max_new_tokens = options.length,
+                .sampling = {.temperature = 1.0, .seed = options.seed},
+                .compute = options.compute},
+               [&](std::size_t, std::int32_t) {
+                 if (++tokens % (8 * options.windows) == 0 && progress)
+                   progress({static_cast<double>(tokens) / static_cast<double>(wanted), "writing calibration text",
+                             fmt::format("{} of {} tokens", tokens, wanted)});
+                 return true;
+               });
   at::Tensor ids = at::empty({options.windows, options.length}, at::kLong);
   auto* out = ids.data_ptr<std::int64_t>();
   for (const auto& sequence : generated) out = std::copy(sequence.begin(), sequence.end(), out);

@@ -7,6 +7,7 @@
 #include "graph/decoder.h"
 #include "graph/weight_source.h"
 #include "model/model_spec.h"
+#include "sampling/sampler.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -18,11 +19,10 @@
 
 namespace scalebits {
 
-struct SamplingOptions {
-  double temperature = 0;  // 0: always the likeliest token
-  int top_k = 0;           // draw among the k likeliest; 0: all
-  double top_p = 1;        // draw among the likeliest that together hold this probability
-  std::uint64_t seed = 0;
+struct GenerationOptions {
+  std::int64_t max_new_tokens = 1;
+  SamplingOptions sampling;
+  std::vector<std::int32_t> stop_ids;
   Compute compute = Compute::f32;
 };
 
@@ -35,9 +35,7 @@ using TokenCallback = std::function<bool(std::size_t sequence, std::int32_t toke
 /// positions, Error(usage) for options out of range, Error(interrupted) on Ctrl-C.
 std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSource& weights,
                                                 const std::vector<std::vector<std::int32_t>>& prompts,
-                                                std::int64_t max_new_tokens, const SamplingOptions& sampling,
-                                                const std::vector<std::int32_t>& stop_ids,
-                                                const TokenCallback& callback = {});
+                                                const GenerationOptions& options, const TokenCallback& callback = {});
 
 struct SelfTextOptions {
   std::int64_t windows = 64;

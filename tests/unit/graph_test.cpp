@@ -212,7 +212,7 @@ TEST_P(Families, CachedGenerationEqualsWholePasses) {
   CheckpointWeights weights(golden.checkpoint);
   Decoder decoder(spec, weights);
   const std::vector<std::int32_t> prompt = {3, 5, 7, 11};
-  const auto generated = generate(spec, weights, {prompt, {4, 4, 8, 9}}, 12, {}, {});
+  const auto generated = generate(spec, weights, {prompt, {4, 4, 8, 9}}, {.max_new_tokens = 12});
   ASSERT_EQ(generated.size(), 2u);
   ASSERT_EQ(generated[0].size(), 12u);
   std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
@@ -230,9 +230,11 @@ TEST_P(Families, CachedGenerationEqualsWholePasses) {
 TEST(Generate, DrawsDoNotDependOnTheBatch) {
   const Golden golden = read_golden("llama");
   CheckpointWeights weights(golden.checkpoint);
-  const SamplingOptions options{.temperature = 1.0, .top_k = 20, .top_p = 0.95, .seed = 7};
-  const auto both = generate(golden.checkpoint.spec, weights, {{1, 2, 3}, {1, 2, 3}}, 20, options, {});
-  const auto alone = generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, 20, options, {});
+  const GenerationOptions options{
+      .max_new_tokens = 20,
+      .sampling = {.temperature = 1.0, .top_k = 20, .top_p = 0.95, .repetition_penalty = 1.1, .seed = 7}};
+  const auto both = generate(golden.checkpoint.spec, weights, {{1, 2, 3}, {1, 2, 3}}, options);
+  const auto alone = generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, options);
   EXPECT_EQ(both[0], alone[0]);
   EXPECT_NE(both[0], both[1]) << "each sequence has a stream of its own";
 }
@@ -240,18 +242,21 @@ TEST(Generate, DrawsDoNotDependOnTheBatch) {
 TEST(Generate, StopsAtStopTokensAndTheCallbackSeesEachToken) {
   const Golden golden = read_golden("llama");
   CheckpointWeights weights(golden.checkpoint);
-  const auto free_run = generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, 8, {.temperature = 1.0, .seed = 3}, {});
+  GenerationOptions options{.max_new_tokens = 8, .sampling = {.temperature = 1.0, .seed = 3}};
+  const auto free_run = generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, options);
   const std::int32_t stop = free_run[0][4];
   std::vector<std::int32_t> seen;
-  const auto stopped = generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, 8, {.temperature = 1.0, .seed = 3},
-                                {stop}, [&](std::size_t, std::int32_t token) {
-                                  seen.push_back(token);
-                                  return true;
-                                });
+  options.stop_ids = {stop};
+  const auto stopped =
+      generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, options, [&](std::size_t, std::int32_t token) {
+        seen.push_back(token);
+        return true;
+      });
   EXPECT_EQ(stopped[0].back(), stop);
   EXPECT_LE(stopped[0].size(), 5u);
   EXPECT_EQ(seen, stopped[0]);
-  EXPECT_THROW(generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, 1000, {}, {}), Error) << "past the last position";
+  EXPECT_THROW(generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, {.max_new_tokens = 1000}), Error)
+      << "past the last position";
 }
 
 TEST(Decoder, RefusesWhatItCannotRun) {
