@@ -30,7 +30,8 @@ class ThreadPool {
   template <typename Body>
   void run(Body&& body) {
     using Stored = std::remove_reference_t<Body>;
-    start({[](void* object, int thread) { (*static_cast<Stored*>(object))(thread); }, &body});
+    start({[](void* object, int thread) { (*static_cast<Stored*>(object))(thread); },
+           const_cast<std::remove_const_t<Stored>*>(&body)});
   }
 
   /// Calls body(i) for i in [0, count), handed out one by one.

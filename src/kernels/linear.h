@@ -6,6 +6,7 @@
 #include "kernels/weights.h"
 
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <string>
 #include <variant>
@@ -50,7 +51,15 @@ class LinearRunner {
   ThreadPool& threads_;
   KernelChoice kernels_;
   ActivationFormat format_;
-  std::vector<Activations> activations_;
+  struct Gather {
+    std::span<const std::uint32_t> order;
+    Activations x;
+  };
+  const Activations& gathered(const PackedWeights& weights, const float* x, std::int64_t n, std::int64_t x_stride);
+
+  std::deque<Gather> scratch_;  // the first gathers_ belong to the present call
+  std::size_t gathers_ = 0;
+  std::vector<const Activations*> inputs_;
 };
 
 }  // namespace scalebits

@@ -37,15 +37,15 @@ class PackedWeights {
   const std::byte* stripe_codes(std::int64_t stripe) const {
     return matrix_.blob().data() + matrix_.layout().stripe_codes_offset(stripe);
   }
-  /// Bytes read for rows 16·first … 16·last: how work is shared out.
-  std::uint64_t tile_row_bytes(std::int64_t tile_row) const { return tile_row_bytes_[std::size_t(tile_row)]; }
+  /// Bytes read for all rows before each tile row, and for all rows: how work is shared out.
+  std::span<const std::uint64_t> bytes_before() const { return bytes_before_; }
 
  private:
   PackedMatrix matrix_;
   SideTable side_;
   std::span<const std::uint32_t> row_order_, input_order_;
   std::vector<std::uint8_t> file_widths_;
-  std::vector<std::uint64_t> tile_row_bytes_;
+  std::vector<std::uint64_t> bytes_before_;
 };
 
 /// [rows, cols], row-major.

@@ -1,0 +1,54 @@
+// Gather of activations: the scalar rule for 8-bit values, and f32 as they are. And the scratch of all kernels' threads.
+#include "kernels/cpu/packed_i8.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace scalebits {
+namespace {
+
+float gathered(const GatherTask& task, std::int64_t row, std::int64_t column) {
+  if (column >= task.inputs) return 0;
+  const std::int64_t source = task.input_order.empty() ? column : task.input_order[static_cast<std::size_t>(column)];
+  return task.x[row * task.x_stride + source];
+}
+
+}  // namespace
+
+std::byte* thread_scratch(std::size_t bytes) {
+  thread_local AlignedBuffer<std::byte> scratch;
+  scratch.reserve(bytes);
+  return scratch.data();
+}
+
+void gather_i8_scalar(const GatherTask& task) {
+  Activations& out = *task.out;
+  for (std::int64_t row = task.first; row < task.last; ++row)
+    for (std::int64_t group = 0; group < out.groups(); ++group) {
+      float values[64];
+      float largest = 0;
+      for (int i = 0; i < out.group; ++i) {
+        values[i] = gathered(task, row, group * out.group + i);
+        largest = std::max(largest, std::fabs(values[i]));
+      }
+      const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+      std::int32_t sum = 0;
+      for (int i = 0; i < out.group; ++i) {
+        const auto value = static_cast<std::int32_t>(std::nearbyint(values[i] * inverse));
+        out.i8[static_cast<std::size_t>(row * out.cols + group * out.group + i)] = static_cast<std::int8_t>(value);
+        sum += value;
+      }
+      const auto at = static_cast<std::size_t>(row * out.groups() + group);
+      out.scales[at] = largest / 127.0f;
+      out.sums[at] = static_cast<float>(sum);
+    }
+}
+
+void gather_f32(const GatherTask& task) {
+  Activations& out = *task.out;
+  for (std::int64_t row = task.first; row < task.last; ++row)
+    for (std::int64_t column = 0; column < out.cols; ++column)
+      out.f32[static_cast<std::size_t>(row * out.cols + column)] = gathered(task, row, column);
+}
+
+}  // namespace scalebits

@@ -1,0 +1,22 @@
+// The packed_i8 and gather kernels, by instruction set; kernel.h says what they compute.
+#pragma once
+
+#include "kernels/kernel.h"
+
+namespace scalebits {
+
+/// At least `bytes` of memory that belongs to the calling thread until its next call; starts at a multiple of 64.
+std::byte* thread_scratch(std::size_t bytes);
+
+void run_packed_i8_scalar(const PackedTask& task);
+void run_packed_i8_avx2(const PackedTask& task);
+void run_packed_i8_avx_vnni(const PackedTask& task);
+void run_packed_i8_avx512(const PackedTask& task);
+void run_packed_i8_amx(const PackedTask& task);
+
+void gather_i8_scalar(const GatherTask& task);
+void gather_i8_avx2(const GatherTask& task);
+void gather_i8_avx512(const GatherTask& task);
+void gather_f32(const GatherTask& task);
+
+}  // namespace scalebits

@@ -1,0 +1,51 @@
+// The packed_i8 product in plain C++, by the format's own decoder: slow, and the oracle of all others.
+#include "kernels/cpu/packed_i8.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace scalebits {
+
+void run_packed_i8_scalar(const PackedTask& task) {
+  const PackedWeights& weights = *task.weights;
+  const MatrixFormat& format = weights.format();
+  const Activations& x = *task.x;
+  Strip strip;
+  std::vector<std::array<float, kTileRows>> sums(static_cast<std::size_t>(x.rows));
+  for (std::int64_t tile_row = task.first_tile_row; tile_row < task.last_tile_row; ++tile_row) {
+    for (auto& row : sums) row.fill(0);
+    for (std::int64_t col = 0; col < format.block_col_count(); ++col) {
+      const StripLocation location = weights.matrix().layout().strip(tile_row, col);
+      if (location.width == 0) continue;
+      weights.matrix().decode_strip(tile_row, col, strip);
+      const std::int64_t first = col * format.block_cols;
+      for (int in_strip = 0; in_strip < location.tiles * kTileCols; in_strip += x.group) {
+        const auto group = static_cast<std::size_t>(in_strip / format.group_cols);
+        for (std::int64_t i = 0; i < x.rows; ++i) {
+          const std::int8_t* values = x.i8.data() + i * x.cols + first + in_strip;
+          const auto at = static_cast<std::size_t>(i * x.groups() + (first + in_strip) / x.group);
+          for (std::size_t row = 0; row < kTileRows; ++row) {
+            std::int32_t dot = 0;
+            for (int k = 0; k < x.group; ++k)
+              dot += strip.codes[row][static_cast<std::size_t>(in_strip + k)] * values[k];
+            const float zero = weights.side().zero(strip.zero_codes[group][row], location.width),
+                        scale = weights.side().scale(strip.scale_codes[group][row], location.width);
+            float& sum = sums[static_cast<std::size_t>(i)][row];
+            sum = std::fma(std::fma(-zero, x.sums[at], static_cast<float>(dot)), scale * x.scales[at], sum);
+          }
+        }
+      }
+    }
+    const std::int64_t first_row = tile_row * kTileRows, count = std::min<std::int64_t>(kTileRows, format.rows - first_row);
+    for (std::int64_t i = 0; i < x.rows; ++i)
+      for (std::int64_t row = 0; row < count; ++row) {
+        const std::int64_t stored = first_row + row;
+        const std::int64_t target =
+            weights.row_order().empty() ? stored : weights.row_order()[static_cast<std::size_t>(stored)];
+        task.y[i * task.y_stride + target] = sums[static_cast<std::size_t>(i)][static_cast<std::size_t>(row)];
+      }
+  }
+}
+
+}  // namespace scalebits

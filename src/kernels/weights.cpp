@@ -1,0 +1,38 @@
+#include "kernels/weights.h"
+
+#include "core/error.h"
+
+#include <algorithm>
+
+namespace scalebits {
+
+PackedWeights::PackedWeights(PackedMatrix matrix, std::span<const std::uint32_t> row_order,
+                             std::span<const std::uint32_t> input_order)
+    : matrix_(std::move(matrix)), side_(matrix_.format().side), row_order_(row_order), input_order_(input_order) {
+  const MatrixFormat& shape = format();
+  SCALEBITS_ASSERT(row_order.empty() || row_order.size() == static_cast<std::size_t>(shape.rows));
+  SCALEBITS_ASSERT(input_order.empty() || input_order.size() == static_cast<std::size_t>(shape.cols));
+  const std::span<const std::uint8_t> widths = matrix_.widths();
+  const int stripe_blocks = shape.stripe_rows() / shape.block_rows;
+  const std::int64_t block_cols = shape.block_col_count();
+  file_widths_.assign(static_cast<std::size_t>(shape.stripe_count() * block_cols * stripe_blocks), 0);
+  bytes_before_.assign(1, 0);
+  for (std::int64_t row = 0; row < shape.block_row_count(); ++row) {
+    const std::int64_t stripe = row / stripe_blocks;
+    std::uint64_t strip_bytes = 0;  // of each of the block row's tile rows
+    for (std::int64_t col = 0; col < block_cols; ++col) {
+      const int width = widths[static_cast<std::size_t>(shape.block_index(row, col))];
+      file_widths_[static_cast<std::size_t>((stripe * block_cols + col) * stripe_blocks + row % stripe_blocks)] =
+          static_cast<std::uint8_t>(width);
+      if (width == 0) continue;
+      strip_bytes += static_cast<std::uint64_t>(shape.strip_tiles(col)) * tile_bytes(width) +
+                     static_cast<std::uint64_t>(shape.strip_groups(col) * shape.group_side_bytes());
+    }
+    const std::int64_t first = row * shape.block_rows / kTileRows,
+                       last = std::min((row + 1) * shape.block_rows / kTileRows, shape.tile_row_count());
+    for (std::int64_t tile_row = first; tile_row < last; ++tile_row)
+      bytes_before_.push_back(bytes_before_.back() + strip_bytes);
+  }
+}
+
+}  // namespace scalebits
