@@ -1,8 +1,7 @@
-// Rotary position embedding: the angle of pair i at position p is p times a frequency. Pairs are (i, i + head_dim/2),
-// as Hugging Face lays them out; GGUF's interleaved rows are reordered when they are read.
+// Rotary position embedding of rows of heads (model/rope_frequencies.h says what it is).
 #pragma once
 
-#include "model/model_spec.h"
+#include "model/rope_frequencies.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -10,9 +9,6 @@
 #include <vector>
 
 namespace scalebits {
-
-/// head_dim / 2 frequencies in radians per position, after linear or llama3 scaling.
-std::vector<double> rope_frequencies(const ModelSpec& spec);
 
 /// Cosines and sines of positions 0 … positions - 1, each [positions, head_dim / 2] f32.
 class RopeTable {

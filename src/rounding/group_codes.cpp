@@ -1,7 +1,7 @@
 #include "rounding/group_codes.h"
 
 #include "core/error.h"
-#include "rounding/lanes.h"
+#include "core/lanes.h"
 
 #include <algorithm>
 #include <cmath>

@@ -3,7 +3,7 @@
 #include "core/parallel.h"
 #include "format/packed_matrix.h"
 #include "rounding/group_codes.h"
-#include "rounding/lanes.h"
+#include "core/lanes.h"
 
 #include <algorithm>
 #include <cmath>

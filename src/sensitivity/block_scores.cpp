@@ -2,7 +2,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
-#include "rounding/lanes.h"
+#include "core/lanes.h"
 
 #include <algorithm>
 #include <cmath>

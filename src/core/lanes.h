@@ -3,11 +3,12 @@
 // compiles them for AVX-512, AVX2 and the base set and picks at load time.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
 // GCC takes arch=skylake-avx512 for that very processor, so the levels are named, not the makes.
-// Contraction to fused multiply-add would make the clones differ; src/rounding is compiled with -ffp-contract=off.
+// Contraction to fused multiply-add would make the clones differ: who uses this is compiled with -ffp-contract=off.
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
 #define SCALEBITS_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -25,6 +26,17 @@ SCALEBITS_INLINE void load_lanes(Lanes& lanes, const float* values) { std::memcp
 
 SCALEBITS_INLINE void store_lanes(float* out, const Lanes& lanes) { std::memcpy(out, &lanes, sizeof lanes); }
 
+/// The first `count` values, at most all lanes; the rest is zero.
+SCALEBITS_INLINE void load_some_lanes(Lanes& lanes, const float* values, std::int64_t count) {
+  if (count >= kLanes) return load_lanes(lanes, values);
+  lanes = Lanes{};
+  for (std::int64_t i = 0; i < count; ++i) lanes[i] = values[i];
+}
+SCALEBITS_INLINE void store_some_lanes(float* out, const Lanes& lanes, std::int64_t count) {
+  if (count >= kLanes) return store_lanes(out, lanes);
+  for (std::int64_t i = 0; i < count; ++i) out[i] = lanes[i];
+}
+
 /// Rounds each lane to the nearest integer, ties to even; for |x| < 2^22.
 SCALEBITS_INLINE void round_lanes(Lanes& x) {
   constexpr float kMagic = 0x1.8p23f;
@@ -38,6 +50,29 @@ SCALEBITS_INLINE void clamp_lanes(Lanes& x, float low, float high) {
 }
 
 SCALEBITS_INLINE void abs_lanes(Lanes& x) { x = x < Lanes{} ? -x : x; }
+
+/// x := e^x within 3 units in the last place for -87 <= x <= 88, clamped outside; never subnormal. NaN stays NaN.
+SCALEBITS_INLINE void exp_lanes(Lanes& x) {
+  clamp_lanes(x, -87.0f, 88.0f);
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  const Lanes shifted = x * 1.44269504f + kRound;
+  const Lanes power = shifted - kRound;
+  const Lanes r = x - power * 0.693359375f + power * 2.12194440e-4f;  // ln 2 in two parts
+  Lanes poly = Lanes{} + 1.9875691500e-4f;
+  poly = poly * r + 1.3981999507e-3f;
+  poly = poly * r + 8.3334519073e-3f;
+  poly = poly * r + 4.1665795894e-2f;
+  poly = poly * r + 1.6666665459e-1f;
+  poly = poly * r + 5.0000001201e-1f;
+  const Lanes mantissa = poly * r * r + r + 1.0f;
+  typedef std::int32_t Ints __attribute__((vector_size(kLanes * 4)));
+  Ints exponent;
+  std::memcpy(&exponent, &shifted, sizeof exponent);
+  exponent = (exponent - 0x4b400000 + 127) << 23;
+  Lanes scale;
+  std::memcpy(&scale, &exponent, sizeof scale);
+  x = mantissa * scale;
+}
 
 /// Sum over the lanes in a fixed tree.
 SCALEBITS_INLINE float sum_lanes(const Lanes& x) {

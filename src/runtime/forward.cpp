@@ -1,0 +1,165 @@
+#include "runtime/forward.h"
+
+#include "core/error.h"
+#include "runtime/row_math.h"
+
+#include <algorithm>
+#include <atomic>
+
+namespace scalebits {
+namespace {
+
+/// Waking the threads costs some microseconds; this many elements take one thread longer.
+constexpr std::int64_t kElementsPerTask = 16384;
+constexpr std::uint64_t kLogitBytes = std::uint64_t{16} << 20;
+
+}  // namespace
+
+ForwardPass::ForwardPass(RuntimeModel& model)
+    : model_(model), spec_(model.spec()), profile_(model.options().profile ? &model.profile() : nullptr),
+      rotary_(spec_) {}
+
+/// body(row) for each row of `width` elements, on all threads where it pays.
+template <typename Body>
+void ForwardPass::for_rows(std::int64_t rows, std::int64_t width, const Body& body) {
+  const std::int64_t step = std::max<std::int64_t>(1, kElementsPerTask / width);
+  model_.threads().for_each((rows + step - 1) / step, [&](std::int64_t task) {
+    for (std::int64_t row = task * step; row < std::min(rows, (task + 1) * step); ++row) body(row);
+  });
+}
+
+void ForwardPass::make_room(std::int64_t rows) {
+  const auto reserve = [&](AlignedBuffer<float>& buffer, std::int64_t width) {
+    buffer.reserve(static_cast<std::size_t>(rows * width));
+  };
+  const std::int64_t q_width = spec_.heads * spec_.head_dim, kv_width = spec_.kv_heads * spec_.head_dim;
+  for (AlignedBuffer<float>* buffer : {&x_, &normed_, &delta_}) reserve(*buffer, spec_.hidden);
+  for (AlignedBuffer<float>* buffer : {&q_, &attended_}) reserve(*buffer, q_width);
+  for (AlignedBuffer<float>* buffer : {&k_, &v_}) reserve(*buffer, kv_width);
+  for (AlignedBuffer<float>* buffer : {&gate_, &up_}) reserve(*buffer, spec_.intermediate);
+}
+
+void ForwardPass::multiply(std::span<const Product> products, const float* x, std::int64_t rows, std::int64_t width) {
+  outputs_.clear();
+  for (const Product& product : products) outputs_.push_back({product.linear, product.y, product.linear->rows()});
+  model_.runner().run(outputs_, x, rows, width);
+  for (const Product& product : products) {
+    if (product.bias == nullptr || product.bias->empty()) continue;
+    const std::int64_t outputs = product.linear->rows();
+    for_rows(rows, outputs,
+             [&](std::int64_t row) { add_row(product.y + row * outputs, product.bias->data(), outputs); });
+  }
+}
+
+void ForwardPass::rotate_and_store(const RuntimeLayer& layer, std::int64_t index, std::span<const PassToken> tokens) {
+  const std::int64_t d = spec_.head_dim, q_width = spec_.heads * d, kv_width = spec_.kv_heads * d;
+  const auto eps = static_cast<float>(spec_.norm_eps);
+  const auto turn = [&](float* row, std::int64_t heads, const std::vector<float>& norm, std::int64_t position) {
+    if (!norm.empty())
+      for (std::int64_t head = 0; head < heads; ++head) rms_norm(row + head * d, norm.data(), eps, d, row + head * d);
+    rotate_heads(row, heads, d, rotary_.cosines(position), rotary_.sines(position));
+  };
+  for_rows(static_cast<std::int64_t>(tokens.size()), q_width + 2 * kv_width, [&](std::int64_t row) {
+    const PassToken& token = tokens[static_cast<std::size_t>(row)];
+    float* const k = k_.data() + row * kv_width;
+    turn(q_.data() + row * q_width, spec_.heads, layer.q_norm, token.position);
+    turn(k, spec_.kv_heads, layer.k_norm, token.position);
+    token.cache->layer(index).store(token.position, k, v_.data() + row * kv_width);
+  });
+  queries_.clear();
+  for (std::size_t row = 0; row < tokens.size(); ++row) {
+    const std::int64_t last = tokens[row].position + 1;
+    const std::int64_t first = spec_.sliding_window == 0 ? 0 : std::max<std::int64_t>(0, last - spec_.sliding_window);
+    const auto at = static_cast<std::int64_t>(row) * q_width;
+    queries_.push_back({&tokens[row].cache->layer(index), q_.data() + at, attended_.data() + at, first, last});
+  }
+}
+
+/// x_ and normed_ → x_ and delta_, which the next norm adds.
+void ForwardPass::layer(const RuntimeLayer& layer, std::int64_t index, std::span<const PassToken> tokens) {
+  const auto rows = static_cast<std::int64_t>(tokens.size());
+  const std::int64_t hidden = spec_.hidden, intermediate = spec_.intermediate;
+  const auto product = [&](LinearKind kind, float* y) { return Product{&layer.linear(kind), &layer.bias(kind), y}; };
+  ProfileClock clock(profile_);
+
+  const Product qkv[] = {product(LinearKind::q, q_.data()), product(LinearKind::k, k_.data()),
+                         product(LinearKind::v, v_.data())};
+  multiply(qkv, normed_.data(), rows, hidden);
+  clock.spent_on(Operation::qkv);
+  rotate_and_store(layer, index, tokens);
+  clock.spent_on(Operation::rotate_and_store);
+  attend(model_.threads(), model_.runner().kernels().highest, spec_.heads, queries_);
+  clock.spent_on(Operation::attention);
+  const Product output[] = {product(LinearKind::o, delta_.data())};
+  multiply(output, attended_.data(), rows, spec_.heads * spec_.head_dim);
+  clock.spent_on(Operation::output);
+  for_rows(rows, hidden, [&](std::int64_t row) {
+    const std::int64_t at = row * hidden;
+    add_then_norm(x_.data() + at, delta_.data() + at, layer.mlp_norm.data(), static_cast<float>(spec_.norm_eps), hidden,
+                  normed_.data() + at);
+  });
+  clock.spent_on(Operation::norm);
+  const Product gate_up[] = {product(LinearKind::gate, gate_.data()), product(LinearKind::up, up_.data())};
+  multiply(gate_up, normed_.data(), rows, hidden);
+  clock.spent_on(Operation::gate_up);
+  for_rows(rows, intermediate, [&](std::int64_t row) {
+    silu_times(gate_.data() + row * intermediate, up_.data() + row * intermediate, intermediate);
+  });
+  clock.spent_on(Operation::activation);
+  const Product down[] = {product(LinearKind::down, delta_.data())};
+  multiply(down, gate_.data(), rows, intermediate);
+  clock.spent_on(Operation::down);
+}
+
+const float* ForwardPass::hidden(std::span<const PassToken> tokens) {
+  const auto rows = static_cast<std::int64_t>(tokens.size());
+  const std::int64_t width = spec_.hidden;
+  const auto eps = static_cast<float>(spec_.norm_eps);
+  const std::vector<RuntimeLayer>& layers = model_.layers();
+  make_room(rows);
+  for (const PassToken& token : tokens) rotary_.reserve(token.position + 1);
+
+  ProfileClock clock(profile_);
+  for_rows(rows, width, [&](std::int64_t row) {
+    model_.embedding().row(tokens[static_cast<std::size_t>(row)].id,
+                           {x_.data() + row * width, static_cast<std::size_t>(width)});
+  });
+  clock.spent_on(Operation::embedding);
+  for_rows(rows, width, [&](std::int64_t row) {
+    rms_norm(x_.data() + row * width, layers.front().attention_norm.data(), eps, width, normed_.data() + row * width);
+  });
+  clock.spent_on(Operation::norm);
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    layer(layers[i], static_cast<std::int64_t>(i), tokens);
+    const std::vector<float>& norm = i + 1 < layers.size() ? layers[i + 1].attention_norm : model_.final_norm();
+    ProfileClock norm_clock(profile_);
+    for_rows(rows, width, [&](std::int64_t row) {
+      const std::int64_t at = row * width;
+      add_then_norm(x_.data() + at, delta_.data() + at, norm.data(), eps, width, normed_.data() + at);
+    });
+    norm_clock.spent_on(Operation::norm);
+  }
+  if (profile_ != nullptr) profile_->passes += 1, profile_->tokens += rows;
+  return normed_.data();
+}
+
+std::int64_t ForwardPass::logit_rows() const {
+  const std::uint64_t row_bytes = static_cast<std::uint64_t>(spec_.vocab) * sizeof(float);
+  return std::max<std::int64_t>(16, static_cast<std::int64_t>(kLogitBytes / row_bytes));
+}
+
+const float* ForwardPass::logits(const float* hidden, std::int64_t rows) {
+  ProfileClock clock(profile_);
+  logits_.reserve(static_cast<std::size_t>(rows * spec_.vocab));
+  const Product head[] = {{&model_.head(), nullptr, logits_.data()}};
+  multiply(head, hidden, rows, spec_.hidden);
+  std::atomic<bool> finite = true;
+  for_rows(rows, spec_.vocab, [&](std::int64_t row) {
+    if (!all_finite(logits_.data() + row * spec_.vocab, spec_.vocab)) finite = false;
+  });
+  clock.spent_on(Operation::head);
+  if (!finite) fail_input("{}: logits are not finite: the model's weights hold NaN or overflow", model_.source());
+  return logits_.data();
+}
+
+}  // namespace scalebits

@@ -1,0 +1,118 @@
+#include "runtime/session.h"
+
+#include "core/error.h"
+#include "core/progress.h"
+#include "runtime/forward.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace scalebits {
+
+Session::Session(RuntimeModel& model, const SessionOptions& options)
+    : model_(&model), max_positions_(options.max_positions == 0 ? model.spec().max_positions : options.max_positions),
+      cache_(model.spec(), options.kv) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 28;
+  if (max_positions_ < 1 || max_positions_ > kMost)
+    fail(ErrorKind::usage, "positions of a session must be 1 to {}, found {}", kMost, max_positions_);
+  if (options.reserve < 0 || options.reserve > max_positions_)
+    fail(ErrorKind::usage, "a session of {} positions cannot reserve {}", max_positions_, options.reserve);
+  if (options.reserve > 0) cache_.reserve(options.reserve, 0, max_positions_);
+}
+
+/// Refuses what cannot be read, and makes room for what can.
+void Session::prepare(std::span<const std::int32_t> tokens) {
+  if (tokens.empty()) fail(ErrorKind::usage, "there must be at least one token to read");
+  const std::int64_t vocab = model_->spec().vocab;
+  for (const std::int32_t id : tokens)
+    if (id < 0 || id >= vocab) fail_input("token {} is outside the vocabulary of {} ({})", id, vocab, model_->source());
+  const auto wanted = length() + static_cast<std::int64_t>(tokens.size());
+  if (wanted > max_positions_)
+    fail_input("{} tokens are more than the {} positions of this session ({} read, {} to read; {})", wanted,
+               max_positions_, length(), tokens.size(), model_->source());
+  cache_.reserve(wanted, length(), max_positions_);
+  tokens_.reserve(static_cast<std::size_t>(wanted));
+}
+
+std::span<const float> evaluate(std::span<const SessionStep> steps) {
+  if (steps.empty()) fail(ErrorKind::usage, "there must be at least one session");
+  RuntimeModel& model = steps.front().session->model();
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    if (&steps[i].session->model() != &model) throw InternalError("sessions of one step must be of one model");
+    for (std::size_t j = 0; j < i; ++j)
+      if (steps[j].session == steps[i].session) throw InternalError("a session cannot be in one step twice");
+    steps[i].session->prepare(steps[i].tokens);
+  }
+
+  ForwardPass& forward = model.forward();
+  const auto width = static_cast<std::size_t>(model.spec().hidden);
+  std::vector<float> last_hidden(steps.size() * width);
+  std::vector<PassToken> pass;
+  struct Read {
+    std::size_t step;
+    bool is_last;
+  };
+  std::vector<Read> read;
+  const auto run = [&] {
+    if (interrupt_requested) fail(ErrorKind::interrupted, "reading the prompt was interrupted");
+    const float* hidden = forward.hidden(pass);
+    for (std::size_t row = 0; row < pass.size(); ++row) {
+      steps[read[row].step].session->tokens_.push_back(pass[row].id);
+      if (read[row].is_last) std::memcpy(&last_hidden[read[row].step * width], hidden + row * width, 4 * width);
+    }
+    pass.clear();
+    read.clear();
+  };
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    Session& session = *steps[i].session;
+    const std::int64_t begin = session.length();
+    for (std::size_t j = 0; j < steps[i].tokens.size(); ++j) {
+      pass.push_back({&session.cache_, begin + static_cast<std::int64_t>(j), steps[i].tokens[j]});
+      read.push_back({i, j + 1 == steps[i].tokens.size()});
+      if (static_cast<std::int64_t>(pass.size()) == model.options().chunk_tokens) run();
+    }
+  }
+  if (!pass.empty()) run();
+  const float* logits = forward.logits(last_hidden.data(), static_cast<std::int64_t>(steps.size()));
+  return {logits, steps.size() * static_cast<std::size_t>(model.spec().vocab)};
+}
+
+std::span<const float> Session::evaluate(std::span<const std::int32_t> tokens) {
+  const SessionStep step{this, tokens};
+  return scalebits::evaluate({&step, 1});
+}
+
+void Session::evaluate_all(std::span<const std::int32_t> tokens, const LogitsSink& sink) {
+  prepare(tokens);
+  ForwardPass& forward = model_->forward();
+  const std::int64_t width = model_->spec().hidden, count = static_cast<std::int64_t>(tokens.size());
+  std::vector<PassToken> pass;
+  for (std::int64_t first = 0; first < count; first += model_->options().chunk_tokens) {
+    if (interrupt_requested) fail(ErrorKind::interrupted, "reading was interrupted");
+    const std::int64_t rows = std::min(model_->options().chunk_tokens, count - first);
+    pass.clear();
+    for (std::int64_t i = 0; i < rows; ++i)
+      pass.push_back({&cache_, length() + i, tokens[static_cast<std::size_t>(first + i)]});
+    const float* hidden = forward.hidden(pass);
+    for (const PassToken& token : pass) tokens_.push_back(token.id);
+    for (std::int64_t row = 0; row < rows; row += forward.logit_rows()) {
+      const std::int64_t some = std::min(forward.logit_rows(), rows - row);
+      sink(first + row, some, forward.logits(hidden + row * width, some));
+    }
+  }
+}
+
+void Session::keep(std::int64_t count) {
+  SCALEBITS_ASSERT(count >= 0 && count <= length());
+  tokens_.resize(static_cast<std::size_t>(count));
+}
+
+std::int64_t Session::keep_shared_prefix(std::span<const std::int32_t> prompt) {
+  const std::size_t most = std::min(tokens_.size(), prompt.empty() ? 0 : prompt.size() - 1);
+  std::size_t count = 0;
+  while (count < most && tokens_[count] == prompt[count]) ++count;
+  keep(static_cast<std::int64_t>(count));
+  return length();
+}
+
+}  // namespace scalebits
