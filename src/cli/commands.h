@@ -10,6 +10,7 @@ void add_generate(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_perplexity(CLI::App& app);
 void add_quantize(CLI::App& app);
+void add_random(CLI::App& app);
 void add_verify(CLI::App& app);
 
 }  // namespace scalebits::cli

@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
   cli::add_inspect(app);
   cli::add_verify(app);
   cli::add_convert(app);
+  cli::add_random(app);
   std::signal(SIGINT, request_interrupt);
   try {
     app.parse(argc, argv);
