@@ -1,0 +1,208 @@
+// Contract of src/chat: templates and pieces of Jinja render as jinja2 renders them with the settings of transformers
+// (tests/data/chat/golden.json, from tools/golden/chat_golden.py) and fail where it fails; what is not known is refused
+// by name; no template runs forever; a conversation's next prompt begins with the tokens already said.
+#include "chat/chat_template.h"
+#include "chat/conversation.h"
+#include "core/error.h"
+#include "core/json.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace scalebits {
+namespace {
+
+const std::filesystem::path kData = std::filesystem::path(SCALEBITS_SOURCE_DIR) / "tests/data";
+
+const Json& golden() {
+  static const Json json = read_json_file(kData / "chat/golden.json");
+  return json;
+}
+
+/// 2024-07-03 12:30, as in the script.
+std::tm golden_now() {
+  std::tm now{};
+  now.tm_year = 124;
+  now.tm_mon = 6;
+  now.tm_mday = 3;
+  now.tm_hour = 12;
+  now.tm_min = 30;
+  return now;
+}
+
+/// What the template gives, or "error: …".
+std::string rendered(const std::string& source, const Json& variables) {
+  try {
+    return jinja::Template(source, "golden").render(variables, golden_now());
+  } catch (const Error& error) {
+    return std::string("error: ") + error.what();
+  }
+}
+
+std::string error_of(const std::string& source, const Json& variables = Json::object()) {
+  const std::string found = rendered(source, variables);
+  EXPECT_TRUE(found.starts_with("error: ")) << source << " gave " << found;
+  return found;
+}
+
+TEST(ChatTemplates, RenderConversationsAsTransformersDoes) {
+  int refused = 0;
+  for (const Json& model : golden()["models"]) {
+    for (std::size_t i = 0; i < golden()["conversations"].size(); ++i) {
+      Json variables = model["variables"];
+      variables["messages"] = golden()["conversations"][i];
+      const std::string found = rendered(model["template"], variables);
+      const Json& wanted = model["results"][i];
+      if (wanted.contains("rendered")) {
+        EXPECT_EQ(found, wanted["rendered"]) << model["name"] << ", conversation " << i;
+      } else {
+        EXPECT_TRUE(found.starts_with("error: ") && found.ends_with(wanted["error"].get<std::string>())) << found;
+        ++refused;
+      }
+    }
+  }
+  EXPECT_GT(refused, 0) << "some conversations must be refused";
+}
+
+TEST(Jinja, RendersAsJinja2Does) {
+  const Json variables = {{"messages", golden()["conversations"][3]}};
+  for (const Json& snippet : golden()["snippets"]) {
+    const std::string found = rendered(snippet["template"], variables);
+    if (snippet.contains("rendered"))
+      EXPECT_EQ(found, snippet["rendered"]) << snippet["template"];
+    else
+      EXPECT_TRUE(found.starts_with("error: golden, line 1: ")) << snippet["template"] << " gave " << found;
+  }
+}
+
+TEST(Jinja, RefusesByNameWhatItDoesNotKnow) {
+  EXPECT_EQ(error_of("a\n{% macro f() %}{% endmacro %}"),
+            "error: golden, line 2: the statement 'macro' is not known; known are if, for, set, generation, break and "
+            "continue");
+  // Before it is run, wherever it stands.
+  EXPECT_NE(error_of("{% if false %}\n{{ x|shuffle }}{% endif %}")
+                .find("line 2: the filter 'shuffle' is not known; known are"),
+            std::string::npos);
+  EXPECT_NE(error_of("{% if x is divisibleby 3 %}{% endif %}").find("the test 'divisibleby' is not known"),
+            std::string::npos);
+  EXPECT_NE(error_of("{{ 'x'.zfill(3) }}").find("a text's method 'zfill' is not known; known are"), std::string::npos);
+  EXPECT_NE(error_of("{{ lipsum() }}").find("the function 'lipsum' is not known; known are"), std::string::npos);
+  EXPECT_NE(error_of("{{ 'é'|upper }}").find("only known for ASCII"), std::string::npos);
+  EXPECT_NE(error_of("{{ [1] }}").find("printing array is not known"), std::string::npos);
+}
+
+TEST(Jinja, EndsForEveryTemplate) {
+  EXPECT_NE(error_of("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}").find("steps"),
+            std::string::npos);
+  EXPECT_NE(
+      error_of("{% set ns = namespace(x='aaaaaaaa') %}{% for a in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}")
+          .find("grows"),
+      std::string::npos);
+  EXPECT_NE(error_of("{{ range(1000000000)|length }}").find("range"), std::string::npos);
+  const auto repeated = [](const std::string& part) {
+    std::string all;
+    for (int i = 0; i < 100000; ++i) all += part;
+    return all;
+  };
+  for (const auto& [begin, end] : {std::pair{"(", ")"}, {"[", "]"}, {"{1:", "}"}, {"-", ""}, {"not ", ""}})
+    EXPECT_NE(error_of("{{ " + repeated(begin) + "1" + repeated(end) + " }}").find("too deep"), std::string::npos)
+        << begin;
+  for (const char* part : {"{% if 1 %}", "{% for a in b %}", "{% if 1 %}{% elif 1 %}"})
+    EXPECT_NE(error_of(repeated(part)).find("too deep"), std::string::npos) << part;
+  const std::string chain = "{{ a" + repeated(".b");
+  EXPECT_NE(error_of(chain + " }}").find("too deep"), std::string::npos);
+}
+
+TEST(Jinja, SurvivesEveryPrefixAndChangedByteOfRealTemplates) {
+  const Json variables = {{"messages", golden()["conversations"][3]}, {"add_generation_prompt", true}};
+  for (const Json& model : golden()["models"]) {
+    const std::string source = model["template"];
+    const std::size_t step = std::max<std::size_t>(1, source.size() / 60);
+    for (std::size_t at = 0; at < source.size(); at += step) {
+      rendered(source.substr(0, at), variables);
+      for (const char c : {'{', '}', '\'', '(', '%', '\0', '\xff'}) {
+        std::string changed = source;
+        changed[at] = c;
+        rendered(changed, variables);
+      }
+    }
+  }
+}
+
+Tokenizer tiny_tokenizer() { return Tokenizer::from_tokenizer_json(kData / "tokenizer/qwen2.json"); }
+
+std::string template_of(const std::string& name) {
+  for (const Json& model : golden()["models"])
+    if (model["name"] == name) return model["template"];
+  ADD_FAILURE() << name;
+  return "";
+}
+
+TEST(ChatTemplates, TakeTheirSpecialTokensFromTheTokenizer) {
+  const Tokenizer tokenizer = Tokenizer::from_tokenizer_json(kData / "tokenizer/llama3.json");
+  const std::vector<ChatMessage> messages = {{"user", "Hi"}};
+  ASSERT_TRUE(tokenizer.bos());
+  EXPECT_EQ(ChatTemplate("{{ bos_token }}{{ messages[0].content }}", tokenizer, "x").render(messages),
+            std::string(tokenizer.piece(*tokenizer.bos())) + "Hi");
+  try {
+    ChatTemplate("", tokenizer, "some.gguf");
+    FAIL() << "a model without a template was accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::bad_input);
+    EXPECT_NE(std::string(error.what()).find("some.gguf: the model has no chat template"), std::string::npos);
+  }
+}
+
+TEST(Conversations, KeepWhatWasSaidInItsTokens) {
+  const Tokenizer tokenizer = tiny_tokenizer();
+  Conversation talk(ChatTemplate(template_of("smollm2"), tokenizer, "x"), tokenizer);
+  const auto first = talk.ask("the quick brown fox");
+  EXPECT_EQ(first, tokenizer.encode(golden()["models"][0]["results"][0]["rendered"].get<std::string>().replace(
+                       golden()["models"][0]["results"][0]["rendered"].get<std::string>().find("Hello"), 5,
+                       "the quick brown fox")));
+
+  // The answer in single bytes: not how its text is encoded.
+  std::vector<std::int32_t> answer;
+  for (const char c : std::string("the lazy dog")) answer.push_back(tokenizer.encode(std::string(1, c)).front());
+  ASSERT_NE(answer, tokenizer.encode("the lazy dog"));
+  talk.answer(answer);
+  auto said = first;
+  said.insert(said.end(), answer.begin(), answer.end());
+
+  const auto second = talk.ask("and now?");
+  ASSERT_GT(second.size(), said.size());
+  EXPECT_TRUE(std::equal(said.begin(), said.end(), second.begin()));
+  const std::vector<std::int32_t> added(second.begin() + static_cast<std::ptrdiff_t>(said.size()), second.end());
+  EXPECT_EQ(added, tokenizer.encode("<|im_end|>\n<|im_start|>user\nand now?<|im_end|>\n<|im_start|>assistant\n"));
+  EXPECT_EQ(tokenizer.decode(second), tokenizer.decode(tokenizer.encode(tokenizer.decode(second))));
+
+  talk.answer({});
+  talk.reset();
+  EXPECT_EQ(talk.ask("the quick brown fox"), first);
+}
+
+TEST(Conversations, EncodeAnewWhatTheTemplateRewrites) {
+  const Tokenizer tokenizer = tiny_tokenizer();
+  // Thoughts of earlier turns are left out.
+  Conversation talk(ChatTemplate(template_of("qwen3"), tokenizer, "x"), tokenizer, "Be brief.");
+  talk.ask("one");
+  talk.answer(tokenizer.encode("<think>\nhm\n</think>\n\nyes"));
+  EXPECT_EQ(
+      tokenizer.decode(talk.ask("two")),
+      "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n"
+      "<|im_start|>user\ntwo<|im_end|>\n<|im_start|>assistant\n");
+}
+
+TEST(Conversations, AreAsBeforeWhenTheTemplateRefuses) {
+  const Tokenizer tokenizer = tiny_tokenizer();
+  Conversation talk(
+      ChatTemplate("{% if messages[-1].content == 'bad' %}{{ raise_exception('no') }}{% endif %}{{ messages|length }}",
+                   tokenizer, "x"),
+      tokenizer);
+  EXPECT_THROW(talk.ask("bad"), Error);
+  EXPECT_EQ(tokenizer.decode(talk.ask("good")), "1");
+}
+
+}  // namespace
+}  // namespace scalebits
