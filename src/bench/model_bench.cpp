@@ -1,0 +1,112 @@
+#include "bench/model_bench.h"
+
+#include "core/error.h"
+#include "core/random.h"
+#include "runtime/session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <span>
+
+namespace scalebits {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+std::vector<std::int32_t> random_tokens(std::int64_t count, std::int64_t vocab) {
+  const CounterRng random(7);
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t i = 0; i < count; ++i)
+    tokens.push_back(static_cast<std::int32_t>(random.below(std::uint64_t(i), std::uint64_t(vocab))));
+  return tokens;
+}
+
+std::int32_t likeliest(std::span<const float> logits) {
+  return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+/// Seconds to write `count` tokens, greedily, in all sessions at once.
+double write_tokens(std::span<Session* const> sessions, std::int64_t count) {
+  std::vector<std::int32_t> next(sessions.size(), 1);
+  std::vector<SessionStep> steps;
+  for (std::size_t i = 0; i < sessions.size(); ++i) steps.push_back({sessions[i], std::span(&next[i], 1)});
+  const auto start = Clock::now();
+  for (std::int64_t token = 0; token < count; ++token) {
+    const std::span<const float> logits = evaluate(steps);
+    const std::size_t vocab = logits.size() / sessions.size();
+    for (std::size_t i = 0; i < sessions.size(); ++i) next[i] = likeliest(logits.subspan(i * vocab, vocab));
+  }
+  return seconds_since(start);
+}
+
+}  // namespace
+
+ModelBenchResult bench_model(const std::filesystem::path& path, const ModelBenchOptions& options,
+                             const std::function<void(const std::string& work)>& on_work) {
+  ModelBenchResult result;
+  SCALEBITS_ASSERT(options.repeats >= 1 && options.tokens >= 1);
+  on_work("loading");
+  const std::int32_t first_token = 1;
+  ModelTimes load{.work = "load to first token", .tokens = 1};
+  for (int repeat = 0; repeat < options.repeats; ++repeat) {
+    const auto start = Clock::now();
+    const auto model = RuntimeModel::open(path, options.runtime);
+    Session(*model, {.kv = options.kv}).evaluate({&first_token, 1});
+    load.seconds.push_back(seconds_since(start));
+  }
+  result.times.push_back(std::move(load));
+
+  const auto model = RuntimeModel::open(path, options.runtime);
+  result.bytes_per_token = model->bytes_per_token();
+  const SessionOptions session_options{.kv = options.kv};
+  Session session(*model, session_options);
+  const auto fits = [&](std::int64_t tokens) { return tokens <= session.max_positions(); };
+  const std::int64_t vocab = model->spec().vocab;
+
+  for (const std::int64_t length : options.prompts) {
+    if (!fits(length)) continue;
+    on_work(fmt::format("a prompt of {}", length));
+    const std::vector<std::int32_t> prompt = random_tokens(length, vocab);
+    ModelTimes times{.work = "prompt", .tokens = length};
+    for (int repeat = -1; repeat < options.repeats; ++repeat) {  // the first makes room
+      session.keep(0);
+      const auto start = Clock::now();
+      session.evaluate(prompt);
+      if (repeat >= 0) times.seconds.push_back(seconds_since(start));
+    }
+    result.times.push_back(std::move(times));
+  }
+  for (const std::int64_t context : options.contexts) {
+    if (!fits(context + options.tokens)) continue;
+    on_work(fmt::format("decoding after {} tokens", context));
+    session.keep(0);
+    if (context > 0) session.evaluate(random_tokens(context, vocab));
+    ModelTimes times{.work = "decode", .tokens = options.tokens, .context = context};
+    for (int repeat = 0; repeat < options.repeats; ++repeat) {
+      session.keep(context);
+      Session* const one = &session;
+      times.seconds.push_back(write_tokens({&one, 1}, options.tokens));
+    }
+    result.times.push_back(std::move(times));
+  }
+  for (const std::int64_t batch : options.batches) {
+    if (!fits(options.tokens)) continue;
+    on_work(fmt::format("decoding {} sequences together", batch));
+    std::vector<std::unique_ptr<Session>> owned;
+    std::vector<Session*> sessions;
+    for (std::int64_t i = 0; i < batch; ++i)
+      sessions.push_back(owned.emplace_back(std::make_unique<Session>(*model, session_options)).get());
+    ModelTimes times{.work = "decode", .tokens = options.tokens, .batch = batch};
+    for (int repeat = 0; repeat < options.repeats; ++repeat) {
+      for (Session* const one : sessions) one->keep(0);
+      times.seconds.push_back(write_tokens(sessions, options.tokens));
+    }
+    result.times.push_back(std::move(times));
+  }
+  return result;
+}
+
+}  // namespace scalebits

@@ -1,0 +1,101 @@
+// `scalebits kernels`: every kernel in this program, what it needs, and which ones would run on this machine.
+#include "cli/commands.h"
+
+#include "core/json.h"
+#include "kernels/isa.h"
+#include "kernels/kernel.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace scalebits::cli {
+namespace {
+
+struct KernelsOptions {
+  std::string isa;
+  bool json = false;
+};
+
+struct Row {
+  std::string_view name;
+  std::string_view operation;
+  Isa isa;
+  std::string chosen;  // for what; empty: not
+};
+
+constexpr std::string_view operation_of(ActivationFormat format, bool gather) {
+  if (gather) return format == ActivationFormat::i8 ? "gather to 8-bit" : "gather to f32";
+  return format == ActivationFormat::i8 ? "packed x 8-bit" : "packed x f32";
+}
+
+/// "1-15", "16-": the numbers of activation rows for which `kernel` is taken.
+std::string rows_of(const PackedKernel& kernel, const KernelChoice& choice) {
+  std::set<std::int64_t> starts = {1};  // the choice changes only where some kernel begins
+  for (const PackedKernel& other : packed_kernels()) starts.insert(other.least_rows);
+  std::string text;
+  for (auto start = starts.begin(); start != starts.end(); ++start) {
+    if (&choice.packed(kernel.format, *start) != &kernel) continue;
+    const auto next = std::next(start);
+    text += fmt::format("{}{}-{}", text.empty() ? "rows " : ", ", *start,
+                        next == starts.end() ? "" : std::to_string(*next - 1));
+  }
+  return text;
+}
+
+std::vector<Row> all_rows(const KernelChoice& choice) {
+  std::vector<Row> rows;
+  for (const PackedKernel& kernel : packed_kernels())
+    rows.push_back({kernel.name, operation_of(kernel.format, false), kernel.isa, rows_of(kernel, choice)});
+  for (const GatherKernel& kernel : gather_kernels())
+    rows.push_back({kernel.name, operation_of(kernel.format, true), kernel.isa,
+                    &choice.gather(kernel.format) == &kernel ? "yes" : ""});
+  for (const DenseKernel& kernel : dense_kernels())
+    rows.push_back({kernel.name, "16- and 32-bit weights", kernel.isa, choice.dense == &kernel ? "yes" : ""});
+  return rows;
+}
+
+void list(const KernelsOptions& options) {
+  const Isa highest = highest_isa(options.isa.empty() ? std::nullopt : std::optional(isa_from_name(options.isa)));
+  const std::vector<Row> rows = all_rows(KernelChoice(highest));
+  if (options.json) {
+    Json report = {{"highest", name_of(highest)}, {"sets", Json::object()}, {"kernels", Json::array()}};
+    for (const Isa isa : kIsas) report["sets"][std::string(name_of(isa))] = machine_has(isa);
+    for (const Row& row : rows)
+      report["kernels"].push_back({{"name", row.name},
+                                   {"operation", row.operation},
+                                   {"isa", name_of(row.isa)},
+                                   {"present", machine_has(row.isa)},
+                                   {"chosen", row.chosen}});
+    return fmt::print("{}\n", report.dump(2));
+  }
+  fmt::print("instruction sets:");
+  for (const Isa isa : kIsas)
+    fmt::print(" {}{}", name_of(isa), !machine_has(isa) ? " (not here)" : isa > highest ? " (not allowed)" : "");
+  fmt::print("\n\n{:<28} {:<24} {:<12} {:<8} {}\n", "kernel", "operation", "needs", "here", "chosen");
+  for (const Row& row : rows)
+    fmt::print("{:<28} {:<24} {:<12} {:<8} {}\n", row.name, row.operation, name_of(row.isa),
+               machine_has(row.isa) ? "yes" : "no", row.chosen.empty() ? "-" : row.chosen);
+}
+
+}  // namespace
+
+void add_kernels(CLI::App& app) {
+  auto options = std::make_shared<KernelsOptions>();
+  CLI::App* const command = app.add_subcommand("kernels", "List all kernels, and which ones run on this machine");
+  command
+      ->add_option(
+          "--isa", options->isa,
+          "Highest instruction set to use: scalar, avx2, avx-vnni, avx512-vnni, amx [all that the machine has]")
+      ->type_name("SET");
+  command->add_flag("--json", options->json, "Print as JSON");
+  command->callback([options] { list(*options); });
+}
+
+}  // namespace scalebits::cli
