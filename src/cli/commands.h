@@ -8,6 +8,7 @@ namespace scalebits::cli {
 void add_convert(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_inspect(CLI::App& app);
+void add_kl(CLI::App& app);
 void add_perplexity(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_random(CLI::App& app);

@@ -5,7 +5,7 @@
 #include "cli/progress_line.h"
 #include "core/atomic_file.h"
 #include "core/parallel.h"
-#include "evaluate/open_model.h"
+#include "graph/open_model.h"
 #include "graph/generate.h"
 #include "tokenizer/tokenizer.h"
 

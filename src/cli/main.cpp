@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "scalebits 0.1.0");
   cli::add_quantize(app);
   cli::add_perplexity(app);
+  cli::add_kl(app);
   cli::add_generate(app);
   cli::add_inspect(app);
   cli::add_verify(app);

@@ -1,20 +1,22 @@
 #include "evaluate/kl.h"
 
 #include "core/error.h"
+#include "evaluate/token_loss.h"
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 namespace scalebits {
 namespace {
 
-void append(WindowMeans& means, const LossResult& loss) {
-  means.windows.insert(means.windows.end(), loss.window_means.begin(), loss.window_means.end());
+double mean_of(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
 /// The smallest value that at least 99% of the values do not exceed.
-double percentile_99(std::vector<float>& values) {
+double percentile_99(std::vector<double>& values) {
   const auto rank = static_cast<std::ptrdiff_t>(std::ceil(0.99 * static_cast<double>(values.size()))) - 1;
   std::nth_element(values.begin(), values.begin() + rank, values.end());
   return values[static_cast<std::size_t>(rank)];
@@ -30,28 +32,52 @@ Json to_json(const KlResult& result) {
           {"window_kl", result.kl.windows}};
 }
 
-Comparison compare_models(Decoder& model, Decoder& reference, WeightSource& reference_weights,
-                          const at::Tensor& windows, const ProgressSink& progress) {
-  if (model.spec().vocab != reference.spec().vocab || model.spec().hidden != reference.spec().hidden)
-    fail_input("the models cannot be compared: vocabulary {} and width {}, the reference has {} and {}",
-               model.spec().vocab, model.spec().hidden, reference.spec().vocab, reference.spec().hidden);
+Comparison compare_models(RuntimeModel& model, RuntimeModel& reference, const TextWindows& windows,
+                          const SessionOptions& session_options, const ProgressSink& progress) {
+  const std::int64_t vocab = model.spec().vocab;
+  if (vocab != reference.spec().vocab)
+    fail_input("the models cannot be compared: {} has a vocabulary of {}, {} of {}", model.source(), vocab,
+               reference.source(), reference.spec().vocab);
   Comparison comparison;
-  std::vector<float> divergences;
-  std::size_t agreements = 0;
-  LossTarget target{LossTarget::Kind::kl, {}, reference_weights.head()};
-  for_window_batches(windows, progress, [&](const at::Tensor& ids) {
-    target.reference_hidden = reference.hidden(ids);
-    const at::Tensor hidden = model.hidden(ids);
-    append(comparison.model.nll, model.loss_of_hidden(hidden, ids, {}));
-    append(comparison.reference.nll, reference.loss_of_hidden(target.reference_hidden, ids, {}));
-    const LossResult divergence = model.loss_of_hidden(hidden, ids, target);
-    append(comparison.divergence.kl, divergence);
-    divergences.insert(divergences.end(), divergence.token_losses.begin(), divergence.token_losses.end());
-    agreements +=
-        static_cast<std::size_t>(std::count(divergence.top1_agreements.begin(), divergence.top1_agreements.end(), 1));
-  });
-  comparison.divergence.top1_agreement = static_cast<double>(agreements) / static_cast<double>(divergences.size());
-  comparison.divergence.percentile_99 = percentile_99(divergences);
+  Session session(model, session_options), reference_session(reference, session_options);
+  const auto scored = static_cast<std::size_t>(windows.context - 1);
+  std::vector<double> losses(scored), reference_losses(scored), divergences(scored), all_divergences;
+  std::vector<std::uint8_t> agreements(scored);
+  std::int64_t agreement_count = 0;
+  for (std::int64_t window = 0; window < windows.count(); ++window) {
+    begin_window(progress, window, windows.count());
+    const auto ids = windows.window(window);
+    session.keep(0);
+    reference_session.keep(0);
+    const auto score = [&](std::size_t first, std::int64_t rows, const float* logits, const float* reference_logits) {
+      model.threads().for_each(rows, [&](std::int64_t row) {
+        const auto token = first + static_cast<std::size_t>(row);
+        const float* p = reference_logits + row * vocab;
+        const float* q = logits + row * vocab;
+        losses[token] = negative_log_likelihood(q, vocab, ids[token + 1]);
+        reference_losses[token] = negative_log_likelihood(p, vocab, ids[token + 1]);
+        const TokenDivergence apart = divergence(q, p, vocab);
+        divergences[token] = apart.kl;
+        agreements[token] = apart.same_top1;
+      });
+    };
+    // Piece by piece, the model reads what the reference has just read, whose logits are still there.
+    reference_session.evaluate_all(
+        ids.first(scored), [&](std::int64_t first, std::int64_t rows, const float* reference_logits) {
+          const auto piece = ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
+          session.evaluate_all(piece, [&](std::int64_t at, std::int64_t some, const float* logits) {
+            score(static_cast<std::size_t>(first + at), some, logits, reference_logits + at * vocab);
+          });
+        });
+    comparison.model.nll.windows.push_back(mean_of(losses));
+    comparison.reference.nll.windows.push_back(mean_of(reference_losses));
+    comparison.divergence.kl.windows.push_back(mean_of(divergences));
+    all_divergences.insert(all_divergences.end(), divergences.begin(), divergences.end());
+    agreement_count += std::count(agreements.begin(), agreements.end(), 1);
+  }
+  comparison.divergence.top1_agreement =
+      static_cast<double>(agreement_count) / static_cast<double>(all_divergences.size());
+  comparison.divergence.percentile_99 = percentile_99(all_divergences);
   return comparison;
 }
 

@@ -1,14 +1,10 @@
 // How far a model's predictions are from a reference model's on the same windows: KL(reference || model) at each scored
-// position. The logits of both exist for some hundred tokens at a time.
+// position. The logits of both exist for some tens of tokens at a time.
 #pragma once
 
 #include "core/json.h"
 #include "core/progress.h"
 #include "evaluate/perplexity.h"
-#include "graph/decoder.h"
-#include "graph/weight_source.h"
-
-#include <ATen/core/Tensor.h>
 
 namespace scalebits {
 
@@ -26,9 +22,8 @@ struct Comparison {
   KlResult divergence;
 };
 
-/// `reference_weights` are the reference decoder's own. Both models must share the vocabulary and be equally wide, else
-/// Error(bad_input).
-Comparison compare_models(Decoder& model, Decoder& reference, WeightSource& reference_weights,
-                          const at::Tensor& windows, const ProgressSink& progress = {});
+/// Both models must have the same vocabulary, else Error(bad_input). The windows are the model's tokens.
+Comparison compare_models(RuntimeModel& model, RuntimeModel& reference, const TextWindows& windows,
+                          const SessionOptions& session_options = {}, const ProgressSink& progress = {});
 
 }  // namespace scalebits

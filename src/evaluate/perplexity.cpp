@@ -1,15 +1,15 @@
 #include "evaluate/perplexity.h"
 
 #include "core/error.h"
-
-#include <ATen/ops/empty.h>
+#include "evaluate/token_loss.h"
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace scalebits {
 
-at::Tensor cut_windows(std::span<const std::int32_t> ids, const WindowOptions& options) {
+TextWindows cut_windows(std::span<const std::int32_t> ids, const WindowOptions& options) {
   if (options.context < 2) fail(ErrorKind::usage, "a context must hold at least 2 tokens, found {}", options.context);
   const std::int64_t text_tokens = options.context - (options.bos ? 1 : 0);
   const auto have = static_cast<std::int64_t>(ids.size());
@@ -17,11 +17,11 @@ at::Tensor cut_windows(std::span<const std::int32_t> ids, const WindowOptions& o
   if (count == 0)
     fail_input("the text has {} tokens, less than one window of {}; use a smaller context", have, text_tokens);
   if (options.max_windows > 0) count = std::min(count, options.max_windows);
-  at::Tensor windows = at::empty({count, options.context}, at::kLong);
-  auto* out = windows.data_ptr<std::int64_t>();
+  TextWindows windows{options.context, {}};
   for (std::int64_t window = 0; window < count; ++window) {
-    if (options.bos) *out++ = *options.bos;
-    out = std::copy_n(ids.begin() + window * text_tokens, text_tokens, out);
+    if (options.bos) windows.ids.push_back(*options.bos);
+    const auto first = ids.begin() + window * text_tokens;
+    windows.ids.insert(windows.ids.end(), first, first + text_tokens);
   }
   return windows;
 }
@@ -52,24 +52,31 @@ Json to_json(const PerplexityResult& result) {
           {"window_nll", result.nll.windows}};
 }
 
-void for_window_batches(const at::Tensor& windows, const ProgressSink& progress,
-                        const std::function<void(const at::Tensor&)>& batch) {
-  const std::int64_t count = windows.size(0), step = std::max<std::int64_t>(1, kTokensPerBatch / windows.size(1));
-  for (std::int64_t first = 0; first < count; first += step) {
-    if (interrupt_requested) fail(ErrorKind::interrupted, "the measurement was interrupted");
-    if (progress)
-      progress({static_cast<double>(first) / static_cast<double>(count), "measuring",
-                fmt::format("window {} of {}", first + 1, count)});
-    batch(windows.narrow(0, first, std::min(step, count - first)));
-  }
+void begin_window(const ProgressSink& progress, std::int64_t window, std::int64_t count) {
+  if (interrupt_requested) fail(ErrorKind::interrupted, "the measurement was interrupted");
+  if (progress)
+    progress({static_cast<double>(window) / static_cast<double>(count), "measuring",
+              fmt::format("window {} of {}", window + 1, count)});
 }
 
-PerplexityResult measure_perplexity(Decoder& model, const at::Tensor& windows, const ProgressSink& progress) {
+PerplexityResult measure_perplexity(RuntimeModel& model, const TextWindows& windows,
+                                    const SessionOptions& session_options, const ProgressSink& progress) {
   PerplexityResult result;
-  for_window_batches(windows, progress, [&](const at::Tensor& ids) {
-    const LossResult loss = model.loss(ids, {});
-    result.nll.windows.insert(result.nll.windows.end(), loss.window_means.begin(), loss.window_means.end());
-  });
+  Session session(model, session_options);
+  const std::int64_t vocab = model.spec().vocab, scored = windows.context - 1;
+  std::vector<double> losses(static_cast<std::size_t>(scored));
+  for (std::int64_t window = 0; window < windows.count(); ++window) {
+    begin_window(progress, window, windows.count());
+    const auto ids = windows.window(window);
+    session.keep(0);
+    session.evaluate_all(ids.first(losses.size()), [&](std::int64_t first, std::int64_t rows, const float* logits) {
+      model.threads().for_each(rows, [&](std::int64_t row) {
+        const auto token = static_cast<std::size_t>(first + row);
+        losses[token] = negative_log_likelihood(logits + row * vocab, vocab, ids[token + 1]);
+      });
+    });
+    result.nll.windows.push_back(std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(scored));
+  }
   return result;
 }
 

@@ -4,12 +4,9 @@
 
 #include "core/json.h"
 #include "core/progress.h"
-#include "graph/decoder.h"
-
-#include <ATen/core/Tensor.h>
+#include "runtime/session.h"
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -22,9 +19,19 @@ struct WindowOptions {
   std::optional<std::int32_t> bos;  // stands first in each window, in place of a token of text
 };
 
-/// [windows, context] int64. Throws Error(bad_input) when the text does not fill one window, Error(usage) for a context
-/// below 2.
-at::Tensor cut_windows(std::span<const std::int32_t> ids, const WindowOptions& options);
+/// Windows of `context` tokens, one after the other.
+struct TextWindows {
+  std::int64_t context = 0;
+  std::vector<std::int32_t> ids;
+
+  std::int64_t count() const { return static_cast<std::int64_t>(ids.size()) / context; }
+  std::span<const std::int32_t> window(std::int64_t index) const {
+    return std::span(ids).subspan(static_cast<std::size_t>(index * context), static_cast<std::size_t>(context));
+  }
+};
+
+/// Throws Error(bad_input) when the text does not fill one window, Error(usage) for a context below 2.
+TextWindows cut_windows(std::span<const std::int32_t> ids, const WindowOptions& options);
 
 /// A mean over windows, in nats per scored token, with the standard error that the spread between windows gives.
 struct WindowMeans {
@@ -40,12 +47,11 @@ struct PerplexityResult {
 };
 Json to_json(const PerplexityResult& result);
 
-PerplexityResult measure_perplexity(Decoder& model, const at::Tensor& windows, const ProgressSink& progress = {});
+/// Each window is read by a session with these options. Throws Error as Session::evaluate does.
+PerplexityResult measure_perplexity(RuntimeModel& model, const TextWindows& windows,
+                                    const SessionOptions& session_options = {}, const ProgressSink& progress = {});
 
-/// Windows that go through the model together: the weights are dequantised once for each batch.
-inline constexpr std::int64_t kTokensPerBatch = 8192;
-/// batch(windows [n, context]) for consecutive runs of windows, with progress and a look at Ctrl-C between them.
-void for_window_batches(const at::Tensor& windows, const ProgressSink& progress,
-                        const std::function<void(const at::Tensor&)>& batch);
+/// Tells of a window's beginning. Throws Error(interrupted) on Ctrl-C.
+void begin_window(const ProgressSink& progress, std::int64_t window, std::int64_t count);
 
 }  // namespace scalebits

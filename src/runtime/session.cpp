@@ -9,29 +9,29 @@
 
 namespace scalebits {
 
-Session::Session(RuntimeModel& model, const SessionOptions& options)
-    : model_(&model), max_positions_(options.max_positions == 0 ? model.spec().max_positions : options.max_positions),
-      cache_(model.spec(), options.kv) {
+namespace {
+
+std::int64_t positions_of(const RuntimeModel& model, const SessionOptions& options) {
   constexpr std::int64_t kMost = std::int64_t{1} << 28;
-  if (max_positions_ < 1 || max_positions_ > kMost)
-    fail(ErrorKind::usage, "positions of a session must be 1 to {}, found {}", kMost, max_positions_);
-  if (options.reserve < 0 || options.reserve > max_positions_)
-    fail(ErrorKind::usage, "a session of {} positions cannot reserve {}", max_positions_, options.reserve);
-  if (options.reserve > 0) cache_.reserve(options.reserve, 0, max_positions_);
+  const std::int64_t wanted = options.max_positions == 0 ? model.spec().max_positions : options.max_positions;
+  if (wanted < 1 || wanted > kMost)
+    fail(ErrorKind::usage, "positions of a session must be 1 to {}, found {}", kMost, wanted);
+  return wanted;
 }
 
-/// Refuses what cannot be read, and makes room for what can.
-void Session::prepare(std::span<const std::int32_t> tokens) {
+}  // namespace
+
+Session::Session(RuntimeModel& model, const SessionOptions& options)
+    : model_(&model), max_positions_(positions_of(model, options)), cache_(model.spec(), options.kv, max_positions_) {}
+
+void Session::require_readable(std::span<const std::int32_t> tokens) const {
   if (tokens.empty()) fail(ErrorKind::usage, "there must be at least one token to read");
   const std::int64_t vocab = model_->spec().vocab;
   for (const std::int32_t id : tokens)
     if (id < 0 || id >= vocab) fail_input("token {} is outside the vocabulary of {} ({})", id, vocab, model_->source());
-  const auto wanted = length() + static_cast<std::int64_t>(tokens.size());
-  if (wanted > max_positions_)
-    fail_input("{} tokens are more than the {} positions of this session ({} read, {} to read; {})", wanted,
-               max_positions_, length(), tokens.size(), model_->source());
-  cache_.reserve(wanted, length(), max_positions_);
-  tokens_.reserve(static_cast<std::size_t>(wanted));
+  if (length() + static_cast<std::int64_t>(tokens.size()) > max_positions_)
+    fail_input("{}: {} tokens after the {} read so far are more than the {} positions there are", model_->source(),
+               tokens.size(), length(), max_positions_);
 }
 
 std::span<const float> evaluate(std::span<const SessionStep> steps) {
@@ -41,7 +41,7 @@ std::span<const float> evaluate(std::span<const SessionStep> steps) {
     if (&steps[i].session->model() != &model) throw InternalError("sessions of one step must be of one model");
     for (std::size_t j = 0; j < i; ++j)
       if (steps[j].session == steps[i].session) throw InternalError("a session cannot be in one step twice");
-    steps[i].session->prepare(steps[i].tokens);
+    steps[i].session->require_readable(steps[i].tokens);
   }
 
   ForwardPass& forward = model.forward();
@@ -83,7 +83,7 @@ std::span<const float> Session::evaluate(std::span<const std::int32_t> tokens) {
 }
 
 void Session::evaluate_all(std::span<const std::int32_t> tokens, const LogitsSink& sink) {
-  prepare(tokens);
+  require_readable(tokens);
   ForwardPass& forward = model_->forward();
   const std::int64_t width = model_->spec().hidden, count = static_cast<std::int64_t>(tokens.size());
   std::vector<PassToken> pass;

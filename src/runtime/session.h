@@ -31,7 +31,6 @@ std::span<const float> evaluate(std::span<const SessionStep> steps);
 struct SessionOptions {
   KvType kv = KvType::f16;
   std::int64_t max_positions = 0;  // tokens it may hold; 0: what the model was made for. More is the caller's risk
-  std::int64_t reserve = 0;        // tokens to make room for at once; beyond it the cache grows by doubling
 };
 
 /// Logits [rows, vocab] of tokens number first … first + rows - 1 of those given; valid during the call.
@@ -47,8 +46,8 @@ class Session {
   std::span<const std::int32_t> tokens() const { return tokens_; }
   std::int64_t length() const { return static_cast<std::int64_t>(tokens_.size()); }
   std::int64_t max_positions() const { return max_positions_; }
-  /// Of keys and values, as allocated.
-  std::uint64_t cache_bytes() const { return cache_.bytes(); }
+  /// Of the keys and values of tokens().
+  std::uint64_t cache_bytes() const { return tokens_.size() * cache_.bytes_per_position(); }
 
   /// Reads `tokens`, at least one, and returns the logits [vocab] after the last; they are valid until the model's next
   /// call. Throws Error(bad_input), with nothing read, when a token is outside the vocabulary or there are more than
@@ -66,7 +65,7 @@ class Session {
 
  private:
   friend std::span<const float> evaluate(std::span<const SessionStep> steps);
-  void prepare(std::span<const std::int32_t> tokens);
+  void require_readable(std::span<const std::int32_t> tokens) const;
 
   RuntimeModel* model_;
   std::int64_t max_positions_;

@@ -3,7 +3,7 @@
 #include "artifact/artifact.h"
 #include "artifact/verify_artifact.h"
 #include "core/random.h"
-#include "evaluate/artifact_weights.h"
+#include "graph/artifact_weights.h"
 #include "graph/decoder.h"
 #include "pack/pack_model.h"
 #include "pipeline/search.h"

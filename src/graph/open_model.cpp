@@ -1,10 +1,10 @@
-#include "evaluate/open_model.h"
+#include "graph/open_model.h"
 
 #include "artifact/artifact.h"
 #include "checkpoint/read_checkpoint.h"
 #include "core/error.h"
 #include "core/mapped_file.h"
-#include "evaluate/artifact_weights.h"
+#include "graph/artifact_weights.h"
 #include "tokenizer/tokenizer.h"
 
 #include <cstring>

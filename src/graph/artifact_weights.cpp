@@ -1,4 +1,4 @@
-#include "evaluate/artifact_weights.h"
+#include "graph/artifact_weights.h"
 
 #include <ATen/ATen.h>
 

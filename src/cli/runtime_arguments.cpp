@@ -1,0 +1,50 @@
+#include "cli/runtime_arguments.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace scalebits::cli {
+
+void add_runtime_options(CLI::App& command, RuntimeArguments& arguments) {
+  command.add_option("--threads", arguments.runtime.threads, "Threads to use [one for each core]")
+      ->check(CLI::Range(1, 1024))
+      ->type_name("N");
+  command
+      .add_option_function<std::string>(
+          "--isa", [&arguments](const std::string& name) { arguments.runtime.isa = isa_from_name(name); },
+          "The highest instruction set to use, of those that `scalebits kernels` lists [the machine's]")
+      ->type_name("ISA");
+  const bool exact = arguments.runtime.activations == ActivationFormat::f32;
+  command
+      .add_option_function<std::string>(
+          "--activations",
+          [&arguments](const std::string& name) {
+            arguments.runtime.activations = name == "i8" ? ActivationFormat::i8 : ActivationFormat::f32;
+          },
+          fmt::format("Inputs of products with packed weights: i8 is fast, f32 exact [{}]", exact ? "f32" : "i8"))
+      ->check(CLI::IsMember({"f32", "i8"}))
+      ->type_name("TYPE");
+  command
+      .add_option_function<std::string>(
+          "--kv", [&arguments](const std::string& name) { arguments.kv = name == "i8" ? KvType::i8 : KvType::f16; },
+          fmt::format("How keys and values are kept: i8 takes half the memory [{}]",
+                      arguments.kv == KvType::f16 ? "f16" : "i8"))
+      ->check(CLI::IsMember({"f16", "i8"}))
+      ->type_name("TYPE");
+  command.add_flag("--profile", arguments.runtime.profile, "Print the time that each operation took");
+}
+
+void print_profile(const Profile& profile) {
+  const double total = profile.total_seconds();
+  fmt::print("{} tokens in {} passes, {:.3f} s in all:\n", profile.tokens, profile.passes, total);
+  for (std::size_t i = 0; i < kOperations; ++i) {
+    const double seconds = profile.seconds[i];
+    fmt::print("  {:<16} {:>10.3f} ms {:>5.1f} % {:>10.1f} µs per pass\n", name_of(static_cast<Operation>(i)),
+               1e3 * seconds, total > 0 ? 100 * seconds / total : 0,
+               profile.passes > 0 ? 1e6 * seconds / static_cast<double>(profile.passes) : 0);
+  }
+}
+
+}  // namespace scalebits::cli

@@ -1,0 +1,25 @@
+// What every command that runs a model without torch takes: threads, instruction set, activations, cache, profile.
+#pragma once
+
+#include "runtime/model.h"
+#include "runtime/session.h"
+
+#include <CLI/CLI.hpp>
+
+#include <string>
+
+namespace scalebits::cli {
+
+struct RuntimeArguments {
+  RuntimeOptions runtime;
+  KvType kv = KvType::f16;
+};
+
+/// Adds --threads, --isa, --activations, --kv and --profile; `arguments` holds the defaults and must outlive the
+/// parser.
+void add_runtime_options(CLI::App& command, RuntimeArguments& arguments);
+
+/// One line for each operation that took time, with its share.
+void print_profile(const Profile& profile);
+
+}  // namespace scalebits::cli
