@@ -3,7 +3,6 @@
 // compiles them for AVX-512, AVX2 and the base set and picks at load time.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -26,15 +25,37 @@ SCALEBITS_INLINE void load_lanes(Lanes& lanes, const float* values) { std::memcp
 
 SCALEBITS_INLINE void store_lanes(float* out, const Lanes& lanes) { std::memcpy(out, &lanes, sizeof lanes); }
 
-/// The first `count` values, at most all lanes; the rest is zero.
-SCALEBITS_INLINE void load_some_lanes(Lanes& lanes, const float* values, std::int64_t count) {
-  if (count >= kLanes) return load_lanes(lanes, values);
-  lanes = Lanes{};
-  for (std::int64_t i = 0; i < count; ++i) lanes[i] = values[i];
+// How many lanes a step of a loop handles: all, known to the compiler, or what is left of a row. They are types because
+// a loop in which a rest were possible would keep no constant in a register.
+struct AllLanes {};
+struct SomeLanes {
+  std::int64_t count;
+};
+
+/// step(i, AllLanes) for each whole vector of a row, then step(i, SomeLanes) for the rest. The step is a lambda marked
+/// SCALEBITS_STEP, or it would not be compiled for the clone's instruction set.
+#define SCALEBITS_STEP __attribute__((always_inline))
+template <typename Step>
+SCALEBITS_INLINE void for_lanes(std::int64_t width, const Step& step) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) step(i, AllLanes{});
+  if (i < width) step(i, SomeLanes{width - i});
 }
-SCALEBITS_INLINE void store_some_lanes(float* out, const Lanes& lanes, std::int64_t count) {
-  if (count >= kLanes) return store_lanes(out, lanes);
-  for (std::int64_t i = 0; i < count; ++i) out[i] = lanes[i];
+
+// Lanes that are not there are read as zero and not written.
+SCALEBITS_INLINE void load_lanes(Lanes& lanes, const float* values, AllLanes) { load_lanes(lanes, values); }
+SCALEBITS_INLINE void load_lanes(Lanes& lanes, const float* values, SomeLanes some) {
+  lanes = Lanes{};
+  for (std::int64_t i = 0; i < some.count; ++i) lanes[i] = values[i];
+}
+SCALEBITS_INLINE void store_lanes(float* out, const Lanes& lanes, AllLanes) { store_lanes(out, lanes); }
+SCALEBITS_INLINE void store_lanes(float* out, const Lanes& lanes, SomeLanes some) {
+  for (std::int64_t i = 0; i < some.count; ++i) out[i] = lanes[i];
+}
+/// Sets the lanes that are not there to zero.
+SCALEBITS_INLINE void keep_lanes(Lanes&, AllLanes) {}
+SCALEBITS_INLINE void keep_lanes(Lanes& lanes, SomeLanes some) {
+  for (std::int64_t i = some.count; i < kLanes; ++i) lanes[i] = 0;
 }
 
 /// Rounds each lane to the nearest integer, ties to even; for |x| < 2^22.

@@ -7,17 +7,28 @@
 namespace scalebits {
 namespace {
 
-constexpr std::int64_t kLanesPerFlush = 64;
+/// 16 lanes of f32, emptied into f64 before they grow inexact.
+class LongLanes {
+ public:
+  SCALEBITS_INLINE void add(const Lanes& values) {
+    lanes_ += values;
+    if (++pending_ == 64) flush();
+  }
+  SCALEBITS_INLINE double total() {
+    flush();
+    return total_;
+  }
 
-/// Lanes beyond a row's end must not count.
-SCALEBITS_INLINE void clear_tail(Lanes& lanes, std::int64_t count) {
-  for (std::int64_t i = count; i < kLanes; ++i) lanes[i] = 0;
-}
-
-SCALEBITS_INLINE void flush(Lanes& lanes, double& total) {
-  for (int i = 0; i < kLanes; ++i) total += static_cast<double>(lanes[i]);
-  lanes = Lanes{};
-}
+ private:
+  SCALEBITS_INLINE void flush() {
+    for (int i = 0; i < kLanes; ++i) total_ += static_cast<double>(lanes_[i]);
+    lanes_ = Lanes{};
+    pending_ = 0;
+  }
+  Lanes lanes_ = {};
+  double total_ = 0;
+  int pending_ = 0;
+};
 
 SCALEBITS_INLINE float maximum(const float* values, std::int64_t count) {
   Lanes best = Lanes{} + values[0];
@@ -39,22 +50,18 @@ SCALEBITS_INLINE std::int64_t first_of(const float* values, float wanted) {
   return i;
 }
 
-/// log Σ exp, as f64; `top` is the largest.
+/// log Σ exp; `top` is the largest.
 SCALEBITS_INLINE double log_sum_exp(const float* logits, std::int64_t vocab, float top) {
-  double total = 0;
-  Lanes lanes = {};
-  std::int64_t pending = 0;
-  for (std::int64_t i = 0; i < vocab; i += kLanes) {
+  LongLanes sum;
+  for_lanes(vocab, [&](std::int64_t i, auto which) SCALEBITS_STEP {
     Lanes power;
-    load_some_lanes(power, logits + i, vocab - i);
+    load_lanes(power, logits + i, which);
     power = power - top;
     exp_lanes(power);
-    if (vocab - i < kLanes) clear_tail(power, vocab - i);
-    lanes += power;
-    if (++pending == kLanesPerFlush) flush(lanes, total), pending = 0;
-  }
-  flush(lanes, total);
-  return static_cast<double>(top) + std::log(total);
+    keep_lanes(power, which);
+    sum.add(power);
+  });
+  return static_cast<double>(top) + std::log(sum.total());
 }
 
 }  // namespace
@@ -67,27 +74,22 @@ double negative_log_likelihood(const float* logits, std::int64_t vocab, std::int
 SCALEBITS_CLONES
 TokenDivergence divergence(const float* logits, const float* reference, std::int64_t vocab) {
   const float top = maximum(logits, vocab), reference_top = maximum(reference, vocab);
-  // Both in f32, so that equal models differ by exactly nothing.
   const auto log_sum = static_cast<float>(log_sum_exp(logits, vocab, top));
   const auto reference_log_sum = static_cast<float>(log_sum_exp(reference, vocab, reference_top));
-  double total = 0;
-  Lanes lanes = {};
-  std::int64_t pending = 0;
-  for (std::int64_t i = 0; i < vocab; i += kLanes) {
+  LongLanes sum;
+  for_lanes(vocab, [&](std::int64_t i, auto which) SCALEBITS_STEP {
     Lanes log_p, log_q;
-    load_some_lanes(log_p, reference + i, vocab - i);
-    load_some_lanes(log_q, logits + i, vocab - i);
+    load_lanes(log_p, reference + i, which);
+    load_lanes(log_q, logits + i, which);
     log_p = log_p - reference_log_sum;
     log_q = log_q - log_sum;
     Lanes p = log_p;
     exp_lanes(p);
     p = p * (log_p - log_q);
-    if (vocab - i < kLanes) clear_tail(p, vocab - i);
-    lanes += p;
-    if (++pending == kLanesPerFlush) flush(lanes, total), pending = 0;
-  }
-  flush(lanes, total);
-  return {total, first_of(logits, top) == first_of(reference, reference_top)};
+    keep_lanes(p, which);
+    sum.add(p);
+  });
+  return {sum.total(), first_of(logits, top) == first_of(reference, reference_top)};
 }
 
 }  // namespace scalebits
