@@ -5,10 +5,13 @@
 
 namespace scalebits::cli {
 
+void add_bench(CLI::App& app);
+void add_chat(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_kl(CLI::App& app);
+void add_kernels(CLI::App& app);
 void add_perplexity(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_random(CLI::App& app);

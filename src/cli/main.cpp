@@ -34,9 +34,12 @@ int main(int argc, char** argv) {
   cli::add_perplexity(app);
   cli::add_kl(app);
   cli::add_generate(app);
+  cli::add_chat(app);
   cli::add_inspect(app);
   cli::add_verify(app);
   cli::add_convert(app);
+  cli::add_kernels(app);
+  cli::add_bench(app);
   cli::add_random(app);
   std::signal(SIGINT, request_interrupt);
   try {
