@@ -42,7 +42,7 @@ std::vector<std::int32_t> Conversation::ask(std::string text) {
     // The template writes all special tokens itself, the beginning of the text included.
     const auto encoded = tokenizer_.encode(template_.render(messages_, now_), {.add_bos = false});
     if (encoded.empty()) fail_input("the chat template gives an empty prompt");
-    said_ = keep_said(tokenizer_, said_, encoded);
+    before_ = std::exchange(said_, keep_said(tokenizer_, said_, encoded));
   } catch (...) {
     messages_.pop_back();
     throw;
@@ -54,6 +54,23 @@ void Conversation::answer(std::span<const std::int32_t> tokens) {
   SCALEBITS_ASSERT(!messages_.empty() && messages_.back().role == "user");
   messages_.push_back({"assistant", tokenizer_.decode(tokens, {.text_start = false})});
   said_.insert(said_.end(), tokens.begin(), tokens.end());
+}
+
+void Conversation::forget_question() {
+  SCALEBITS_ASSERT(!messages_.empty() && messages_.back().role == "user");
+  messages_.pop_back();
+  said_ = before_;
+}
+
+std::optional<std::int32_t> Conversation::turn_end() const {
+  const std::string mark = "@answer@";
+  const std::string text =
+      template_.render(std::vector<ChatMessage>{{"user", "a"}, {"assistant", mark}, {"user", "b"}}, now_);
+  const std::size_t answer = text.find(mark);
+  if (answer == std::string::npos) return std::nullopt;
+  for (const std::int32_t id : tokenizer_.encode(text.substr(answer + mark.size())))
+    if (tokenizer_.is_special(id)) return id;
+  return std::nullopt;
 }
 
 void Conversation::reset() {

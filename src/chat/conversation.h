@@ -27,10 +27,15 @@ class Conversation {
   std::vector<std::int32_t> ask(std::string text);
   /// The tokens that the model said after the last prompt, without the one that ends its turn.
   void answer(std::span<const std::int32_t> tokens);
+  /// Takes back the last question, which has no answer: the conversation as it was before.
+  void forget_question();
   /// Forgets all but the system's words.
   void reset();
 
   const std::vector<ChatMessage>& messages() const { return messages_; }
+  /// The special token that the template writes behind an answer, by which the model ends its turn; nullopt when there
+  /// is none.
+  std::optional<std::int32_t> turn_end() const;
 
  private:
   ChatTemplate template_;
@@ -38,7 +43,8 @@ class Conversation {
   std::optional<std::tm> now_;
   std::string system_;
   std::vector<ChatMessage> messages_;
-  std::vector<std::int32_t> said_;  // the last prompt, and the answer
+  std::vector<std::int32_t> said_;    // the last prompt, and the answer
+  std::vector<std::int32_t> before_;  // said_ before the last question
 };
 
 /// `encoded` with the tokens of its beginning replaced by `said` when both spell the same bytes there; else `encoded`.

@@ -3,15 +3,14 @@
 #include "cli/commands.h"
 
 #include "cli/progress_line.h"
+#include "cli/writing_arguments.h"
 #include "core/atomic_file.h"
-#include "core/parallel.h"
-#include "graph/open_model.h"
-#include "graph/generate.h"
+#include "core/error.h"
 #include "tokenizer/tokenizer.h"
+#include "writing/own_text.h"
 
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <functional>
 #include <memory>
 #include <string>
@@ -20,108 +19,91 @@
 namespace scalebits::cli {
 namespace {
 
-struct GenerateOptions {
-  std::string model, prompt;
-  std::int64_t tokens = 64;
-  SamplingOptions sampling;
-  std::string corpus;
-  SelfTextOptions self_text;
+struct GenerateArguments {
+  std::string model, prompt, corpus;
+  WritingArguments writing;
+  OwnTextOptions own_text;
   bool no_stop = false, no_echo = false;
-  int threads = 0;
 };
 
-void print_now(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+std::vector<std::int32_t> prompt_of(const RuntimeModel& model, const std::string& text) {
+  const Tokenizer& tokenizer = model.require_tokenizer();
+  std::vector<std::int32_t> prompt = tokenizer.encode(text, {.add_bos = tokenizer.adds_bos_by_default()});
+  if (!prompt.empty()) return prompt;
+  // An empty prompt: the beginning of any document.
+  const auto start = tokenizer.bos() ? tokenizer.bos() : tokenizer.eos();
+  if (!start)
+    fail(ErrorKind::usage, "{}: the tokenizer has no beginning-of-text token, so the prompt must not be empty",
+         model.source());
+  return {*start};
 }
 
-void write_text(const GenerateOptions& options) {
-  if (options.threads > 0) set_thread_count(options.threads);
-  const OpenedModel model = open_model(options.model);
-  const Tokenizer& tokenizer = model.require_tokenizer();
-  std::vector<std::int32_t> prompt = tokenizer.encode(options.prompt, {.add_bos = tokenizer.adds_bos_by_default()});
-  if (prompt.empty()) {
-    // An empty prompt: the beginning of any document.
-    const auto start = tokenizer.bos() ? tokenizer.bos() : tokenizer.eos();
-    if (!start)
-      fail(ErrorKind::usage, "{}: the tokenizer has no beginning-of-text token, so the prompt must not be empty",
-           options.model);
-    prompt.push_back(*start);
-  }
-  if (!options.no_echo) print_now(options.prompt);
-  const std::vector<std::int32_t> stop_ids = options.no_stop ? std::vector<std::int32_t>{} : model.spec.eos_ids;
-  StreamDecoder stream(tokenizer, {.special_text = false, .text_start = false});
-  generate(model.spec, *model.weights, {prompt},
-           {.max_new_tokens = options.tokens, .sampling = options.sampling, .stop_ids = stop_ids},
-           [&](std::size_t, std::int32_t token) {
-             print_now(stream.push(token));
-             return true;
-           });
-  print_now(stream.finish() + "\n");
+void continue_prompt(const GenerateArguments& arguments) {
+  const WritingArguments& writing = arguments.writing;
+  const auto model = RuntimeModel::open(arguments.model, writing.runtime.runtime);
+  const std::vector<std::int32_t> prompt = prompt_of(*model, arguments.prompt);
+  Session session(*model, {.kv = writing.runtime.kv});
+  // The last token is chosen, not read.
+  if (static_cast<std::int64_t>(prompt.size()) + writing.tokens - 1 > session.max_positions())
+    fail_input("{} prompt tokens and {} new ones are more than the model's {} positions", prompt.size(), writing.tokens,
+               session.max_positions());
+  TextWriter writer(session, model->require_tokenizer(),
+                    {.sampling = writing.sampling,
+                     .stop_ids = arguments.no_stop ? std::vector<std::int32_t>{} : model->spec().eos_ids,
+                     .stops = writing.stops});
+  if (!arguments.no_echo) print_now(arguments.prompt);
+  const Written written = writer.write(prompt, writing.tokens, print_now);
+  print_now("\n");
+  if (writing.runtime.runtime.profile) print_writing_report(*model, written);
+  if (written.end == WritingEnd::interrupted)
+    fail(ErrorKind::interrupted, "stopped after {} tokens", written.tokens.size());
 }
 
 /// Text that the model writes from nothing: calibration or held-out text where no data set is at hand.
-void write_corpus(GenerateOptions options) {
-  if (options.threads > 0) set_thread_count(options.threads);
-  const OpenedModel model = open_model(options.model);
-  const Tokenizer& tokenizer = model.require_tokenizer();
-  options.self_text.start_token = tokenizer.bos();
-  options.self_text.seed = options.sampling.seed;
+void write_corpus(GenerateArguments arguments) {
+  const auto model = RuntimeModel::open(arguments.model, arguments.writing.runtime.runtime);
+  const Tokenizer& tokenizer = model->require_tokenizer();
+  arguments.own_text.start_token = tokenizer.bos();
+  arguments.own_text.seed = arguments.writing.sampling.seed;
   ProgressLine line;
-  const at::Tensor ids = sample_own_text(model.spec, *model.weights, options.self_text, std::ref(line));
+  const auto texts = write_own_text(*model, arguments.own_text, std::ref(line));
   std::string text;
-  for (std::int64_t window = 0; window < ids.size(0); ++window) {
-    const auto* first = ids.const_data_ptr<std::int64_t>() + window * ids.size(1);
-    const std::vector<std::int32_t> tokens(first, first + ids.size(1));
-    text += tokenizer.decode(tokens, {.special_text = false}) + "\n\n";
-  }
-  write_file_atomically(options.corpus, text);
-  fmt::print("{}: {} tokens\n", options.corpus, ids.numel());
+  for (const auto& tokens : texts) text += tokenizer.decode(tokens, {.special_text = false}) + "\n\n";
+  write_file_atomically(arguments.corpus, text);
+  fmt::print("{}: {} tokens\n", arguments.corpus, arguments.own_text.windows * arguments.own_text.length);
 }
 
 }  // namespace
 
 void add_generate(CLI::App& app) {
-  auto options = std::make_shared<GenerateOptions>();
+  auto arguments = std::make_shared<GenerateArguments>();
   CLI::App* const command = app.add_subcommand("generate", "Continue a prompt, or write a corpus");
-  command->add_option("MODEL", options->model, "Hugging Face folder, GGUF file or artifact")->required();
-  command->add_option("--prompt", options->prompt, "Text to continue")->type_name("TEXT");
-  command->add_option("-n,--tokens", options->tokens, "Tokens to write at most [64]")
-      ->check(CLI::Range(1, 1 << 20))
-      ->type_name("N");
+  command->add_option("MODEL", arguments->model, "Artifact, Hugging Face folder or GGUF file")->required();
+  command->add_option("--prompt", arguments->prompt, "Text to continue")->type_name("TEXT");
+  add_writing_options(*command, arguments->writing);
+  command->add_flag("--no-stop", arguments->no_stop, "Go on after an end-of-text token");
+  command->add_flag("--no-echo", arguments->no_echo, "Print the continuation only");
   command
-      ->add_option("--temperature", options->sampling.temperature,
-                   "0: always the likeliest token [0]; 1: as the model was trained")
-      ->check(CLI::Range(0.0, 100.0))
-      ->type_name("T");
-  command->add_option("--top-k", options->sampling.top_k, "Draw among the K likeliest tokens [all]")
-      ->check(CLI::Range(1, 1 << 20))
-      ->type_name("K");
-  command
-      ->add_option("--top-p", options->sampling.top_p,
-                   "Draw among the likeliest tokens that together have this probability [1]")
-      ->check(CLI::Range(0.0, 1.0))
-      ->type_name("P");
-  command->add_option("--seed", options->sampling.seed, "Another seed, another text [0]")->type_name("N");
-  command->add_flag("--no-stop", options->no_stop, "Go on after an end-of-text token");
-  command->add_flag("--no-echo", options->no_echo, "Print the continuation only");
-  command->add_option("--threads", options->threads, "Threads to use [all]")
-      ->check(CLI::Range(1, 4096))
-      ->type_name("N");
-  command
-      ->add_option("--corpus", options->corpus,
-                   "Instead of continuing a prompt, write text of the model's own to this file")
+      ->add_option("--corpus", arguments->corpus,
+                   "Instead of continuing a prompt, write text of the model's own to this file, at temperature 1")
       ->type_name("FILE");
-  command->add_option("--windows", options->self_text.windows, "Corpus: how many pieces of text [64]")
+  command->add_option("--windows", arguments->own_text.windows, "Corpus: how many pieces of text [64]")
       ->check(CLI::Range(1, 1 << 20))
       ->type_name("N");
-  command->add_option("--length", options->self_text.length, "Corpus: tokens of each [512]")
+  command->add_option("--length", arguments->own_text.length, "Corpus: tokens of each [512]")
       ->check(CLI::Range(2, 1 << 20))
       ->type_name("N");
-  command->callback([options, command] {
+  command->footer(
+      "Examples:\n"
+      "  scalebits generate small.safetensors --prompt \"The capital of France is\"\n"
+      "  scalebits generate small.safetensors --prompt \"Once upon a time\" --temperature 0.8 --top-p 0.95 --seed 7 "
+      "-n 200\n"
+      "  scalebits generate small.safetensors --prompt $'Q: What is a whale?\\nA:' --stop Q: --profile\n"
+      "`scalebits chat` asks a model that was taught to converse.");
+  command->callback([arguments, command] {
     if ((command->count("--prompt") != 0) == (command->count("--corpus") != 0))
       fail(ErrorKind::usage, "generate: give exactly one of --prompt and --corpus");
-    options->corpus.empty() ? write_text(*options) : write_corpus(*options);
+    arguments->corpus.empty() ? continue_prompt(*arguments) : write_corpus(*arguments);
   });
 }
 

@@ -36,12 +36,12 @@ void add_runtime_options(CLI::App& command, RuntimeArguments& arguments) {
   command.add_flag("--profile", arguments.runtime.profile, "Print the time that each operation took");
 }
 
-void print_profile(const Profile& profile) {
+void print_profile(const Profile& profile, std::FILE* to) {
   const double total = profile.total_seconds();
-  fmt::print("{} tokens in {} passes, {:.3f} s in all:\n", profile.tokens, profile.passes, total);
+  fmt::print(to, "{} tokens in {} passes, {:.3f} s in all:\n", profile.tokens, profile.passes, total);
   for (std::size_t i = 0; i < kOperations; ++i) {
     const double seconds = profile.seconds[i];
-    fmt::print("  {:<16} {:>10.3f} ms {:>5.1f} % {:>10.1f} µs per pass\n", name_of(static_cast<Operation>(i)),
+    fmt::print(to, "  {:<16} {:>10.3f} ms {:>5.1f} % {:>10.1f} µs per pass\n", name_of(static_cast<Operation>(i)),
                1e3 * seconds, total > 0 ? 100 * seconds / total : 0,
                profile.passes > 0 ? 1e6 * seconds / static_cast<double>(profile.passes) : 0);
   }

@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <cstdio>
 #include <string>
 
 namespace scalebits::cli {
@@ -20,6 +21,6 @@ struct RuntimeArguments {
 void add_runtime_options(CLI::App& command, RuntimeArguments& arguments);
 
 /// One line for each operation that took time, with its share.
-void print_profile(const Profile& profile);
+void print_profile(const Profile& profile, std::FILE* to = stdout);
 
 }  // namespace scalebits::cli

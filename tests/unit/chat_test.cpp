@@ -177,6 +177,8 @@ TEST(Conversations, KeepWhatWasSaidInItsTokens) {
   EXPECT_EQ(added, tokenizer.encode("<|im_end|>\n<|im_start|>user\nand now?<|im_end|>\n<|im_start|>assistant\n"));
   EXPECT_EQ(tokenizer.decode(second), tokenizer.decode(tokenizer.encode(tokenizer.decode(second))));
 
+  talk.forget_question();
+  EXPECT_EQ(talk.ask("and now?"), second);
   talk.answer({});
   talk.reset();
   EXPECT_EQ(talk.ask("the quick brown fox"), first);
@@ -192,6 +194,18 @@ TEST(Conversations, EncodeAnewWhatTheTemplateRewrites) {
       tokenizer.decode(talk.ask("two")),
       "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n"
       "<|im_start|>user\ntwo<|im_end|>\n<|im_start|>assistant\n");
+}
+
+TEST(Conversations, KnowTheTokenThatEndsATurn) {
+  const Tokenizer tokenizer = tiny_tokenizer();
+  const auto turn_end = [&](const std::string& source) {
+    return Conversation(ChatTemplate(source, tokenizer, "x"), tokenizer).turn_end();
+  };
+  const std::int32_t end = tokenizer.encode("<|im_end|>").front();
+  for (const char* name : {"smollm2", "qwen2.5", "chatml", "qwen3"})
+    EXPECT_EQ(turn_end(template_of(name)), end) << name;
+  EXPECT_EQ(turn_end("{% for m in messages %}{{ m.content }} <|im_end|>{% endfor %}"), end);
+  EXPECT_EQ(turn_end("{% for m in messages %}{{ m.content }}\n{% endfor %}"), std::nullopt);
 }
 
 TEST(Conversations, AreAsBeforeWhenTheTemplateRefuses) {
