@@ -35,7 +35,8 @@ struct SideTable {
   }
 
   SideFormat format;
-  std::array<std::array<float, 256>, 9> scales{}, zeros{};
+  alignas(64) std::array<std::array<float, 256>, 9> scales{};
+  alignas(64) std::array<std::array<float, 256>, 9> zeros{};
 };
 
 }  // namespace scalebits

@@ -18,7 +18,7 @@ struct Activations {
   std::int64_t cols = 0;  // padded: a multiple of 64
   int group = 64;         // of i8: 32 or 64 inputs
   AlignedBuffer<std::int8_t> i8;     // [rows, cols]
-  AlignedBuffer<float> scales, sums;  // of i8: [rows, cols / group]
+  AlignedBuffer<float> scales;       // of i8: [rows, cols / group, 2], scale and sum of each group
   AlignedBuffer<float> f32;          // [rows, cols]
 
   std::int64_t groups() const { return cols / group; }

@@ -6,9 +6,26 @@
 
 namespace scalebits {
 
+SideStream::SideStream(int bit_count) : bits(bit_count) {
+  for (int i = 0; i < kTileRows; ++i) {
+    const int bit = i * bits, byte = bit / 8;
+    const bool crosses = bit % 8 + bits > 8;
+    const std::uint8_t lane[4] = {static_cast<std::uint8_t>(byte), static_cast<std::uint8_t>(crosses ? byte + 1 : 0x80),
+                                  0x80, 0x80};
+    std::copy_n(lane, 4, bytes + 4 * i);
+    shifts[i] = static_cast<std::uint32_t>(bit % 8);
+    masks[i] = (1u << bits) - 1;
+  }
+}
+
 PackedWeights::PackedWeights(PackedMatrix matrix, std::span<const std::uint32_t> row_order,
                              std::span<const std::uint32_t> input_order)
-    : matrix_(std::move(matrix)), side_(matrix_.format().side), row_order_(row_order), input_order_(input_order) {
+    : matrix_(std::move(matrix)),
+      side_(matrix_.format().side),
+      scale_stream_(matrix_.format().side.scale_bits),
+      zero_stream_(matrix_.format().side.zero_bits),
+      row_order_(row_order),
+      input_order_(input_order) {
   const MatrixFormat& shape = format();
   SCALEBITS_ASSERT(row_order.empty() || row_order.size() == static_cast<std::size_t>(shape.rows));
   SCALEBITS_ASSERT(input_order.empty() || input_order.size() == static_cast<std::size_t>(shape.cols));

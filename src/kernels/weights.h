@@ -12,6 +12,16 @@
 
 namespace scalebits {
 
+/// Where the 16 codes of a bit stream of side information lie, for byte shuffles: the (at most two) bytes of code i, which
+/// begin 32-bit lane i, and the shift that brings it down.
+struct SideStream {
+  explicit SideStream(int bits);
+  int bits;
+  alignas(64) std::uint8_t bytes[64];  // 0x80: none
+  alignas(64) std::uint32_t shifts[16];
+  alignas(64) std::uint32_t masks[16];  // of the code, in each lane
+};
+
 /// A packed matrix with its widths in the order of the file, so that a kernel reads codes, side information and widths
 /// each in one stream. `row_order`, `input_order`: as in ArtifactMatrix; empty: identity.
 class PackedWeights {
@@ -22,6 +32,8 @@ class PackedWeights {
   const PackedMatrix& matrix() const { return matrix_; }
   const MatrixFormat& format() const { return matrix_.format(); }
   const SideTable& side() const { return side_; }
+  const SideStream& scale_stream() const { return scale_stream_; }
+  const SideStream& zero_stream() const { return zero_stream_; }
   std::span<const std::uint32_t> row_order() const { return row_order_; }
   std::span<const std::uint32_t> input_order() const { return input_order_; }
   /// Inputs that share a scale of the 8-bit activations: the group's, at most a tile's. 32 or 64.
@@ -43,6 +55,7 @@ class PackedWeights {
  private:
   PackedMatrix matrix_;
   SideTable side_;
+  SideStream scale_stream_, zero_stream_;
   std::span<const std::uint32_t> row_order_, input_order_;
   std::vector<std::uint8_t> file_widths_;
   std::vector<std::uint64_t> bytes_before_;

@@ -98,7 +98,7 @@ TEST(PackedI8, ScalarComputesWhatTheFormatSays) {
         double sum = 0, size = 0;
         for (std::int64_t col = 0; col < format.cols; ++col) {
           const double value = static_cast<double>(x.i8[static_cast<std::size_t>(i * x.cols + col)]) *
-                               x.scales[static_cast<std::size_t>(i * x.groups() + col / x.group)];
+                               x.scales[static_cast<std::size_t>(i * x.groups() + col / x.group) * 2];
           const auto at = static_cast<std::size_t>(row * format.cols + col);
           sum += weights[at] * value;
           // The zero point's product is summed apart from the code's: both count for the rounding error.
@@ -196,10 +196,8 @@ TEST(Gather, EveryKernelGivesTheScalarBits) {
       const Activations found = gather(kernel, *packed.weights, inputs, n);
       for (std::int64_t i = 0; i < n * found.cols; ++i)
         ASSERT_EQ(wanted.i8[static_cast<std::size_t>(i)], found.i8[static_cast<std::size_t>(i)]) << kernel.name;
-      for (std::int64_t i = 0; i < n * found.groups(); ++i) {
+      for (std::int64_t i = 0; i < n * found.groups() * 2; ++i)
         ASSERT_EQ(wanted.scales[static_cast<std::size_t>(i)], found.scales[static_cast<std::size_t>(i)]);
-        ASSERT_EQ(wanted.sums[static_cast<std::size_t>(i)], found.sums[static_cast<std::size_t>(i)]);
-      }
     }
   }
 }

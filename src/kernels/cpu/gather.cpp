@@ -38,9 +38,9 @@ void gather_i8_scalar(const GatherTask& task) {
         out.i8[static_cast<std::size_t>(row * out.cols + group * out.group + i)] = static_cast<std::int8_t>(value);
         sum += value;
       }
-      const auto at = static_cast<std::size_t>(row * out.groups() + group);
+      const auto at = static_cast<std::size_t>(row * out.groups() + group) * 2;
       out.scales[at] = largest / 127.0f;
-      out.sums[at] = static_cast<float>(sum);
+      out.scales[at + 1] = static_cast<float>(sum);
     }
 }
 

@@ -5,6 +5,13 @@
 
 namespace scalebits {
 
+/// words[b] holds byte b four times. Defined in a file of its own: a constant that the compiler can see it would make anew
+/// in a register for each tile, on the port that the products need.
+struct ByteTable {
+  std::uint32_t words[256];
+};
+extern const ByteTable kBytes;
+
 /// At least `bytes` of memory that belongs to the calling thread until its next call; starts at a multiple of 64.
 std::byte* thread_scratch(std::size_t bytes);
 

@@ -25,9 +25,16 @@ struct Avx512 {
     if constexpr (Bits < 0) return _mm512_slli_epi32(x, -Bits);
     return x;
   }
-  static Ints masked(Ints x, int mask) { return _mm512_and_si512(x, _mm512_set1_epi8(static_cast<char>(mask))); }
+  /// Of sums that are multiples of 2^Bits.
+  template <int Bits>
+  static Ints shift_down(Ints x) {
+    if constexpr (Bits > 0) return _mm512_srai_epi32(x, Bits);
+    return x;
+  }
+  static Ints bytes(int value) { return _mm512_set1_epi32(static_cast<int>(kBytes.words[value])); }
+  static Ints masked(Ints x, int mask) { return _mm512_and_si512(x, bytes(mask)); }
   static Ints merge(Ints a, Ints b, int mask) {
-    return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi8(static_cast<char>(mask)), 0xf8);  // a | (b & mask)
+    return _mm512_ternarylogic_epi32(a, b, bytes(mask), 0xf8);  // a | (b & mask)
   }
   static Ints broadcast4(const std::int8_t* from) {
     std::int32_t value;
@@ -47,11 +54,12 @@ struct Avx512 {
   /// x − a·b, rounded once.
   static Floats subtract_product(Floats x, Floats a, Floats b) { return _mm512_fnmadd_ps(a, b, x); }
 
+  /// The 16 codes of a stream at `side`.
   static Ints codes(const SideStream& stream, const std::byte* side, int) {
     const __m512i bytes = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(side)));
     const __m512i spread = _mm512_shuffle_epi8(bytes, _mm512_load_si512(stream.bytes));
     return _mm512_and_si512(_mm512_srlv_epi32(spread, _mm512_load_si512(stream.shifts)),
-                            _mm512_set1_epi32((1 << stream.bits) - 1));
+                            _mm512_load_si512(stream.masks));
   }
   /// table[codes] for codes of `bits` bits.
   static Floats look_up(const float* table, Ints codes, int bits) {
@@ -60,7 +68,7 @@ struct Avx512 {
     const Floats low = _mm512_permutex2var_ps(load(table), codes, load(table + 16));
     if (bits == 5) return low;
     const Floats high = _mm512_permutex2var_ps(load(table + 32), codes, load(table + 48));
-    return _mm512_mask_mov_ps(low, _mm512_test_epi32_mask(codes, _mm512_set1_epi32(32)), high);
+    return _mm512_mask_mov_ps(low, _mm512_test_epi32_mask(codes, bytes(32)), high);
   }
 };
 
@@ -96,9 +104,9 @@ void gather_i8_avx512(const GatherTask& task) {
         sum = _mm512_add_epi32(sum, rounded);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to + v * 16), _mm512_cvtepi32_epi8(rounded));
       }
-      const auto at = static_cast<std::size_t>(row * out.groups() + group);
+      const auto at = static_cast<std::size_t>(row * out.groups() + group) * 2;
       out.scales[at] = peak / 127.0f;
-      out.sums[at] = static_cast<float>(_mm512_reduce_add_epi32(sum));
+      out.scales[at + 1] = static_cast<float>(_mm512_reduce_add_epi32(sum));
     }
 }
 

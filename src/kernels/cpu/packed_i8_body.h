@@ -7,6 +7,7 @@
 #include "kernels/cpu/packed_i8.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -14,174 +15,177 @@
 namespace scalebits {
 namespace {
 
+#define SCALEBITS_INLINE [[gnu::always_inline]] inline
+
 inline constexpr int kMaxStripeTileRows = kMaxBlockRows / kTileRows;
 /// How far ahead of its use code is fetched: memory's latency times its speed, measured (docs/kernels.md).
 inline constexpr int kPrefetchBytes = 4096;
 
 /// N rows of activations, interleaved so that one pointer serves all: values [cols / 4][N][4], scales and sums
-/// [groups][N]. For N = 1 that is how they lie anyway.
+/// [groups][N][2]. For N = 1 that is how they lie anyway.
 struct RowBlock {
   const std::int8_t* values;
   const float* scales;
-  const float* sums;
 };
 
-/// Where the 16 codes of a side stream lie: byte of code i, shift inside it.
-struct SideStream {
-  explicit SideStream(int bit_count) : bits(bit_count) {
-    for (int i = 0; i < kTileRows; ++i) {
-      const int bit = i * bits, byte = bit / 8;
-      const bool crosses = bit % 8 + bits > 8;
-      const std::uint8_t lane[4] = {static_cast<std::uint8_t>(byte),
-                                    static_cast<std::uint8_t>(crosses ? byte + 1 : 0x80), 0x80, 0x80};
-      std::copy_n(lane, 4, bytes + 4 * i);
-      shifts[i] = static_cast<std::uint32_t>(bit % 8);
-    }
-  }
-  alignas(64) std::uint8_t bytes[64];
-  alignas(64) std::uint32_t shifts[16];
-  int bits;
-};
-
+/// What the sums over a tile need to know of the matrix.
 template <class V>
-struct SideReader {
-  explicit SideReader(const PackedWeights& weights)
-      : table(weights.side()), scale_stream(table.format.scale_bits), zero_stream(table.format.zero_bits) {}
-  typename V::Floats scale(const std::byte* side, int width, int part) const {
+struct TileReader {
+  explicit TileReader(const PackedWeights& weights)
+      : table(weights.side()),
+        scale_stream(weights.scale_stream()),
+        zero_stream(weights.zero_stream()),
+        group_bytes(weights.format().group_side_bytes()),
+        x_group(weights.activation_group()),
+        tile_side(weights.format().group_cols > kTileCols ? 0 : kTileCols / weights.format().group_cols * group_bytes),
+        strip_side(tile_side != 0 ? tile_side : group_bytes) {}
+  SCALEBITS_INLINE typename V::Floats scale(const std::byte* side, int width, int part) const {
     return V::look_up(table.scales[static_cast<std::size_t>(width)].data(), V::codes(scale_stream, side, part),
                       scale_stream.bits);
   }
-  typename V::Floats zero(const std::byte* side, int width, int part) const {
+  SCALEBITS_INLINE typename V::Floats zero(const std::byte* side, int width, int part) const {
     return V::look_up(table.zeros[static_cast<std::size_t>(width)].data(),
                       V::codes(zero_stream, side + 2 * scale_stream.bits, part), zero_stream.bits);
   }
   const SideTable& table;
-  SideStream scale_stream, zero_stream;
+  const SideStream &scale_stream, &zero_stream;
+  int group_bytes;
+  int x_group;
+  int tile_side;   // side bytes of one tile; 0: its strip's tiles share a group
+  int strip_side;  // what the side pointer moves by, after each tile or after each strip
 };
 
-/// The codes of inputs 4·Chunk … 4·Chunk + 3, one byte each.
-template <class V, int Width, int Chunk, int Plane = 0, int Low = 0, int Offset = 0>
-typename V::Ints operand(const std::byte* codes, typename V::Ints merged = V::zero()) {
-  constexpr int kBits = kPlanes[Width][Plane], kFields = 8 / kBits;
-  constexpr int kShift = Chunk % kFields * kBits - Low, kMask = ((1 << kBits) - 1) << Low;
+/// Codes are cheapest left where they lie in their bytes: sums of code · 2^e are shifted back once per group, in place of
+/// every operand. How far up the codes of a chunk may stay, so that they fit 8 bits; the same for chunks 4 apart.
+constexpr int exponent_of(int width, int chunk) {
+  switch (width) {
+    case 1: return chunk % 4;
+    case 2: return chunk % 4 * 2;
+    case 3: return std::min(chunk % 4 * 2, 4);
+    case 4: return chunk % 2 * 4;
+    default: return 0;
+  }
+}
+
+/// The codes of inputs 4·Chunk … 4·Chunk + 3, one byte each, times 2^Exponent.
+template <class V, int Width, int Chunk, int Exponent, int Plane = 0, int Low = 0, int Offset = 0>
+SCALEBITS_INLINE typename V::Ints operand(const std::byte* codes, typename V::Ints merged = V::zero()) {
+  constexpr int kBits = kPlanes[Width][Plane], kFields = 8 / kBits, kUp = Low + Exponent;
+  constexpr int kShift = Chunk % kFields * kBits - kUp, kMask = ((1 << kBits) - 1) << kUp;
   const auto field = V::template shift<kShift>(V::load(codes + Offset + Chunk / kFields * 64));
   if constexpr (Plane == 0)
     merged = V::masked(field, kMask);
   else
     merged = V::merge(merged, field, kMask);
   if constexpr (Low + kBits < Width)
-    return operand<V, Width, Chunk, Plane + 1, Low + kBits, Offset + 128 * kBits>(codes, merged);
+    return operand<V, Width, Chunk, Exponent, Plane + 1, Low + kBits, Offset + 128 * kBits>(codes, merged);
   else
     return merged;
 }
 
-/// sums[n] += Σ code · value over Count chunks from First, for N rows of activations.
-template <class V, int N, int Width, int First, int Count>
-void add_products(const std::byte* codes, const std::int8_t* values, typename V::Ints* sums) {
+/// For one row of activations: sums[Chunk % 4] += Σ code · 2^exponent · value over chunks [Chunk, End). Four chains of
+/// sums, since a single one would wait for itself.
+template <class V, int Width, int Chunk, int End>
+SCALEBITS_INLINE void add_in_place(const std::byte* codes, const std::int8_t* values, typename V::Ints* sums) {
+  if constexpr (Chunk < End) {
+    const auto codes_now = operand<V, Width, Chunk, exponent_of(Width, Chunk)>(codes);
+    sums[Chunk % 4] = V::multiply_add(sums[Chunk % 4], codes_now, V::broadcast4(values));
+    add_in_place<V, Width, Chunk + 1, End>(codes, values + 4, sums);
+  }
+}
+
+/// For N rows of activations: run[n] += Σ code · value over chunks [Chunk, End).
+template <class V, int N, int Width, int Chunk, int End>
+SCALEBITS_INLINE void add_chunks(const std::byte* codes, const std::int8_t* values, typename V::Ints* run) {
+  if constexpr (Chunk < End) {
+    const auto codes_now = operand<V, Width, Chunk, 0>(codes);
+    for (int n = 0; n < N; ++n) run[n] = V::multiply_add(run[n], codes_now, V::broadcast4(values + n * 4));
+    add_chunks<V, N, Width, Chunk + 1, End>(codes, values + N * 4, run);
+  }
+}
+
+/// The same, in runs no longer than V's sums can hold.
+template <class V, int N, int Width, int Chunk, int End>
+SCALEBITS_INLINE void add_runs(const std::byte* codes, const std::int8_t* values, typename V::Ints* sums) {
   if constexpr (Width == 8 && !V::kWideProducts) {  // products of 8-bit codes would overflow: two widths of 4
     typename V::Ints high[N];
     for (int n = 0; n < N; ++n) high[n] = V::zero();
-    add_products<V, N, 4, First, Count>(codes, values, sums);
-    add_products<V, N, 4, First, Count>(codes + tile_bytes(4), values, high);
+    add_runs<V, N, 4, Chunk, End>(codes, values, sums);
+    add_runs<V, N, 4, Chunk, End>(codes + tile_bytes(4), values, high);
     for (int n = 0; n < N; ++n) sums[n] = V::add(sums[n], V::template shift<-4>(high[n]));
-    return;
-  } else {
-    constexpr int kRun = std::min(Count, V::chunks_per_run(Width));
+  } else if constexpr (Chunk < End) {
+    constexpr int kEnd = std::min(End, Chunk + V::chunks_per_run(Width));
     typename V::Ints run[N];
     for (int n = 0; n < N; ++n) run[n] = V::zero();
-    [&]<int... I>(std::integer_sequence<int, I...>) {
-      (
-          [&] {
-            const auto codes_now = operand<V, Width, First + I>(codes);
-            for (int n = 0; n < N; ++n)
-              run[n] = V::multiply_add(run[n], codes_now, V::broadcast4(values + (I * N + n) * 4));
-          }(),
-          ...);
-    }(std::make_integer_sequence<int, kRun>{});
+    add_chunks<V, N, Width, Chunk, kEnd>(codes, values, run);
     for (int n = 0; n < N; ++n) sums[n] = V::add(sums[n], V::widen(run[n]));
-    if constexpr (kRun < Count)
-      add_products<V, N, Width, First + kRun, Count - kRun>(codes, values + kRun * N * 4, sums);
+    add_runs<V, N, Width, kEnd, End>(codes, values + (kEnd - Chunk) * N * 4, sums);
+  }
+}
+
+/// sums[n] = Σ code · value over chunks [First, First + Count), for N rows of activations.
+template <class V, int N, int Width, int First, int Count>
+SCALEBITS_INLINE void products(const std::byte* codes, const std::int8_t* values, typename V::Ints* sums) {
+  if constexpr (N == 1 && V::kWideProducts) {
+    typename V::Ints part[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+    add_in_place<V, Width, First, First + Count>(codes, values, part);
+    const auto even = V::add(V::template shift_down<exponent_of(Width, 0)>(part[0]),
+                             V::template shift_down<exponent_of(Width, 2)>(part[2]));
+    const auto odd = V::add(V::template shift_down<exponent_of(Width, 1)>(part[1]),
+                            V::template shift_down<exponent_of(Width, 3)>(part[3]));
+    sums[0] = V::add(even, odd);
+  } else {
+    for (int n = 0; n < N; ++n) sums[n] = V::zero();
+    constexpr int kMiddle = N <= 3 ? First + Count / 2 : First + Count;
+    add_runs<V, N, Width, First, kMiddle>(codes, values, sums);
+    if constexpr (kMiddle < First + Count) {  // a second chain
+      typename V::Ints others[N];
+      for (int n = 0; n < N; ++n) others[n] = V::zero();
+      add_runs<V, N, Width, kMiddle, First + Count>(codes, values + (kMiddle - First) * N * 4, others);
+      for (int n = 0; n < N; ++n) sums[n] = V::add(sums[n], others[n]);
+    }
   }
 }
 
 /// One group of at most 64 inputs: chunks [First, First + Count) of a tile. y: [N][16].
 template <class V, int N, int Width, int First, int Count>
-void add_group(const SideReader<V>& reader, const std::byte* codes, const std::byte* side, const RowBlock& x, float* y) {
+SCALEBITS_INLINE void add_group(const TileReader<V>& reader, const std::byte* codes, const std::byte* side,
+                                const std::int8_t* values, const float* scales, float* y) {
   for (int part = 0; part < V::kParts; ++part) {
-    const std::byte* mine = codes + part * (64 / V::kParts);
     typename V::Ints sums[N];
-    for (int n = 0; n < N; ++n) sums[n] = V::zero();
-    if constexpr (N <= 2 && Count > 8) {  // two chains of sums, since one would wait for itself
-      typename V::Ints others[N];
-      for (int n = 0; n < N; ++n) others[n] = V::zero();
-      add_products<V, N, Width, First, Count / 2>(mine, x.values, sums);
-      add_products<V, N, Width, First + Count / 2, Count / 2>(mine, x.values + Count / 2 * N * 4, others);
-      for (int n = 0; n < N; ++n) sums[n] = V::add(sums[n], others[n]);
-    } else {
-      add_products<V, N, Width, First, Count>(mine, x.values, sums);
-    }
+    products<V, N, Width, First, Count>(codes + part * (64 / V::kParts), values, sums);
     const auto scale = reader.scale(side, Width, part), zero = reader.zero(side, Width, part);
     for (int n = 0; n < N; ++n) {
       float* to = y + n * kTileRows + part * V::kLanes;
-      const auto centred = V::subtract_product(V::to_floats(sums[n]), zero, V::broadcast(x.sums + n));
-      V::store(to, V::multiply_add(centred, V::multiply(scale, V::broadcast(x.scales + n)), V::load(to)));
+      const auto centred = V::subtract_product(V::to_floats(sums[n]), zero, V::broadcast(scales + 2 * n + 1));
+      V::store(to, V::multiply_add(centred, V::multiply(scale, V::broadcast(scales + 2 * n)), V::load(to)));
     }
   }
 }
 
-/// One tile of a strip; `tile` counts inside it.
-template <class V, int N, int Width>
-void add_tile(const SideReader<V>& reader, const MatrixFormat& format, const std::byte* codes, const std::byte* side,
-              int tile, RowBlock x, float* y) {
+/// One tile, whose groups of 32 or (at least) 64 inputs begin at `side`. A function of its own for each width: all of it
+/// inlined into one loop makes the compiler spill what the loop needs.
+template <class V>
+using TileFunction = void (*)(const TileReader<V>& reader, const std::byte* codes, const std::byte* side,
+                              const std::int8_t* values, const float* scales, float* y);
+
+template <class V, int N, int Width, bool Half>
+void add_tile(const TileReader<V>& reader, const std::byte* codes, const std::byte* side, const std::int8_t* values,
+              const float* scales, float* y) {
   for (std::uint64_t line = 0; line < tile_bytes(Width); line += 64) V::prefetch(codes + kPrefetchBytes + line);
-  if (format.group_cols == 32) {
-    side += 2 * tile * format.group_side_bytes();
-    add_group<V, N, Width, 0, 8>(reader, codes, side, x, y);
-    x.values += 32 * N, x.scales += N, x.sums += N;
-    add_group<V, N, Width, 8, 8>(reader, codes, side + format.group_side_bytes(), x, y);
+  if constexpr (Half) {
+    add_group<V, N, Width, 0, 8>(reader, codes, side, values, scales, y);
+    add_group<V, N, Width, 8, 8>(reader, codes, side + reader.group_bytes, values + 32 * N, scales + 2 * N, y);
   } else {
-    add_group<V, N, Width, 0, 16>(reader, codes, side + tile * kTileCols / format.group_cols * format.group_side_bytes(),
-                                  x, y);
+    add_group<V, N, Width, 0, 16>(reader, codes, side, values, scales, y);
   }
 }
 
-template <class V, int N>
-void add_tile(const SideReader<V>& reader, const MatrixFormat& format, int width, const std::byte* codes,
-              const std::byte* side, int tile, const RowBlock& x, float* y) {
-  switch (width) {
-    case 1: return add_tile<V, N, 1>(reader, format, codes, side, tile, x, y);
-    case 2: return add_tile<V, N, 2>(reader, format, codes, side, tile, x, y);
-    case 3: return add_tile<V, N, 3>(reader, format, codes, side, tile, x, y);
-    case 4: return add_tile<V, N, 4>(reader, format, codes, side, tile, x, y);
-    case 5: return add_tile<V, N, 5>(reader, format, codes, side, tile, x, y);
-    case 6: return add_tile<V, N, 6>(reader, format, codes, side, tile, x, y);
-    case 7: return add_tile<V, N, 7>(reader, format, codes, side, tile, x, y);
-    default: return add_tile<V, N, 8>(reader, format, codes, side, tile, x, y);
-  }
-}
-
-/// Calls strip(tile row in the stripe, block column, width, codes, side) for every strip of the stripe that stores something
-/// and lies in tile rows [first, last) of it, in the order of the file.
-template <typename Body>
-void walk_stripe(const PackedWeights& weights, std::int64_t stripe, std::int64_t first, std::int64_t last,
-                 const Body& body) {
-  const MatrixFormat& format = weights.format();
-  const std::int64_t tile_rows = format.stripe_tile_rows(stripe), block_cols = format.block_col_count();
-  const int block_tile_rows = format.block_rows / kTileRows, stripe_blocks = format.stripe_rows() / format.block_rows;
-  const std::uint8_t* widths = weights.stripe_widths(stripe);
-  const std::byte *codes = weights.stripe_codes(stripe), *side = weights.stripe_side(stripe);
-  const int side_bytes = format.group_side_bytes();
-  for (std::int64_t col = 0; col < block_cols; ++col, widths += stripe_blocks) {
-    const int tiles = format.strip_tiles(col), groups = format.strip_groups(col);
-    for (std::int64_t tile_row = 0; tile_row < tile_rows; ++tile_row) {
-      const int width = widths[tile_row / block_tile_rows];
-      if (width == 0) continue;
-      if (tile_row >= first && tile_row < last) body(tile_row, col, width, tiles, codes, side);
-      codes += static_cast<std::uint64_t>(tiles) * tile_bytes(width);
-      side += groups * side_bytes;
-    }
-  }
-}
+template <class V, int N, bool Half>
+constexpr TileFunction<V> kTileFunctions[kMaxWidth + 1] = {
+    nullptr,
+    add_tile<V, N, 1, Half>, add_tile<V, N, 2, Half>, add_tile<V, N, 3, Half>, add_tile<V, N, 4, Half>,
+    add_tile<V, N, 5, Half>, add_tile<V, N, 6, Half>, add_tile<V, N, 7, Half>, add_tile<V, N, 8, Half>};
 
 /// Stores rows 16·tile_row … of y [N][16], scattered, into rows from `first_x` on of the result.
 void store_tile_row(const PackedTask& task, std::int64_t tile_row, std::int64_t first_x, int n, const float* y) {
@@ -202,54 +206,74 @@ template <int N>
 RowBlock row_block(const Activations& x, std::int64_t first) {
   const std::int64_t cols = x.cols, groups = x.groups();
   const std::int8_t* values = x.i8.data() + first * cols;
-  const float *scales = x.scales.data() + first * groups, *sums = x.sums.data() + first * groups;
-  if constexpr (N == 1) return {values, scales, sums};
+  const float* scales = x.scales.data() + first * groups * 2;
+  if constexpr (N == 1) return {values, scales};
   std::byte* scratch = thread_scratch(static_cast<std::size_t>(N * (cols + 8 * groups)));
   auto* to_values = reinterpret_cast<std::int8_t*>(scratch);
   auto* to_scales = reinterpret_cast<float*>(scratch + N * cols);
-  float* to_sums = to_scales + N * groups;
   for (std::int64_t chunk = 0; chunk < cols / 4; ++chunk)
     for (int n = 0; n < N; ++n) std::copy_n(values + n * cols + chunk * 4, 4, to_values + (chunk * N + n) * 4);
   for (std::int64_t group = 0; group < groups; ++group)
-    for (int n = 0; n < N; ++n) {
-      to_scales[group * N + n] = scales[n * groups + group];
-      to_sums[group * N + n] = sums[n * groups + group];
+    for (int n = 0; n < N; ++n) std::copy_n(scales + (n * groups + group) * 2, 2, to_scales + (group * N + n) * 2);
+  return {to_values, to_scales};
+}
+
+/// y [tile row of the stripe] += the products of tile rows [first, last) of a stripe. The loop is lean on purpose: it runs
+/// once for every 1024 weights, in some thirty cycles.
+template <class V, int N>
+void add_stripe(const PackedWeights& weights, const TileReader<V>& reader, std::int64_t stripe, int first, int last,
+                const RowBlock& x, float* y) {
+  const MatrixFormat& format = weights.format();
+  const TileFunction<V>* functions = format.group_cols == 32 ? kTileFunctions<V, N, true> : kTileFunctions<V, N, false>;
+  const std::uint8_t* widths = weights.stripe_widths(stripe);
+  const std::byte *codes = weights.stripe_codes(stripe), *side = weights.stripe_side(stripe);
+  const int tile_rows = static_cast<int>(format.stripe_tile_rows(stripe));
+  const int block_shift = std::countr_zero(static_cast<unsigned>(format.block_rows / kTileRows));
+  const std::int64_t block_cols = format.block_col_count(), stripe_blocks = format.stripe_rows() / format.block_rows;
+  const std::int64_t tile_values = kTileCols * N, tile_scales = kTileCols / reader.x_group * 2 * N;
+  const std::int8_t* values = x.values;
+  const float* scales = x.scales;
+  for (std::int64_t col = 0; col < block_cols; ++col, widths += stripe_blocks) {
+    const int tiles = col + 1 < block_cols ? format.block_cols / kTileCols : format.strip_tiles(col);
+    for (int tile_row = 0; tile_row < tile_rows; ++tile_row) {
+      const int width = widths[tile_row >> block_shift];
+      if (width == 0) continue;
+      const bool wanted = tile_row >= first && tile_row < last;
+      for (int tile = 0; tile < tiles; ++tile) {
+        if (wanted)
+          functions[width](reader, codes, side, values + tile * tile_values, scales + tile * tile_scales,
+                           y + tile_row * (N * kTileRows));
+        codes += kTileValues / 8 * width;
+        // Both tiles of a strip share their group where it has 128 inputs.
+        if (reader.tile_side != 0 || tile + 1 == tiles) side += reader.strip_side;
+      }
     }
-  return {to_values, to_scales, to_sums};
+    values += tiles * tile_values;
+    scales += tiles * tile_scales;
+  }
 }
 
 template <class V, int N>
-void run_rows(const PackedTask& task, const SideReader<V>& reader, std::int64_t first_x) {
+void run_rows(const PackedTask& task, const TileReader<V>& reader, std::int64_t first_x) {
   const MatrixFormat& format = task.weights->format();
   const RowBlock x = row_block<N>(*task.x, first_x);
   const std::int64_t stripe_tile_rows = format.stripe_rows() / kTileRows;
-  const int tile_groups = kTileCols / task.x->group;
-  alignas(64) float y[kMaxStripeTileRows][N * kTileRows];
-  for (std::int64_t stripe = task.first_tile_row / stripe_tile_rows;
-       stripe * stripe_tile_rows < task.last_tile_row; ++stripe) {
+  alignas(64) float y[kMaxStripeTileRows * N * kTileRows];
+  for (std::int64_t stripe = task.first_tile_row / stripe_tile_rows; stripe * stripe_tile_rows < task.last_tile_row;
+       ++stripe) {
     const std::int64_t top = stripe * stripe_tile_rows;
-    const std::int64_t first = std::max(task.first_tile_row - top, std::int64_t{0}),
-                       last = std::min({task.last_tile_row - top, format.stripe_tile_rows(stripe)});
-    for (std::int64_t tile_row = first; tile_row < last; ++tile_row) std::fill_n(y[tile_row], N * kTileRows, 0.0f);
-    walk_stripe(*task.weights, stripe, first, last,
-                [&](std::int64_t tile_row, std::int64_t col, int width, int tiles, const std::byte* codes,
-                    const std::byte* side) {
-                  for (int tile = 0; tile < tiles; ++tile, codes += tile_bytes(width)) {
-                    const std::int64_t tile_col = col * (format.block_cols / kTileCols) + tile;
-                    const std::int64_t group = tile_col * tile_groups;
-                    add_tile<V, N>(reader, format, width, codes, side, tile,
-                                   {x.values + tile_col * kTileCols * N, x.scales + group * N, x.sums + group * N},
-                                   y[tile_row]);
-                  }
-                });
-    for (std::int64_t tile_row = first; tile_row < last; ++tile_row)
-      store_tile_row(task, top + tile_row, first_x, N, y[tile_row]);
+    const int first = static_cast<int>(std::max(task.first_tile_row - top, std::int64_t{0})),
+              last = static_cast<int>(std::min(task.last_tile_row - top, format.stripe_tile_rows(stripe)));
+    std::fill(y + first * N * kTileRows, y + last * N * kTileRows, 0.0f);
+    add_stripe<V, N>(*task.weights, reader, stripe, first, last, x, y);
+    for (int tile_row = first; tile_row < last; ++tile_row)
+      store_tile_row(task, top + tile_row, first_x, N, y + tile_row * N * kTileRows);
   }
 }
 
 template <class V>
 void run_packed_i8(const PackedTask& task) {
-  const SideReader<V> reader(*task.weights);
+  const TileReader<V> reader(*task.weights);
   std::int64_t row = 0;
   const auto runs = [&]<int N>(std::integral_constant<int, N>) {
     if constexpr (N <= V::kMaxRows)

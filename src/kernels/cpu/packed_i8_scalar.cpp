@@ -24,7 +24,7 @@ void run_packed_i8_scalar(const PackedTask& task) {
         const auto group = static_cast<std::size_t>(in_strip / format.group_cols);
         for (std::int64_t i = 0; i < x.rows; ++i) {
           const std::int8_t* values = x.i8.data() + i * x.cols + first + in_strip;
-          const auto at = static_cast<std::size_t>(i * x.groups() + (first + in_strip) / x.group);
+          const float* scales = x.scales.data() + (i * x.groups() + (first + in_strip) / x.group) * 2;
           for (std::size_t row = 0; row < kTileRows; ++row) {
             std::int32_t dot = 0;
             for (int k = 0; k < x.group; ++k)
@@ -32,7 +32,7 @@ void run_packed_i8_scalar(const PackedTask& task) {
             const float zero = weights.side().zero(strip.zero_codes[group][row], location.width),
                         scale = weights.side().scale(strip.scale_codes[group][row], location.width);
             float& sum = sums[static_cast<std::size_t>(i)][row];
-            sum = std::fma(std::fma(-zero, x.sums[at], static_cast<float>(dot)), scale * x.scales[at], sum);
+            sum = std::fma(std::fma(-zero, scales[1], static_cast<float>(dot)), scale * scales[0], sum);
           }
         }
       }
