@@ -19,8 +19,8 @@ inline typename V::Vec load_part(const T* from, std::int64_t count) {
   return V::load(part);
 }
 
-/// sums[r · X + i] += W rows r times x rows i, over `cols` inputs.
-template <typename V, typename T, int W, int X>
+/// sums[i][r] += row r of W times row i of x, over `cols` inputs.
+template <typename V, typename T, int W, int X, bool kPrefetch = false>
 inline void add_products(const T* w, std::int64_t w_stride, const float* x, std::int64_t x_stride, std::int64_t cols,
                          typename V::Vec (&sums)[X][W]) {
   using Vec = typename V::Vec;
@@ -33,8 +33,11 @@ inline void add_products(const T* w, std::int64_t w_stride, const float* x, std:
       for (int r = 0; r < W; ++r) sums[i][r] = V::fma(rows[r], inputs, sums[i][r]);
     }
   };
-  for (std::int64_t k = 0; k < whole; k += 16)
+  for (std::int64_t k = 0; k < whole; k += 16) {
+    if constexpr (kPrefetch)
+      for (int r = 0; r < W; ++r) __builtin_prefetch(reinterpret_cast<const char*>(w + r * w_stride + k) + 4096, 0, 3);
     step([&](const T* from) { return V::load(from + k); }, [&](const float* from) { return V::load(from + k); });
+  }
   if (whole < cols) {
     const std::int64_t rest = cols - whole;
     step([&](const T* from) { return load_part<V>(from + whole, rest); },
@@ -52,99 +55,130 @@ struct Dense {
 
   static constexpr int W = V::kTileW, X = V::kTileX;
 
-  // ---- few rows of x ----
+  // ---- few rows of x: W where it lies, read in several streams, each a share of the rows ----
   template <int R, int N>
-  void product(std::int64_t r, std::int64_t i) const {
+  void product(std::int64_t r, std::int64_t distance, std::int64_t i) const {
     Vec sums[N][R];
-    for (int at = 0; at < N; ++at)
-      for (Vec& sum : sums[at]) sum = V::broadcast(0);
-    add_products<V, T, R, N>(row(r), call.cols, call.x + i * call.x_stride, call.x_stride, call.cols, sums);
-    for (int at = 0; at < N; ++at)
-      for (int of = 0; of < R; ++of) *y(i + at, r + of) = V::sum(sums[at][of]);
+    for (auto& row : sums)
+      for (Vec& sum : row) sum = V::broadcast(0);
+    add_products<V, T, R, N, true>(row(r), distance * call.cols, call.x + i * call.x_stride, call.x_stride, call.cols,
+                                   sums);
+    for (int at = 0; at < N; ++at) {
+      float out[R];
+      if constexpr (R == W)
+        V::store_sums(sums[at], out);
+      else
+        for (int of = 0; of < R; ++of) out[of] = V::sum(sums[at][of]);
+      for (int of = 0; of < R; ++of) *y(i + at, r + of * distance) = out[of];
+    }
   }
-  template <int N>
-  void few_rows() const {
-    constexpr int kRows = N == 1 ? V::kGemvRows : W;
-    std::int64_t r = call.first_row;
-    for (; r + kRows <= call.last_row; r += kRows) product<kRows, N>(r, 0);
-    for (; r < call.last_row; ++r) product<1, N>(r, 0);
+  template <int R, int N = 1>
+  void product_of(std::int64_t n, std::int64_t r, std::int64_t distance, std::int64_t i) const {
+    if constexpr (N < X)
+      if (n > N) return product_of<R, N + 1>(n, r, distance, i);
+    product<R, N>(r, distance, i);
   }
+  template <int R>
+  void products(std::int64_t r, std::int64_t distance) const {
+    const std::int64_t passes = (call.x_rows + X - 1) / X;
+    for (std::int64_t pass = 0; pass < passes; ++pass) {  // of about the same number of rows
+      const std::int64_t i = call.x_rows * pass / passes;
+      product_of<R>(call.x_rows * (pass + 1) / passes - i, r, distance, i);
+    }
+  }
+  template <int R>
+  void stream() const {
+    const std::int64_t distance = (call.last_row - call.first_row) / R;
+    for (std::int64_t r = 0; r < distance; ++r) products<R>(call.first_row + r, distance);
+    for (std::int64_t r = call.first_row + R * distance; r < call.last_row; ++r) products<1>(r, 0);
+  }
+  void few_rows() const { call.x_rows == 1 ? stream<V::kGemvRows>() : stream<W>(); }
 
   // ---- many rows of x ----
-  void fill_panel(std::int64_t r, std::int64_t rows, std::int64_t k, std::int64_t cols) const {
-    const std::int64_t padded_rows = (rows + W - 1) / W * W;
-    for (std::int64_t i = 0; i < padded_rows; ++i) {
-      float* to = call.panel + i * kDensePanelCols;
-      if (i >= rows) {
-        std::memset(to, 0, static_cast<std::size_t>(cols + 15) / 16 * 64);
-        continue;
-      }
-      const T* from = row(r + i) + k;
-      std::int64_t at = 0;
-      for (; at + 16 <= cols; at += 16) V::store(to + at, V::load(from + at));
-      if (at < cols) V::store(to + at, load_part<V>(from + at, cols - at));
+  // Both sides are laid out as a tile reads them: [tile of N rows][inputs in sixteens][row][16], zeros behind the last.
+  template <typename From>
+  static void arrange(const From* from, std::int64_t stride, std::int64_t rows, std::int64_t cols,
+                      std::int64_t tile_rows, float* to, std::int64_t tile_stride) {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t first = i / tile_rows * tile_rows;
+      const std::int64_t step = 16 * (rows - first < tile_rows ? rows - first : tile_rows);
+      const From* row = from + i * stride;
+      float* out = to + i / tile_rows * tile_stride + (i - first) * 16;
+      std::int64_t k = 0;
+      for (; k + 16 <= cols; k += 16, out += step) V::store(out, V::load(row + k));
+      if (k < cols) V::store(out, load_part<V>(row + k, cols - k));
     }
   }
 
-  template <int N>
-  static void tile(const float* w, const float* x, std::int64_t x_stride, std::int64_t cols, bool first, float* kept) {
-    Vec sums[N][W];
-    for (int i = 0; i < N; ++i)
-      for (int r = 0; r < W; ++r) sums[i][r] = first ? V::broadcast(0) : V::load(kept + (i * W + r) * 16);
-    add_products<V, float, W, N>(w, kDensePanelCols, x, x_stride, cols, sums);
-    for (int i = 0; i < N; ++i)
-      for (int r = 0; r < W; ++r) V::store(kept + (i * W + r) * 16, sums[i][r]);
+  /// A tile's sums over `sixteens` of inputs, continued from `kept` unless `first`; to y when `last`, else to `kept`.
+  struct Stage {
+    std::int64_t sixteens;
+    bool first, last;
+  };
+  template <int R, int N>
+  void tile(const float* w, const float* x, const Stage& stage, float* kept, std::int64_t r, std::int64_t i) const {
+    Vec sums[N][R];
+    for (int at = 0; at < N; ++at)
+      for (int of = 0; of < R; ++of) sums[at][of] = stage.first ? V::broadcast(0) : V::load(kept + (at * R + of) * 16);
+    for (std::int64_t step = 0; step < stage.sixteens; ++step, w += R * 16, x += N * 16) {
+      Vec rows[R];
+      for (int of = 0; of < R; ++of) rows[of] = V::load(w + 16 * of);
+      for (int at = 0; at < N; ++at) {
+        const Vec inputs = V::load(x + 16 * at);
+        for (int of = 0; of < R; ++of) sums[at][of] = V::fma(rows[of], inputs, sums[at][of]);
+      }
+    }
+    for (int at = 0; at < N; ++at) {
+      if (!stage.last)
+        for (int of = 0; of < R; ++of) V::store(kept + (at * R + of) * 16, sums[at][of]);
+      else if constexpr (R == W)
+        V::store_sums(sums[at], y(i + at, r));
+      else
+        for (int of = 0; of < R; ++of) *y(i + at, r + of) = V::sum(sums[at][of]);
+    }
   }
-  template <int N = 1>
-  static void tile_of(std::int64_t n, const float* w, const float* x, std::int64_t x_stride, std::int64_t cols,
-                      bool first, float* kept) {
+  template <int R, int N = 1>
+  void tile_of(std::int64_t n, const float* w, const float* x, const Stage& stage, float* kept, std::int64_t r,
+               std::int64_t i) const {
     if constexpr (N < X)
-      if (n > N) return tile_of<N + 1>(n, w, x, x_stride, cols, first, kept);
-    tile<N>(w, x, x_stride, cols, first, kept);
+      if (n > N) return tile_of<R, N + 1>(n, w, x, stage, kept, r, i);
+    tile<R, N>(w, x, stage, kept, r, i);
   }
 
-  /// One panel of W rows for one block of x rows; the sums of row quads r and x rows i lie at [r / W, i, W].
+  /// Rows [r, r + rows) of W, at most a panel, for rows [block, block + block_rows) of x, arranged in x_block.
   void panel(std::int64_t r, std::int64_t rows, std::int64_t block, std::int64_t block_rows) const {
-    const auto kept = [&](std::int64_t quad, std::int64_t i) {
-      return call.sums + (quad * kDenseBlockRows + i) * W * 16;
-    };
-    const std::int64_t quads = (rows + W - 1) / W;
+    const std::int64_t whole = rows / W * W, padded = (call.cols + 15) / 16 * 16;
     for (std::int64_t k = 0; k < call.cols; k += kDensePanelCols) {
-      const std::int64_t cols = call.cols - k < kDensePanelCols ? call.cols - k : kDensePanelCols;
-      fill_panel(r, rows, k, cols);
-      for (std::int64_t i = 0; i < block_rows; i += X)
-        for (std::int64_t quad = 0; quad < quads; ++quad)
-          tile_of(block_rows - i, call.panel + quad * W * kDensePanelCols, call.x + (block + i) * call.x_stride + k,
-                  call.x_stride, cols, k == 0, kept(quad, i));
-    }
-    for (std::int64_t i = 0; i < block_rows; ++i)
-      for (std::int64_t quad = 0; quad < quads; ++quad) {
-        Vec sums[W];
-        for (int of = 0; of < W; ++of) sums[of] = V::load(kept(quad, i) + of * 16);
-        float out[W];
-        V::store_sums(sums, out);
-        for (int of = 0; of < W && quad * W + of < rows; ++of) *y(block + i, r + quad * W + of) = out[of];
+      const std::int64_t left = call.cols - k, cols = left < kDensePanelCols ? left : kDensePanelCols;
+      const Stage stage{(cols + 15) / 16, k == 0, left <= kDensePanelCols};
+      const std::int64_t w_stride = stage.sixteens * 16;
+      arrange(row(r) + k, call.cols, whole, cols, W, call.w_panel, w_stride * W);
+      arrange(row(r + whole) + k, call.cols, rows - whole, cols, 1, call.w_panel + whole * w_stride, w_stride);
+      for (std::int64_t i = 0; i < block_rows; i += X) {
+        const std::int64_t n = block_rows - i < X ? block_rows - i : X;
+        const float* x = call.x_block + i * padded + k * n;
+        float* kept = call.sums + i * kDensePanelRows * 16;
+        std::int64_t of = 0;
+        for (; of < whole; of += W)
+          tile_of<W>(n, call.w_panel + of * w_stride, x, stage, kept + of * n * 16, r + of, block + i);
+        for (; of < rows; ++of)
+          tile_of<1>(n, call.w_panel + of * w_stride, x, stage, kept + of * n * 16, r + of, block + i);
       }
+    }
   }
   void many_rows() const {
+    const std::int64_t padded = (call.cols + 15) / 16 * 16;
     for (std::int64_t block = 0; block < call.x_rows; block += kDenseBlockRows) {
-      const std::int64_t left = call.x_rows - block;
+      const std::int64_t left = call.x_rows - block, n = left < kDenseBlockRows ? left : kDenseBlockRows;
+      arrange(call.x + block * call.x_stride, call.x_stride, n, call.cols, X, call.x_block, padded * X);
       for (std::int64_t r = call.first_row; r < call.last_row; r += kDensePanelRows) {
         const std::int64_t rows = call.last_row - r;
-        panel(r, rows < kDensePanelRows ? rows : kDensePanelRows, block,
-              left < kDenseBlockRows ? left : kDenseBlockRows);
+        panel(r, rows < kDensePanelRows ? rows : kDensePanelRows, block, n);
       }
     }
   }
 
-  template <int N = 1>
-  void run() const {
-    if (call.x_rows == N) return few_rows<N>();
-    if constexpr (N < X)
-      run<N + 1>();
-    else
-      many_rows();
-  }
+  void run() const { call.x_rows <= kDenseFewRows ? few_rows() : many_rows(); }
 };
 
 template <typename V>

@@ -22,16 +22,18 @@ struct DenseCall {
   std::int64_t x_stride = 0;
   float* y = nullptr;
   std::int64_t y_stride = 0;
-  float* panel = nullptr;  // scratch of kDensePanelFloats and kDenseSumsFloats, at a multiple of 64 bytes
-  float* sums = nullptr;
+  // Scratch at multiples of 64 bytes, when there are more than kDenseFewRows rows of x.
+  float* w_panel = nullptr;  // kDensePanelRows x kDensePanelCols
+  float* x_block = nullptr;  // kDenseBlockRows x cols, padded to a multiple of 16
+  float* sums = nullptr;     // kDensePanelRows x kDenseBlockRows x 16
 };
 
-// A panel of W, turned to f32, serves a block of x; sums of a panel and a block wait while other inputs are worked on.
-inline constexpr std::int64_t kDensePanelRows = 32;
+// Up to so many rows of x, W is used where it lies. Beyond, a panel of W turned to f32 serves a block of x; with more
+// inputs than a panel has, sums wait while the next inputs are turned.
+inline constexpr std::int64_t kDenseFewRows = 12;
+inline constexpr std::int64_t kDensePanelRows = 64;
 inline constexpr std::int64_t kDensePanelCols = 1024;
 inline constexpr std::int64_t kDenseBlockRows = 96;
-inline constexpr std::int64_t kDensePanelFloats = kDensePanelRows * kDensePanelCols;
-inline constexpr std::int64_t kDenseSumsFloats = kDensePanelRows * kDenseBlockRows * 16;
 
 void dense_scalar(const DenseCall& call);
 void dense_avx2(const DenseCall& call);
