@@ -291,7 +291,7 @@ TEST(Session, TenThousandTokensTakeTheCacheAndNothingMore) {
 class PackedModel : public testing::Test {
  protected:
   void write(const RandomArtifactOptions& options) {
-    write_random_artifact(folder_ / "a", options, {});
+    write_random_artifact(folder_ / "a", options, [](std::uint64_t) {});
     artifact_ = std::make_shared<const Artifact>(Artifact::open(folder_ / "a"));
     dense_.spec = artifact_->spec();
     dense_.source = "dequantised";
