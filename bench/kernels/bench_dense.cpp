@@ -113,7 +113,7 @@ struct Bench {
     const std::int64_t bytes = rows * cols * std::int64_t(size_bytes(dtype)),
                        copies = std::max<std::int64_t>(1, kPoolBytes / bytes);
     std::vector<float> x(static_cast<std::size_t>(n * cols), 0.5f), y(static_cast<std::size_t>(n * rows));
-    const std::int64_t chunk = std::max<std::int64_t>(16, rows / (threads.size() * 8));
+    const std::int64_t chunk = (rows + threads.size() - 1) / threads.size();  // as LinearRunner shares it out
     std::int64_t turn = 0;
     const auto next = [&] { return pool + (turn++ % copies) * bytes; };
     const double seconds = best_seconds(n > 16 ? 15 : int(std::clamp<std::int64_t>(2 * copies, 9, 301)), [&] {

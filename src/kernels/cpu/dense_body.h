@@ -145,24 +145,33 @@ struct Dense {
     tile<R, N>(w, x, stage, kept, r, i);
   }
 
+  template <int kRows>
+  struct Height {
+    constexpr operator int() const { return kRows; }
+  };
   /// Rows [r, r + rows) of W, at most a panel, for rows [block, block + block_rows) of x, arranged in x_block.
   void panel(std::int64_t r, std::int64_t rows, std::int64_t block, std::int64_t block_rows) const {
     const std::int64_t whole = rows / W * W, padded = (call.cols + 15) / 16 * 16;
-    for (std::int64_t k = 0; k < call.cols; k += kDensePanelCols) {
-      const std::int64_t left = call.cols - k, cols = left < kDensePanelCols ? left : kDensePanelCols;
-      const Stage stage{(cols + 15) / 16, k == 0, left <= kDensePanelCols};
-      const std::int64_t w_stride = stage.sixteens * 16;
+    const std::int64_t parts = (padded + kDensePanelCols - 1) / kDensePanelCols;  // of about the same number of inputs
+    for (std::int64_t part = 0, k = 0, end; part < parts; ++part, k = end) {
+      end = padded / 16 * (part + 1) / parts * 16;
+      const std::int64_t cols = (end < call.cols ? end : call.cols) - k;
+      const Stage stage{(end - k) / 16, part == 0, part + 1 == parts};
+      const std::int64_t w_stride = end - k;
       arrange(row(r) + k, call.cols, whole, cols, W, call.w_panel, w_stride * W);
       arrange(row(r + whole) + k, call.cols, rows - whole, cols, 1, call.w_panel + whole * w_stride, w_stride);
-      for (std::int64_t i = 0; i < block_rows; i += X) {
+      const auto multiply = [&](auto height, std::int64_t of, std::int64_t i) {
         const std::int64_t n = block_rows - i < X ? block_rows - i : X;
-        const float* x = call.x_block + i * padded + k * n;
-        float* kept = call.sums + i * kDensePanelRows * 16;
-        std::int64_t of = 0;
-        for (; of < whole; of += W)
-          tile_of<W>(n, call.w_panel + of * w_stride, x, stage, kept + of * n * 16, r + of, block + i);
-        for (; of < rows; ++of)
-          tile_of<1>(n, call.w_panel + of * w_stride, x, stage, kept + of * n * 16, r + of, block + i);
+        tile_of<height>(n, call.w_panel + of * w_stride, call.x_block + i * padded + k * n, stage,
+                        call.sums + (i * kDensePanelRows + of * n) * 16, r + of, block + i);
+      };
+      // Two tiles of x and one of W stay in the first cache.
+      for (std::int64_t pair = 0; pair < block_rows; pair += 2 * X) {
+        const std::int64_t pair_end = pair + 2 * X < block_rows ? pair + 2 * X : block_rows;
+        for (std::int64_t of = 0; of < whole; of += W)
+          for (std::int64_t i = pair; i < pair_end; i += X) multiply(Height<W>{}, of, i);
+        for (std::int64_t of = whole; of < rows; ++of)
+          for (std::int64_t i = pair; i < pair_end; i += X) multiply(Height<1>{}, of, i);
       }
     }
   }

@@ -33,7 +33,7 @@ struct DenseCall {
 inline constexpr std::int64_t kDenseFewRows = 12;
 inline constexpr std::int64_t kDensePanelRows = 64;
 inline constexpr std::int64_t kDensePanelCols = 1024;
-inline constexpr std::int64_t kDenseBlockRows = 96;
+inline constexpr std::int64_t kDenseBlockRows = 192;
 
 void dense_scalar(const DenseCall& call);
 void dense_avx2(const DenseCall& call);
