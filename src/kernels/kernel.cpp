@@ -27,8 +27,8 @@ const PackedKernel& KernelChoice::packed(ActivationFormat format, std::int64_t x
 const GatherKernel& KernelChoice::gather(ActivationFormat format) const {
   for (const GatherKernel& kernel : gather_kernels())
     if (kernel.format == format && allowed(kernel.isa, highest)) return kernel;
-  throw InternalError(fmt::format("no kernel to gather {} activations on {}", name_of(format),
-                                  scalebits::name_of(highest)));
+  throw InternalError(
+      fmt::format("no kernel to gather {} activations on {}", name_of(format), scalebits::name_of(highest)));
 }
 
 }  // namespace scalebits

@@ -14,7 +14,8 @@ std::int64_t units_of(const Linear& linear) { return divide_up(linear.rows(), kT
 /// What `units` of 16 rows cost, in bytes; a little is added so that rows without any bytes cost something, too.
 std::uint64_t cost_of(const Linear& linear, std::int64_t units) {
   const auto count = static_cast<std::uint64_t>(units);
-  if (const auto* packed = std::get_if<PackedWeights>(&linear.weights)) return packed->bytes_before()[count] + 64 * count;
+  if (const auto* packed = std::get_if<PackedWeights>(&linear.weights))
+    return packed->bytes_before()[count] + 64 * count;
   const auto& dense = std::get<DenseWeights>(linear.weights);
   return count * static_cast<std::uint64_t>(kTileRows * dense.cols) * size_bytes(dense.dtype);
 }

@@ -20,12 +20,8 @@ SideStream::SideStream(int bit_count) : bits(bit_count) {
 
 PackedWeights::PackedWeights(PackedMatrix matrix, std::span<const std::uint32_t> row_order,
                              std::span<const std::uint32_t> input_order)
-    : matrix_(std::move(matrix)),
-      side_(matrix_.format().side),
-      scale_stream_(matrix_.format().side.scale_bits),
-      zero_stream_(matrix_.format().side.zero_bits),
-      row_order_(row_order),
-      input_order_(input_order) {
+    : matrix_(std::move(matrix)), side_(matrix_.format().side), scale_stream_(matrix_.format().side.scale_bits),
+      zero_stream_(matrix_.format().side.zero_bits), row_order_(row_order), input_order_(input_order) {
   const MatrixFormat& shape = format();
   SCALEBITS_ASSERT(row_order.empty() || row_order.size() == static_cast<std::size_t>(shape.rows));
   SCALEBITS_ASSERT(input_order.empty() || input_order.size() == static_cast<std::size_t>(shape.cols));

@@ -12,8 +12,8 @@
 
 namespace scalebits {
 
-/// Where the 16 codes of a bit stream of side information lie, for byte shuffles: the (at most two) bytes of code i, which
-/// begin 32-bit lane i, and the shift that brings it down.
+/// Where the 16 codes of a bit stream of side information lie, for byte shuffles: the (at most two) bytes of code i,
+/// which begin 32-bit lane i, and the shift that brings it down.
 struct SideStream {
   explicit SideStream(int bits);
   int bits;

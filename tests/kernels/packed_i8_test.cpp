@@ -1,5 +1,6 @@
-// The contract of 8-bit products: every kernel on every instruction set of this machine gives the scalar kernel's bits, for
-// every shape, width and number of rows, and the scalar kernel computes what the format says of the rounded activations.
+// The contract of 8-bit products: every kernel on every instruction set of this machine gives the scalar kernel's bits,
+// for every shape, width and number of rows, and the scalar kernel computes what the format says of the rounded
+// activations.
 #include "random_packed.h"
 
 #include "kernels/kernel.h"
@@ -38,8 +39,8 @@ const GatherKernel& scalar_gather(ActivationFormat format) {
 std::vector<float> product(const PackedKernel& kernel, const PackedWeights& weights, const Activations& x,
                            std::int64_t first = 0, std::int64_t last = -1) {
   std::vector<float> y(static_cast<std::size_t>(x.rows * weights.format().rows), -7.0f);
-  kernel.run({&weights, &x, first, last < 0 ? weights.format().tile_row_count() : last, y.data(),
-              weights.format().rows});
+  kernel.run(
+      {&weights, &x, first, last < 0 ? weights.format().tile_row_count() : last, y.data(), weights.format().rows});
   return y;
 }
 
@@ -76,9 +77,9 @@ void check_all(Dice& dice, const MatrixFormat& format, const std::vector<std::ui
   const std::vector<float> inputs = random_inputs(dice, n * format.cols);
   const Activations x = gather(scalar_gather(ActivationFormat::i8), *packed.weights, inputs, n);
   const std::vector<float> wanted = product(scalar_kernel(), *packed.weights, x);
-  const std::string what = fmt::format("{}x{}, blocks {}x{}, groups {}, side {}/{}, {} rows", format.rows, format.cols,
-                                       format.block_rows, format.block_cols, format.group_cols, format.side.scale_bits,
-                                       format.side.zero_bits, n);
+  const std::string what =
+      fmt::format("{}x{}, blocks {}x{}, groups {}, side {}/{}, {} rows", format.rows, format.cols, format.block_rows,
+                  format.block_cols, format.group_cols, format.side.scale_bits, format.side.zero_bits, n);
   for (const PackedKernel& kernel : fast_kernels())
     expect_same_bits(wanted, product(kernel, *packed.weights, x), fmt::format("{}, {}", kernel.name, what));
 }
@@ -126,9 +127,10 @@ TEST(PackedI8, EveryWidthAndNumberOfRows) {
     for (std::int64_t n = 1; n <= 34; n += n < 18 ? 1 : 8)
       for (const Codes codes : {Codes::random, Codes::largest, Codes::zero}) {
         const MatrixFormat format = random_packed_format(dice, 70, 130);
-        check_all(dice, format, std::vector<std::uint8_t>(static_cast<std::size_t>(format.block_count()),
-                                                          static_cast<std::uint8_t>(width)),
-                  n, codes);
+        check_all(
+            dice, format,
+            std::vector<std::uint8_t>(static_cast<std::size_t>(format.block_count()), static_cast<std::uint8_t>(width)),
+            n, codes);
       }
 }
 

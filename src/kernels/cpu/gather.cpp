@@ -1,4 +1,5 @@
-// Gather of activations: the scalar rule for 8-bit values, and f32 as they are. And the scratch of all kernels' threads.
+// Gather of activations: the scalar rule for 8-bit values, and f32 as they are. And the scratch of all kernels'
+// threads.
 #include "kernels/cpu/packed_i8.h"
 
 #include <algorithm>

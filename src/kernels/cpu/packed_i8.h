@@ -5,8 +5,8 @@
 
 namespace scalebits {
 
-/// words[b] holds byte b four times. Defined in a file of its own: a constant that the compiler can see it would make anew
-/// in a register for each tile, on the port that the products need.
+/// words[b] holds byte b four times. Defined in a file of its own: a constant that the compiler can see it would make
+/// anew in a register for each tile, on the port that the products need.
 struct ByteTable {
   std::uint32_t words[256];
 };

@@ -1,7 +1,8 @@
-// The packed_i8 product for any vector width, generic over V, the vectors of one instruction set; each packed_i8_<isa>.cpp
-// instantiates it with its own V. All is in an unnamed namespace, so that no code leaks out of a file compiled for one set.
-// A 64-byte vector of codes holds 16 rows in lanes of 4 bytes, four neighbouring inputs each; where vectors are shorter, it
-// is read in V::kParts parts. A stripe is walked in the order of the file: block column by block column, strip by strip.
+// The packed_i8 product for any vector width, generic over V, the vectors of one instruction set; each
+// packed_i8_<isa>.cpp instantiates it with its own V. All is in an unnamed namespace, so that no code leaks out of a
+// file compiled for one set. A 64-byte vector of codes holds 16 rows in lanes of 4 bytes, four neighbouring inputs
+// each; where vectors are shorter, it is read in V::kParts parts. A stripe is walked in the order of the file: block
+// column by block column, strip by strip.
 #pragma once
 
 #include "kernels/cpu/packed_i8.h"
@@ -18,8 +19,18 @@ namespace {
 #define SCALEBITS_INLINE [[gnu::always_inline]] inline
 
 inline constexpr int kMaxStripeTileRows = kMaxBlockRows / kTileRows;
-/// How far ahead of its use code is fetched: memory's latency times its speed, measured (docs/kernels.md).
-inline constexpr int kPrefetchBytes = 4096;
+/// Codes are fetched twice ahead of their use: far, into the second cache, since a core can wait for some forty lines
+/// on the way there but only for a dozen on the way to the first; and near, into the first. Measured in
+/// docs/kernels.md.
+inline constexpr int kFarBytes = 4096;
+inline constexpr int kNearBytes = 512;
+
+SCALEBITS_INLINE void fetch_ahead(const std::byte* codes, std::uint64_t bytes) {
+  for (std::uint64_t line = 0; line < bytes; line += 64) {
+    __builtin_prefetch(codes + kFarBytes + line, 0, 2);
+    __builtin_prefetch(codes + kNearBytes + line, 0, 3);
+  }
+}
 
 /// N rows of activations, interleaved so that one pointer serves all: values [cols / 4][N][4], scales and sums
 /// [groups][N][2]. For N = 1 that is how they lie anyway.
@@ -32,11 +43,8 @@ struct RowBlock {
 template <class V>
 struct TileReader {
   explicit TileReader(const PackedWeights& weights)
-      : table(weights.side()),
-        scale_stream(weights.scale_stream()),
-        zero_stream(weights.zero_stream()),
-        group_bytes(weights.format().group_side_bytes()),
-        x_group(weights.activation_group()),
+      : table(weights.side()), scale_stream(weights.scale_stream()), zero_stream(weights.zero_stream()),
+        group_bytes(weights.format().group_side_bytes()), x_group(weights.activation_group()),
         tile_side(weights.format().group_cols > kTileCols ? 0 : kTileCols / weights.format().group_cols * group_bytes),
         strip_side(tile_side != 0 ? tile_side : group_bytes) {}
   SCALEBITS_INLINE typename V::Floats scale(const std::byte* side, int width, int part) const {
@@ -55,8 +63,8 @@ struct TileReader {
   int strip_side;  // what the side pointer moves by, after each tile or after each strip
 };
 
-/// Codes are cheapest left where they lie in their bytes: sums of code · 2^e are shifted back once per group, in place of
-/// every operand. How far up the codes of a chunk may stay, so that they fit 8 bits; the same for chunks 4 apart.
+/// Codes are cheapest left where they lie in their bytes: sums of code · 2^e are shifted back once per group, in place
+/// of every operand. How far up the codes of a chunk may stay, so that they fit 8 bits; the same for chunks 4 apart.
 constexpr int exponent_of(int width, int chunk) {
   switch (width) {
     case 1: return chunk % 4;
@@ -147,6 +155,15 @@ SCALEBITS_INLINE void products(const std::byte* codes, const std::int8_t* values
   }
 }
 
+/// The codes of a tile as bytes, [16 chunks][16 rows][4 inputs], to `out` of 1024 bytes.
+template <class V, int Width, int Chunk = 0>
+SCALEBITS_INLINE void unpack_tile(const std::byte* codes, std::byte* out) {
+  if constexpr (Chunk < kTileCols / 4) {
+    V::store(out + Chunk * 64, operand<V, Width, Chunk, 0>(codes));
+    unpack_tile<V, Width, Chunk + 1>(codes, out);
+  }
+}
+
 /// One group of at most 64 inputs: chunks [First, First + Count) of a tile. y: [N][16].
 template <class V, int N, int Width, int First, int Count>
 SCALEBITS_INLINE void add_group(const TileReader<V>& reader, const std::byte* codes, const std::byte* side,
@@ -163,8 +180,8 @@ SCALEBITS_INLINE void add_group(const TileReader<V>& reader, const std::byte* co
   }
 }
 
-/// One tile, whose groups of 32 or (at least) 64 inputs begin at `side`. A function of its own for each width: all of it
-/// inlined into one loop makes the compiler spill what the loop needs.
+/// One tile, whose groups of 32 or (at least) 64 inputs begin at `side`. A function of its own for each width: all of
+/// it inlined into one loop makes the compiler spill what the loop needs.
 template <class V>
 using TileFunction = void (*)(const TileReader<V>& reader, const std::byte* codes, const std::byte* side,
                               const std::int8_t* values, const float* scales, float* y);
@@ -172,7 +189,7 @@ using TileFunction = void (*)(const TileReader<V>& reader, const std::byte* code
 template <class V, int N, int Width, bool Half>
 void add_tile(const TileReader<V>& reader, const std::byte* codes, const std::byte* side, const std::int8_t* values,
               const float* scales, float* y) {
-  for (std::uint64_t line = 0; line < tile_bytes(Width); line += 64) V::prefetch(codes + kPrefetchBytes + line);
+  fetch_ahead(codes, tile_bytes(Width));
   if constexpr (Half) {
     add_group<V, N, Width, 0, 8>(reader, codes, side, values, scales, y);
     add_group<V, N, Width, 8, 8>(reader, codes, side + reader.group_bytes, values + 32 * N, scales + 2 * N, y);
@@ -182,10 +199,15 @@ void add_tile(const TileReader<V>& reader, const std::byte* codes, const std::by
 }
 
 template <class V, int N, bool Half>
-constexpr TileFunction<V> kTileFunctions[kMaxWidth + 1] = {
-    nullptr,
-    add_tile<V, N, 1, Half>, add_tile<V, N, 2, Half>, add_tile<V, N, 3, Half>, add_tile<V, N, 4, Half>,
-    add_tile<V, N, 5, Half>, add_tile<V, N, 6, Half>, add_tile<V, N, 7, Half>, add_tile<V, N, 8, Half>};
+constexpr TileFunction<V> kTileFunctions[kMaxWidth + 1] = {nullptr,
+                                                           add_tile<V, N, 1, Half>,
+                                                           add_tile<V, N, 2, Half>,
+                                                           add_tile<V, N, 3, Half>,
+                                                           add_tile<V, N, 4, Half>,
+                                                           add_tile<V, N, 5, Half>,
+                                                           add_tile<V, N, 6, Half>,
+                                                           add_tile<V, N, 7, Half>,
+                                                           add_tile<V, N, 8, Half>};
 
 /// Stores rows 16·tile_row … of y [N][16], scattered, into rows from `first_x` on of the result.
 void store_tile_row(const PackedTask& task, std::int64_t tile_row, std::int64_t first_x, int n, const float* y) {
@@ -218,57 +240,60 @@ RowBlock row_block(const Activations& x, std::int64_t first) {
   return {to_values, to_scales};
 }
 
-/// y [tile row of the stripe] += the products of tile rows [first, last) of a stripe. The loop is lean on purpose: it runs
-/// once for every 1024 weights, in some thirty cycles.
-template <class V, int N>
-void add_stripe(const PackedWeights& weights, const TileReader<V>& reader, std::int64_t stripe, int first, int last,
-                const RowBlock& x, float* y) {
+/// Calls add(width, codes, side, tile column, y) for every tile of the task that stores something, in the order of the
+/// file, where y [N][16] sums up the tile's rows for `count` <= N rows of activations from `first_x` on; and stores the
+/// sums. The inner loop is lean on purpose: it turns once for every 1024 weights, in some forty cycles.
+template <int N, class V, typename Add>
+SCALEBITS_INLINE void run_stripes(const PackedTask& task, const TileReader<V>& reader, std::int64_t first_x, int count,
+                                  const Add& add) {
+  const PackedWeights& weights = *task.weights;
   const MatrixFormat& format = weights.format();
-  const TileFunction<V>* functions = format.group_cols == 32 ? kTileFunctions<V, N, true> : kTileFunctions<V, N, false>;
-  const std::uint8_t* widths = weights.stripe_widths(stripe);
-  const std::byte *codes = weights.stripe_codes(stripe), *side = weights.stripe_side(stripe);
-  const int tile_rows = static_cast<int>(format.stripe_tile_rows(stripe));
+  const std::int64_t stripe_tile_rows = format.stripe_rows() / kTileRows, block_cols = format.block_col_count();
   const int block_shift = std::countr_zero(static_cast<unsigned>(format.block_rows / kTileRows));
-  const std::int64_t block_cols = format.block_col_count(), stripe_blocks = format.stripe_rows() / format.block_rows;
-  const std::int64_t tile_values = kTileCols * N, tile_scales = kTileCols / reader.x_group * 2 * N;
-  const std::int8_t* values = x.values;
-  const float* scales = x.scales;
-  for (std::int64_t col = 0; col < block_cols; ++col, widths += stripe_blocks) {
-    const int tiles = col + 1 < block_cols ? format.block_cols / kTileCols : format.strip_tiles(col);
-    for (int tile_row = 0; tile_row < tile_rows; ++tile_row) {
-      const int width = widths[tile_row >> block_shift];
-      if (width == 0) continue;
-      const bool wanted = tile_row >= first && tile_row < last;
-      for (int tile = 0; tile < tiles; ++tile) {
-        if (wanted)
-          functions[width](reader, codes, side, values + tile * tile_values, scales + tile * tile_scales,
-                           y + tile_row * (N * kTileRows));
-        codes += kTileValues / 8 * width;
-        // Both tiles of a strip share their group where it has 128 inputs.
-        if (reader.tile_side != 0 || tile + 1 == tiles) side += reader.strip_side;
-      }
-    }
-    values += tiles * tile_values;
-    scales += tiles * tile_scales;
-  }
-}
-
-template <class V, int N>
-void run_rows(const PackedTask& task, const TileReader<V>& reader, std::int64_t first_x) {
-  const MatrixFormat& format = task.weights->format();
-  const RowBlock x = row_block<N>(*task.x, first_x);
-  const std::int64_t stripe_tile_rows = format.stripe_rows() / kTileRows;
+  const int stripe_blocks = format.stripe_rows() / format.block_rows;
   alignas(64) float y[kMaxStripeTileRows * N * kTileRows];
   for (std::int64_t stripe = task.first_tile_row / stripe_tile_rows; stripe * stripe_tile_rows < task.last_tile_row;
        ++stripe) {
     const std::int64_t top = stripe * stripe_tile_rows;
     const int first = static_cast<int>(std::max(task.first_tile_row - top, std::int64_t{0})),
-              last = static_cast<int>(std::min(task.last_tile_row - top, format.stripe_tile_rows(stripe)));
-    std::fill(y + first * N * kTileRows, y + last * N * kTileRows, 0.0f);
-    add_stripe<V, N>(*task.weights, reader, stripe, first, last, x, y);
+              last = static_cast<int>(std::min(task.last_tile_row - top, format.stripe_tile_rows(stripe))),
+              tile_rows = static_cast<int>(format.stripe_tile_rows(stripe));
     for (int tile_row = first; tile_row < last; ++tile_row)
-      store_tile_row(task, top + tile_row, first_x, N, y + tile_row * N * kTileRows);
+      std::fill_n(y + tile_row * N * kTileRows, count * kTileRows, 0.0f);
+    const std::uint8_t* widths = weights.stripe_widths(stripe);
+    const std::byte *codes = weights.stripe_codes(stripe), *side = weights.stripe_side(stripe);
+    std::int64_t tile_col = 0;
+    for (std::int64_t col = 0; col < block_cols; ++col, widths += stripe_blocks) {
+      const int tiles = col + 1 < block_cols ? format.block_cols / kTileCols : format.strip_tiles(col);
+      for (int tile_row = 0; tile_row < tile_rows; ++tile_row) {
+        const int width = widths[tile_row >> block_shift];
+        if (width == 0) continue;
+        const bool wanted = tile_row >= first && tile_row < last;
+        for (int tile = 0; tile < tiles; ++tile) {
+          if (wanted) add(width, codes, side, tile_col + tile, y + tile_row * (N * kTileRows));
+          codes += kTileValues / 8 * width;
+          // Both tiles of a strip share their group where it has 128 inputs.
+          if (reader.tile_side != 0 || tile + 1 == tiles) side += reader.strip_side;
+        }
+      }
+      tile_col += tiles;
+    }
+    for (int tile_row = first; tile_row < last; ++tile_row)
+      store_tile_row(task, top + tile_row, first_x, count, y + tile_row * N * kTileRows);
   }
+}
+
+template <class V, int N>
+void run_rows(const PackedTask& task, const TileReader<V>& reader, std::int64_t first_x) {
+  const RowBlock x = row_block<N>(*task.x, first_x);
+  const bool half = reader.x_group == 32;
+  const TileFunction<V>* functions = half ? kTileFunctions<V, N, true> : kTileFunctions<V, N, false>;
+  const std::int64_t tile_scales = (half ? 2 : 1) * 2 * N;
+  run_stripes<N>(task, reader, first_x, N,
+                 [&](int width, const std::byte* codes, const std::byte* side, std::int64_t tile_col, float* y) {
+                   functions[width](reader, codes, side, x.values + tile_col * (kTileCols * N),
+                                    x.scales + tile_col * tile_scales, y);
+                 });
 }
 
 template <class V>

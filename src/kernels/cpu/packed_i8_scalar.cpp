@@ -37,7 +37,8 @@ void run_packed_i8_scalar(const PackedTask& task) {
         }
       }
     }
-    const std::int64_t first_row = tile_row * kTileRows, count = std::min<std::int64_t>(kTileRows, format.rows - first_row);
+    const std::int64_t first_row = tile_row * kTileRows,
+                       count = std::min<std::int64_t>(kTileRows, format.rows - first_row);
     for (std::int64_t i = 0; i < x.rows; ++i)
       for (std::int64_t row = 0; row < count; ++row) {
         const std::int64_t stored = first_row + row;

@@ -1,0 +1,69 @@
+// The packed_i8 product and the gather on AVX2. VPMADDUBSW adds pairs of products in 16 bits, which a few chunks fill:
+// runs are as long as the widest codes allow, then widened to 32 bits.
+#include "kernels/cpu/packed_i8_256.h"
+
+namespace scalebits {
+namespace {
+
+struct Avx2 : Vectors256 {
+  static constexpr bool kWideProducts = false;
+  /// Chunks whose pairs of products fit 16 bits: 2 · 127 · (2^width − 1) each. Width 8 never comes here.
+  static constexpr int chunks_per_run(int width) {
+    const int chunks = 32767 / (2 * 127 * ((1 << width) - 1));
+    return chunks >= 16 ? 16 : chunks >= 8 ? 8 : chunks >= 4 ? 4 : chunks >= 2 ? 2 : 1;
+  }
+  static Ints multiply_add(Ints sum, Ints codes, Ints values) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, values));
+  }
+  using Vectors256::multiply_add;
+  static Ints widen(Ints x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
+};
+
+/// 8 activations from `column` on in stored order; zeros beyond the last.
+__m256 gathered8(const GatherTask& task, const float* row, std::int64_t column) {
+  const std::int64_t left = task.inputs - column;
+  const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(left < 8 ? left : 8)),
+                                          _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  if (left <= 0) return _mm256_setzero_ps();
+  if (task.input_order.empty()) return _mm256_maskload_ps(row + column, mask);
+  const __m256i index = _mm256_maskload_epi32(reinterpret_cast<const int*>(task.input_order.data() + column), mask);
+  return _mm256_mask_i32gather_ps(_mm256_setzero_ps(), row, index, _mm256_castsi256_ps(mask), 4);
+}
+
+}  // namespace
+
+void run_packed_i8_avx2(const PackedTask& task) { run_packed_i8<Avx2>(task); }
+
+void gather_i8_avx2(const GatherTask& task) {
+  Activations& out = *task.out;
+  const int vectors = out.group / 8;
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  for (std::int64_t row = task.first; row < task.last; ++row)
+    for (std::int64_t group = 0; group < out.groups(); ++group) {
+      __m256 values[8], largest = _mm256_setzero_ps();
+      for (int v = 0; v < vectors; ++v) {
+        values[v] = gathered8(task, task.x + row * task.x_stride, group * out.group + v * 8);
+        largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, values[v]));
+      }
+      alignas(32) float peaks[8];
+      _mm256_store_ps(peaks, largest);
+      float peak = 0;
+      for (const float value : peaks) peak = value > peak ? value : peak;
+      const __m256 inverse = _mm256_set1_ps(peak > 0 ? 127.0f / peak : 0.0f);
+      std::int8_t* to = out.i8.data() + row * out.cols + group * out.group;
+      std::int32_t sum = 0;
+      for (int v = 0; v < vectors; ++v) {
+        alignas(32) std::int32_t rounded[8];
+        _mm256_store_si256(reinterpret_cast<__m256i*>(rounded), _mm256_cvtps_epi32(_mm256_mul_ps(values[v], inverse)));
+        for (int i = 0; i < 8; ++i) {
+          to[v * 8 + i] = static_cast<std::int8_t>(rounded[i]);
+          sum += rounded[i];
+        }
+      }
+      float* scales = out.scales.data() + (row * out.groups() + group) * 2;
+      scales[0] = peak / 127.0f;
+      scales[1] = static_cast<float>(sum);
+    }
+}
+
+}  // namespace scalebits

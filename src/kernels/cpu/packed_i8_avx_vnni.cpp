@@ -1,0 +1,19 @@
+// The packed_i8 product on AVX-VNNI: as on AVX-512, in half vectors.
+#include "kernels/cpu/packed_i8_256.h"
+
+namespace scalebits {
+namespace {
+
+struct AvxVnni : Vectors256 {
+  static constexpr bool kWideProducts = true;
+  static constexpr int chunks_per_run(int) { return 16; }
+  static Ints multiply_add(Ints sum, Ints codes, Ints values) { return _mm256_dpbusd_avx_epi32(sum, codes, values); }
+  using Vectors256::multiply_add;
+  static Ints widen(Ints x) { return x; }
+};
+
+}  // namespace
+
+void run_packed_i8_avx_vnni(const PackedTask& task) { run_packed_i8<AvxVnni>(task); }
+
+}  // namespace scalebits
