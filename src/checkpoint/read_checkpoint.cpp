@@ -56,6 +56,8 @@ bool is_gguf(const fs::path& path) {
 
 }  // namespace
 
+bool is_checkpoint(const fs::path& path) { return fs::is_directory(path) || is_gguf(path); }
+
 Checkpoint read_checkpoint(const fs::path& path, const ReadOptions& options) {
   Checkpoint checkpoint;
   std::vector<fs::path> files;

@@ -13,6 +13,10 @@ struct ReadOptions {
   bool hash = true;          // fill Checkpoint::hash; otherwise it stays empty
 };
 
+/// Whether `path` is a folder or a GGUF file, to be read here, rather than an artifact. Throws Error(bad_input) when it
+/// is no file.
+bool is_checkpoint(const std::filesystem::path& path);
+
 /// Fills every field of Checkpoint. Throws Error(bad_input) naming the file, the tensor, wanted and found.
 Checkpoint read_checkpoint(const std::filesystem::path& folder_or_gguf, const ReadOptions& options = {});
 

@@ -34,6 +34,7 @@ Json to_json(const KlResult& result) {
 
 Comparison compare_models(RuntimeModel& model, RuntimeModel& reference, const TextWindows& windows,
                           const SessionOptions& session_options, const ProgressSink& progress) {
+  SCALEBITS_ASSERT(&model != &reference);
   const std::int64_t vocab = model.spec().vocab;
   if (vocab != reference.spec().vocab)
     fail_input("the models cannot be compared: {} has a vocabulary of {}, {} of {}", model.source(), vocab,

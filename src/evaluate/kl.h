@@ -22,7 +22,7 @@ struct Comparison {
   KlResult divergence;
 };
 
-/// Both models must have the same vocabulary, else Error(bad_input). The windows are the model's tokens.
+/// Two models, not one twice, that must have the same vocabulary, else Error(bad_input). The windows are their tokens.
 Comparison compare_models(RuntimeModel& model, RuntimeModel& reference, const TextWindows& windows,
                           const SessionOptions& session_options = {}, const ProgressSink& progress = {});
 

@@ -3,20 +3,13 @@
 #include "artifact/artifact.h"
 #include "checkpoint/read_checkpoint.h"
 #include "core/error.h"
-#include "core/mapped_file.h"
 #include "runtime/forward.h"
 #include "tokenizer/tokenizer.h"
 
-#include <cstring>
 #include <utility>
 
 namespace scalebits {
 namespace {
-
-bool is_gguf(const std::filesystem::path& path) {
-  const auto file = MappedFile::open(path);
-  return file->bytes().size() >= 4 && std::memcmp(file->bytes().data(), "GGUF", 4) == 0;
-}
 
 const RuntimeOptions& validated(const RuntimeOptions& options) {
   if (options.chunk_tokens < 1 || options.chunk_tokens > 65536)
@@ -91,7 +84,7 @@ std::unique_ptr<RuntimeModel> RuntimeModel::from_checkpoint(const Checkpoint& ch
 }
 
 std::unique_ptr<RuntimeModel> RuntimeModel::open(const std::filesystem::path& path, const RuntimeOptions& options) {
-  if (std::filesystem::is_directory(path) || is_gguf(path))
+  if (is_checkpoint(path))
     return from_checkpoint(read_checkpoint(path, {.check_values = false, .hash = false}), options);
   return from_artifact(std::make_shared<const Artifact>(Artifact::open(path)), options);
 }

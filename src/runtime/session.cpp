@@ -53,8 +53,10 @@ std::span<const float> evaluate(std::span<const SessionStep> steps) {
     bool is_last;
   };
   std::vector<Read> read;
+  bool is_first = true;
   const auto run = [&] {
-    if (interrupt_requested) fail(ErrorKind::interrupted, "reading the prompt was interrupted");
+    if (interrupt_requested && !is_first) fail(ErrorKind::interrupted, "reading the prompt was interrupted");
+    is_first = false;
     const float* hidden = forward.hidden(pass);
     for (std::size_t row = 0; row < pass.size(); ++row) {
       steps[read[row].step].session->tokens_.push_back(pass[row].id);
@@ -88,7 +90,7 @@ void Session::evaluate_all(std::span<const std::int32_t> tokens, const LogitsSin
   const std::int64_t width = model_->spec().hidden, count = static_cast<std::int64_t>(tokens.size());
   std::vector<PassToken> pass;
   for (std::int64_t first = 0; first < count; first += model_->options().chunk_tokens) {
-    if (interrupt_requested) fail(ErrorKind::interrupted, "reading was interrupted");
+    if (interrupt_requested && first > 0) fail(ErrorKind::interrupted, "reading was interrupted");
     const std::int64_t rows = std::min(model_->options().chunk_tokens, count - first);
     pass.clear();
     for (std::int64_t i = 0; i < rows; ++i)

@@ -54,7 +54,7 @@ class Session {
   /// max_positions(); Error(interrupted) between chunks of a prompt on Ctrl-C, and Error(bad_input) when logits are not
   /// finite: then tokens() tells what was read.
   std::span<const float> evaluate(std::span<const std::int32_t> tokens);
-  /// The same, with the logits after every token, some at a time in order.
+  /// The same, with the logits after every token, some at a time in order. `sink` must not use the model.
   void evaluate_all(std::span<const std::int32_t> tokens, const LogitsSink& sink);
 
   /// Forgets all but the first `count` tokens. Throws InternalError unless 0 <= count <= length().
