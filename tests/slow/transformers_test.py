@@ -70,5 +70,7 @@ result = scratch / "perplexity.json"
 subprocess.run([program, "perplexity", smollm2, "--text", text, "--context", "512", "--windows", "1", "--json", result,
                 "--quiet"], check=True, stdout=subprocess.DEVNULL)
 found_nll = json.loads(result.read_text())["result"]["window_nll"][0]
-check("SmolLM2-135M's loss on a window of WikiText-2", abs(found_nll - wanted_nll), 1e-5)
+# Keys and values are kept as f16: each of 30 layers errs by at most 2^-11 of what its attention adds, which moves a token's
+# loss by about as many nats; the errors of 511 tokens are independent.
+check("SmolLM2-135M's loss on a window of WikiText-2", abs(found_nll - wanted_nll), 1e-5 + 30 * 2**-11 / 511**0.5)
 sys.exit(failures > 0)
