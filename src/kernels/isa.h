@@ -7,8 +7,8 @@
 
 namespace scalebits {
 
-/// scalar: any x86-64. avx2: AVX2, FMA, F16C. avx_vnni: and 256-bit VPDPBUSD. avx512_vnni: AVX-512 F, BW, VL, DQ, VNNI (it
-/// needs no avx_vnni). amx: and AMX's 8-bit tiles, with the kernel's leave to use them.
+/// scalar: any x86-64. avx2: AVX2, FMA, F16C. avx_vnni: and 256-bit VPDPBUSD. avx512_vnni: AVX-512 F, BW, VL, DQ, VNNI
+/// (it needs no avx_vnni). amx: and AMX's 8-bit tiles, with the kernel's leave to use them.
 enum class Isa { scalar, avx2, avx_vnni, avx512_vnni, amx };
 inline constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avx_vnni, Isa::avx512_vnni, Isa::amx};
 

@@ -1,7 +1,7 @@
-// The table of kernels: what each one does, on which instruction set, and how it is called. A product y = x Wᵀ is shared
-// out by rows of W: each call computes some tile rows (16 rows of W) for all rows of x. One row of y is always summed in
-// the same order, so results depend neither on the number of threads nor on the number of rows of x, and all kernels of
-// one operation give the same bits (docs/kernels.md):
+// The table of kernels: what each one does, on which instruction set, and how it is called. A product y = x Wᵀ is
+// shared out by rows of W: each call computes some tile rows (16 rows of W) for all rows of x. One row of y is always
+// summed in the same order, so results depend neither on the number of threads nor on the number of rows of x, and all
+// kernels of one operation give the same bits (docs/kernels.md):
 //   packed_i8   for each group of 32 or 64 inputs, left to right: a = Σ code · value, exact; t = fma(−zero, sum, a);
 //               y = fma(t, weight scale · activation scale, y)
 //   packed_f32  for each group: t = Σ fma(code − zero, x, t) input by input; y = fma(t, scale, y)
@@ -47,7 +47,7 @@ struct DenseTask {
 struct GatherTask {
   const float* x = nullptr;
   std::int64_t x_stride = 0;
-  std::int64_t inputs = 0;                    // real ones; out->cols is padded
+  std::int64_t inputs = 0;                     // real ones; out->cols is padded
   std::span<const std::uint32_t> input_order;  // empty: identity
   std::int64_t first = 0;
   std::int64_t last = 0;

@@ -33,14 +33,15 @@ struct LinearOutput {
   std::int64_t y_stride = 0;
 };
 
-/// What a series of products needs, made once for a model: threads, chosen kernels, scratch. Not for two callers at once.
+/// What a series of products needs, made once for a model: threads, chosen kernels, scratch. Not for two callers at
+/// once.
 class LinearRunner {
  public:
   LinearRunner(ThreadPool& threads, Isa highest, ActivationFormat format)
       : threads_(threads), kernels_(highest), format_(format) {}
 
-  /// All `outputs` from the same x [n, x_stride] (f32, original order, finite). Inputs are gathered and quantised once for
-  /// matrices with the same input order.
+  /// All `outputs` from the same x [n, x_stride] (f32, original order, finite). Inputs are gathered and quantised once
+  /// for matrices with the same input order.
   void run(std::span<const LinearOutput> outputs, const float* x, std::int64_t n, std::int64_t x_stride);
 
   ThreadPool& threads() { return threads_; }
