@@ -1,4 +1,5 @@
-// Speed of dense, exact packed and attention kernels: bench_dense [ISA] [THREADS]. Products of one row of x read
+// Speed of dense, exact packed and attention kernels: bench_dense [ISA] [THREADS] [gemv | gemm |
+// packed | decode | prompt]. Products of one row of x read
 // weights that no cache holds (rotating over 1 GB) and are set beside a plain read of the same bytes in the same run;
 // products of many rows beside the f32 rate of fma in registers. The best of repeated runs, since the machine is seldom
 // ours alone.
@@ -230,14 +231,17 @@ int run(int argc, char** argv) {
       for (const std::int64_t n : {1, 16, 512}) bench.packed_f32(width, 1536, 576, n);
     for (const std::int64_t n : {1, 4, 16, 256}) bench.packed_f32(3, 4096, 4096, n);
   }
-  if (wanted("attention"))
-    for (const KvType type : {KvType::f16, KvType::i8}) {
+  for (const KvType type : {KvType::f16, KvType::i8}) {
+    if (wanted("decode")) {
       for (const std::int64_t context : {128, 1024, 8192, 32768}) bench.attention(type, 9, 3, 64, context, 1);
       for (const std::int64_t context : {8192, 32768}) bench.attention(type, 32, 8, 128, context, 1);
       bench.attention(type, 32, 8, 64, 8192, 1);
+    }
+    if (wanted("prompt")) {
       for (const std::int64_t context : {512, 8192}) bench.attention(type, 9, 3, 64, context, 512);
       bench.attention(type, 32, 8, 128, 8192, 256);
     }
+  }
   return 0;
 }
 

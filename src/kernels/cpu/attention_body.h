@@ -7,6 +7,7 @@
 #include "kernels/cpu/dense_body.h"
 
 #include <cfloat>
+#include <type_traits>
 
 namespace scalebits {
 namespace {
@@ -34,64 +35,100 @@ struct Attention {
   static constexpr std::int64_t kBlock = kAttentionBlock;
   const AttentionCall& call;
 
-  /// Positions [first, first + count) to f32, zeros up to the block's end.
+  /// Of one block of an i8 cache.
+  struct Scales {
+    float keys[kBlock] = {}, values[kBlock] = {};
+  };
+
+  /// Keys or values of a block, f32 after widening, or as they are stored.
   template <typename T>
-  void widen(const std::byte* from, std::int64_t first, std::int64_t count, float* to) const {
-    const std::int64_t dim = call.head_dim, padded = call.padded_dim;
-    for (std::int64_t p = 0; p < count; ++p) {
-      const T* row = reinterpret_cast<const T*>(from) + (first + p) * dim;
-      std::int64_t d = 0;
-      for (; d + 16 <= dim; d += 16) V::store(to + p * padded + d, V::load(row + d));
-      if (d < dim) V::store(to + p * padded + d, load_part<V>(row + d, dim - d));
-    }
-    for (std::int64_t at = count * padded; at < kBlock * padded; at += 16) V::store(to + at, V::broadcast(0));
-  }
-  void widen_block(std::int64_t first, std::int64_t count) const {
-    if (call.i8) {
-      widen<std::int8_t>(call.keys, first, count, call.key_block);
-      widen<std::int8_t>(call.values, first, count, call.value_block);
-    } else {
-      widen<F16>(call.keys, first, count, call.key_block);
-      widen<F16>(call.values, first, count, call.value_block);
-    }
+  struct Rows {
+    const T* keys;
+    const T* values;
+    std::int64_t stride;
+  };
+  template <typename T>
+  static constexpr int kAheadBytes = std::is_same<T, float>::value ? 0 : 4096;
+
+  template <typename T>
+  Rows<T> stored(std::int64_t first) const {
+    const std::int64_t at = first * call.head_dim;
+    return {reinterpret_cast<const T*>(call.keys) + at, reinterpret_cast<const T*>(call.values) + at, call.head_dim};
   }
 
-  // ---- scores[row, position] = q · key, of `count` positions rounded up to W ----
-  template <int N>
-  void score_tile(std::int64_t row, std::int64_t position) const {
-    Vec sums[N][W];
-    for (int i = 0; i < N; ++i)
-      for (Vec& sum : sums[i]) sum = V::broadcast(0);
-    add_products<V, float, W, N>(call.key_block + position * call.padded_dim, call.padded_dim,
-                                 call.q + row * call.padded_dim, call.padded_dim, call.padded_dim, sums);
-    for (int i = 0; i < N; ++i) V::store_sums(sums[i], call.scores + (row + i) * kBlock + position);
+  /// `count` rows to f32, zeros up to the block's end.
+  template <typename T>
+  void widen(const T* from, std::int64_t count, float* to) const {
+    const std::int64_t dim = call.head_dim, padded = call.padded_dim;
+    for (std::int64_t p = 0; p < count; ++p, from += dim, to += padded) {
+      std::int64_t d = 0;
+      for (; d + 64 <= dim; d += 64)
+        for (int v = 0; v < 64; v += 16) V::store(to + d + v, V::load(from + d + v));
+      for (; d + 16 <= dim; d += 16) V::store(to + d, V::load(from + d));
+      if (d < dim) V::store(to + d, load_part<V>(from + d, dim - d));
+    }
+    for (std::int64_t at = count * padded; at < kBlock * padded; at += 16, to += 16) V::store(to, V::broadcast(0));
   }
-  template <int N = 1>
-  void score_rows(std::int64_t n, std::int64_t row, std::int64_t count) const {
+  template <typename T>
+  Rows<float> widened(std::int64_t first, std::int64_t count) const {
+    const Rows<T> rows = stored<T>(first);
+    widen(rows.keys, count, call.key_block);
+    widen(rows.values, count, call.value_block);
+    return {call.key_block, call.value_block, call.padded_dim};
+  }
+
+  // ---- scores[row, position] = q · key ----
+  // Tiles stay functions of their own: in a larger one, GCC keeps exp's constants in the registers that they need.
+  template <typename T, int R, int N>
+  [[gnu::noinline]] void score_tile(const Rows<T>& block, std::int64_t row, std::int64_t position) const {
+    Vec sums[N][R];
+    for (auto& of_row : sums)
+      for (Vec& sum : of_row) sum = V::broadcast(0);
+    add_products<V, T, R, N, kAheadBytes<T>>(block.keys + position * block.stride, block.stride,
+                                             call.q + row * call.padded_dim, call.padded_dim, call.padded_dim, sums);
+    for (int i = 0; i < N; ++i) {
+      float* to = call.scores + (row + i) * kBlock + position;
+      if constexpr (R == W)
+        V::store_sums(sums[i], to);
+      else
+        *to = V::sum(sums[i][0]);
+    }
+  }
+  template <typename T, int N = 1>
+  void score_rows(const Rows<T>& block, std::int64_t n, std::int64_t row, std::int64_t count) const {
     if constexpr (N < X)
-      if (n > N) return score_rows<N + 1>(n, row, count);
-    for (std::int64_t position = 0; position < count; position += W) score_tile<N>(row, position);
+      if (n > N) return score_rows<T, N + 1>(block, n, row, count);
+    std::int64_t position = 0;
+    for (; position + W <= count; position += W) score_tile<T, W, N>(block, row, position);
+    for (; position < count; ++position) score_tile<T, 1, N>(block, row, position);
   }
 
   // ---- scores of one row → exp(score − largest), and the rescaling of what was summed before ----
   /// Returns the factor of the earlier sums.
-  float soften(std::int64_t row, std::int64_t first, std::int64_t count) const {
+  float soften(std::int64_t row, std::int64_t first, std::int64_t count, const Scales& scales) const {
+    constexpr int kVecs = kBlock / 16;
     float* scores = call.scores + row * kBlock;
-    const std::int64_t from = call.first[row] - first, to = call.last[row] - first;
-    for (std::int64_t p = 0; p < kBlock; ++p)
-      if (p < from || p >= to || p >= count) scores[p] = -FLT_MAX;
-    Vec block[kBlock / 16];
-    Vec most = V::broadcast(call.largest[row]);
-    for (int v = 0; v < kBlock / 16; ++v) {
+    Vec block[kVecs];
+    for (int v = 0; v < kVecs; ++v) {
       block[v] = V::load(scores + 16 * v);
-      most = V::maximum(most, block[v]);
+      if (call.i8) block[v] = V::multiply(block[v], V::load(scales.keys + 16 * v));
     }
+    const std::int64_t from = call.first[row] - first, last = call.last[row] - first, to = last < count ? last : count;
+    if (from > 0 || to < kBlock) {
+      for (int v = 0; v < kVecs; ++v) V::store(scores + 16 * v, block[v]);
+      for (std::int64_t p = 0; p < kBlock; ++p)
+        if (p < from || p >= to) scores[p] = -FLT_MAX;
+      for (int v = 0; v < kVecs; ++v) block[v] = V::load(scores + 16 * v);
+    }
+    Vec most = V::broadcast(call.largest[row]);
+    for (int v = 0; v < kVecs; ++v) most = V::maximum(most, block[v]);
     const float largest = V::largest(most);
-    const Vec factor = exp_negative<V>(V::subtract(V::broadcast(call.largest[row]), V::broadcast(largest)));
+    const Vec factor = exp_negative<V>(V::broadcast(call.largest[row] - largest));
     Vec total = V::multiply(V::load(call.total + row * 16), factor);
-    for (int v = 0; v < kBlock / 16; ++v) {
+    for (int v = 0; v < kVecs; ++v) {
       Vec p = exp_negative<V>(V::subtract(block[v], V::broadcast(largest)));
       total = V::add(total, p);
+      if (call.i8) p = V::multiply(p, V::load(scales.values + 16 * v));
       V::store(scores + 16 * v, p);
     }
     V::store(call.total + row * 16, total);
@@ -102,59 +139,74 @@ struct Attention {
   }
 
   // ---- out[row, d] = factor · out + Σ p · value ----
-  template <int N, int D>
-  void value_tile(std::int64_t row, std::int64_t d, std::int64_t count, const float* factors) const {
-    const std::int64_t padded = call.padded_dim;
+  template <typename T, int N, int D>
+  [[gnu::noinline]] void value_tile(const Rows<T>& block, std::int64_t row, std::int64_t d, std::int64_t count,
+                                    const float* factors) const {
+    float* out = call.out + row * call.padded_dim + d;
     Vec sums[N][D];
     for (int i = 0; i < N; ++i)
       for (int v = 0; v < D; ++v)
-        sums[i][v] = V::multiply(V::broadcast(factors[i]), V::load(call.out + (row + i) * padded + d + 16 * v));
-    for (std::int64_t p = 0; p < count; ++p) {
+        sums[i][v] = V::multiply(V::broadcast(factors[i]), V::load(out + i * call.padded_dim + 16 * v));
+    const T* from = block.values + d;
+    const float* weights = call.scores + row * kBlock;
+    for (std::int64_t p = 0; p < count; ++p, from += block.stride, ++weights) {
+      for (int at = 0; at < kAheadBytes<T> && at < 16 * D * int{sizeof(T)}; at += 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(from) + kAheadBytes<T> + at);
       Vec values[D];
-      for (int v = 0; v < D; ++v) values[v] = V::load(call.value_block + p * padded + d + 16 * v);
+      for (int v = 0; v < D; ++v) values[v] = V::load(from + 16 * v);
       for (int i = 0; i < N; ++i) {
-        const Vec weight = V::broadcast(call.scores[(row + i) * kBlock + p]);
+        const Vec weight = V::broadcast(weights[i * kBlock]);
         for (int v = 0; v < D; ++v) sums[i][v] = V::fma(weight, values[v], sums[i][v]);
       }
     }
     for (int i = 0; i < N; ++i)
-      for (int v = 0; v < D; ++v) V::store(call.out + (row + i) * padded + d + 16 * v, sums[i][v]);
+      for (int v = 0; v < D; ++v) V::store(out + i * call.padded_dim + 16 * v, sums[i][v]);
   }
-  template <int N = 1>
-  void value_rows(std::int64_t n, std::int64_t row, std::int64_t count, const float* factors) const {
+  template <typename T, int N = 1>
+  void value_rows(const Rows<T>& block, std::int64_t n, std::int64_t row, std::int64_t count,
+                  const float* factors) const {
     if constexpr (N < X)
-      if (n > N) return value_rows<N + 1>(n, row, count, factors);
+      if (n > N) return value_rows<T, N + 1>(block, n, row, count, factors);
     std::int64_t d = 0;
-    for (; d + 16 * W <= call.padded_dim; d += 16 * W) value_tile<N, W>(row, d, count, factors);
-    for (; d < call.padded_dim; d += 16) value_tile<N, 1>(row, d, count, factors);
+    for (; d + 16 * W <= call.padded_dim; d += 16 * W) value_tile<T, N, W>(block, row, d, count, factors);
+    for (; d < call.padded_dim; d += 16) value_tile<T, N, 1>(block, row, d, count, factors);
   }
 
-  void run() const {
+  template <typename T>
+  void add_block(const Rows<T>& block, std::int64_t first, std::int64_t count, const Scales& scales) const {
+    for (std::int64_t row = 0; row < call.rows; row += X) {
+      const std::int64_t n = call.rows - row < X ? call.rows - row : X;
+      score_rows<T>(block, n, row, count);
+      float factors[X];
+      for (std::int64_t i = 0; i < n; ++i) factors[i] = soften(row + i, first, count, scales);
+      value_rows<T>(block, n, row, count, factors);
+    }
+  }
+
+  template <typename T>
+  void run_as() const {
     for (std::int64_t row = 0; row < call.rows; ++row) {
       call.largest[row] = -FLT_MAX;
       V::store(call.total + row * 16, V::broadcast(0));
     }
     for (std::int64_t at = 0; at < call.rows * call.padded_dim; at += 16) V::store(call.out + at, V::broadcast(0));
+    // What one tile of rows reads once is not worth writing down first.
+    const bool as_stored = call.rows <= X && call.head_dim == call.padded_dim;
+    Scales scales;
     for (std::int64_t first = call.begin / kBlock * kBlock; first < call.end; first += kBlock) {
       const std::int64_t count = call.end - first < kBlock ? call.end - first : kBlock;
-      widen_block(first, count);
-      for (std::int64_t row = 0; row < call.rows; row += X) {
-        const std::int64_t n = call.rows - row < X ? call.rows - row : X;
-        score_rows(n, row, count);
-        float factors[X];
-        for (std::int64_t i = 0; i < n; ++i) {
-          float* scores = call.scores + (row + i) * kBlock;
-          if (call.i8)
-            for (std::int64_t p = 0; p < count; ++p) scores[p] *= call.key_scales[first + p];
-          factors[i] = soften(row + i, first, count);
-          if (call.i8)
-            for (std::int64_t p = 0; p < count; ++p) scores[p] *= call.value_scales[first + p];
-        }
-        value_rows(n, row, count, factors);
+      if (call.i8) {
+        std::memcpy(scales.keys, call.key_scales + first, static_cast<std::size_t>(count) * sizeof(float));
+        std::memcpy(scales.values, call.value_scales + first, static_cast<std::size_t>(count) * sizeof(float));
       }
+      if (as_stored)
+        add_block(stored<T>(first), first, count, scales);
+      else
+        add_block(widened<T>(first, count), first, count, scales);
     }
     for (std::int64_t row = 0; row < call.rows; ++row) call.total[row * 16] = V::sum(V::load(call.total + row * 16));
   }
+  void run() const { call.i8 ? run_as<std::int8_t>() : run_as<F16>(); }
 };
 
 template <typename V>

@@ -19,8 +19,8 @@ inline typename V::Vec load_part(const T* from, std::int64_t count) {
   return V::load(part);
 }
 
-/// sums[i][r] += row r of W times row i of x, over `cols` inputs.
-template <typename V, typename T, int W, int X, bool kPrefetch = false>
+/// sums[i][r] += row r of W times row i of x, over `cols` inputs; asks memory for each row's bytes that far ahead.
+template <typename V, typename T, int W, int X, int kAheadBytes = 0>
 inline void add_products(const T* w, std::int64_t w_stride, const float* x, std::int64_t x_stride, std::int64_t cols,
                          typename V::Vec (&sums)[X][W]) {
   using Vec = typename V::Vec;
@@ -34,8 +34,8 @@ inline void add_products(const T* w, std::int64_t w_stride, const float* x, std:
     }
   };
   for (std::int64_t k = 0; k < whole; k += 16) {
-    if constexpr (kPrefetch)
-      for (int r = 0; r < W; ++r) __builtin_prefetch(reinterpret_cast<const char*>(w + r * w_stride + k) + 4096, 0, 3);
+    if constexpr (kAheadBytes > 0)
+      for (int r = 0; r < W; ++r) __builtin_prefetch(reinterpret_cast<const char*>(w + r * w_stride + k) + kAheadBytes);
     step([&](const T* from) { return V::load(from + k); }, [&](const float* from) { return V::load(from + k); });
   }
   if (whole < cols) {
@@ -61,7 +61,7 @@ struct Dense {
     Vec sums[N][R];
     for (auto& row : sums)
       for (Vec& sum : row) sum = V::broadcast(0);
-    add_products<V, T, R, N, true>(row(r), distance * call.cols, call.x + i * call.x_stride, call.x_stride, call.cols,
+    add_products<V, T, R, N, 4096>(row(r), distance * call.cols, call.x + i * call.x_stride, call.x_stride, call.cols,
                                    sums);
     for (int at = 0; at < N; ++at) {
       float out[R];
