@@ -72,11 +72,11 @@ def bars(f):
                                 ("uniform 2", ["q2_K", "iq2_xxs"], 1.08), (MIXED, [], 1.12)):
         time = f.ours(weights, 1)
         work = f"{weights}, {MAIN}, 1 row"
-        add(work, "time / plain read of the same bytes", f.ours(weights, 1, "over_read"), bar)
+        add(work, "time / plain read of the same bytes", f.ours(weights, 1, "over_plain_read"), bar)
         megabytes = f.ours(weights, 1, "megabytes")
         if time:
             add(work, "time / roofline (best bandwidth of the run)", time / (megabytes * 1e12 / f.bandwidth))
-        add(work, "the same on huge pages: time / plain read", f.ours(weights, 1, "over_read", pages="huge"))
+        add(work, "the same on huge pages: time / plain read", f.ours(weights, 1, "over_plain_read", pages="huge"))
         for kind in kinds:
             add(work, f"{kind}'s time / ours", ratio_of(f.peer(kind, 1), time), None if kind == "q4_0" else 2.2, False)
     add(MIXED, "time / share-weighted uniform", f.ratio(f"batch 1: {MIXED} / share"), 1.04)
@@ -95,7 +95,7 @@ def bars(f):
             3 if kind == "q3_K" else None, False)
     for step in ("products, avx512-vnni", "products, avx-vnni", "products, avx2", "products, AVX2"):
         for weights in ("uniform 2", "uniform 3", "uniform 4", MIXED):
-            add(f"{step}: {weights}, 1 row", "time / plain read", f.ours(weights, 1, "over_read", step))
+            add(f"{step}: {weights}, 1 row", "time / plain read", f.ours(weights, 1, "over_plain_read", step))
         add(f"{step}: {MIXED}, 256 rows", f"share of the peak of {f.ours(MIXED, 256, 'kernel', step)}",
             f.ours(MIXED, 256, "peak_share", step), 0.6 if "512" in step else None, False)
         if "avx2" in step.lower():
