@@ -169,7 +169,7 @@ def measure(path, way, options):
             loaded.keep(context)
             seconds.append(loaded.write(options.tokens))
         add("decode", statistics.median(seconds), options.tokens, context)
-    for count in sequences if not repack else []:  # several rows at once crash its repacked Q6_K products (0.3.36)
+    for count in sequences:
         seconds = []
         for _ in range(options.repeats):
             loaded.keep(0)
