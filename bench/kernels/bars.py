@@ -20,23 +20,23 @@ class Figures:
             for name, rate in result["operations_per_second"].items():
                 self.peaks[name] = max(self.peaks.get(name, 0), rate["best"])
 
-    def ours(self, weights, batch, field="microseconds", step="products", shape=MAIN, pages="ordinary"):
+    def ours(self, weights, batch, field="microseconds", step="products", shape=None, pages="ordinary"):
         found = [p[field] for s in self.steps if s["name"] == step for p in s["result"]["products"]
-                 if (p["shape"], p["pages"], p["weights"], p["batch"]) == (shape, pages, weights, batch)]
+                 if (p["shape"], p["pages"], p["weights"], p["batch"]) == (shape or MAIN, pages, weights, batch)]
         return statistics.median(found) if found and not isinstance(found[0], str) else (found[0] if found else None)
 
-    def ratio(self, what, step="products", shape=MAIN):
+    def ratio(self, what, step="products", shape=None):
         found = [r["value"] for s in self.steps if s["name"] == step for r in s["result"]["ratios"]
-                 if r["shape"] == shape and r["pages"] == "ordinary" and r["what"].startswith(what)]
+                 if r["shape"] == (shape or MAIN) and r["pages"] == "ordinary" and r["what"].startswith(what)]
         return statistics.median(found) if found else None
 
-    def peer(self, kind, batch, field="microseconds", step="peer products", shape=MAIN):
+    def peer(self, kind, batch, field="microseconds", step="peer products", shape=None):
         """Of the buffer type that is fastest at this batch."""
         best = {}
         for s in self.steps:
             if s["name"] == step:
                 for p in s["result"]["products"]:
-                    if (p["shape"], p["type"], p["batch"]) == (shape, kind, batch):
+                    if (p["shape"], p["type"], p["batch"]) == (shape or MAIN, kind, batch):
                         best.setdefault(p["buffer"], []).append((p["microseconds"], p[field]))
         found = [(statistics.median(t for t, _ in times), statistics.median(v for _, v in times)) for times in best.values()]
         return min(found)[1] if found else None
