@@ -82,10 +82,13 @@ struct Attention {
   template <typename T, int R, int N>
   [[gnu::noinline]] void score_tile(const Rows<T>& block, std::int64_t row, std::int64_t position) const {
     Vec sums[N][R];
+#pragma GCC unroll 16
     for (auto& of_row : sums)
+#pragma GCC unroll 16
       for (Vec& sum : of_row) sum = V::broadcast(0);
     add_products<V, T, R, N, kAheadBytes<T>>(block.keys + position * block.stride, block.stride,
                                              call.q + row * call.padded_dim, call.padded_dim, call.padded_dim, sums);
+#pragma GCC unroll 16
     for (int i = 0; i < N; ++i) {
       float* to = call.scores + (row + i) * kBlock + position;
       if constexpr (R == W)
@@ -109,22 +112,27 @@ struct Attention {
     constexpr int kVecs = kBlock / 16;
     float* scores = call.scores + row * kBlock;
     Vec block[kVecs];
+#pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v) {
       block[v] = V::load(scores + 16 * v);
       if (call.i8) block[v] = V::multiply(block[v], V::load(scales.keys + 16 * v));
     }
     const std::int64_t from = call.first[row] - first, last = call.last[row] - first, to = last < count ? last : count;
     if (from > 0 || to < kBlock) {
+#pragma GCC unroll 16
       for (int v = 0; v < kVecs; ++v) V::store(scores + 16 * v, block[v]);
       for (std::int64_t p = 0; p < kBlock; ++p)
         if (p < from || p >= to) scores[p] = -FLT_MAX;
+#pragma GCC unroll 16
       for (int v = 0; v < kVecs; ++v) block[v] = V::load(scores + 16 * v);
     }
     Vec most = V::broadcast(call.largest[row]);
+#pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v) most = V::maximum(most, block[v]);
     const float largest = V::largest(most);
     const Vec factor = exp_negative<V>(V::broadcast(call.largest[row] - largest));
     Vec total = V::multiply(V::load(call.total + row * 16), factor);
+#pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v) {
       Vec p = exp_negative<V>(V::subtract(block[v], V::broadcast(largest)));
       total = V::add(total, p);
@@ -144,7 +152,9 @@ struct Attention {
                                     const float* factors) const {
     float* out = call.out + row * call.padded_dim + d;
     Vec sums[N][D];
+#pragma GCC unroll 16
     for (int i = 0; i < N; ++i)
+#pragma GCC unroll 16
       for (int v = 0; v < D; ++v)
         sums[i][v] = V::multiply(V::broadcast(factors[i]), V::load(out + i * call.padded_dim + 16 * v));
     const T* from = block.values + d;
@@ -153,13 +163,18 @@ struct Attention {
       for (int at = 0; at < kAheadBytes<T> && at < 16 * D * int{sizeof(T)}; at += 64)
         __builtin_prefetch(reinterpret_cast<const char*>(from) + kAheadBytes<T> + at);
       Vec values[D];
+#pragma GCC unroll 16
       for (int v = 0; v < D; ++v) values[v] = V::load(from + 16 * v);
+#pragma GCC unroll 16
       for (int i = 0; i < N; ++i) {
         const Vec weight = V::broadcast(weights[i * kBlock]);
+#pragma GCC unroll 16
         for (int v = 0; v < D; ++v) sums[i][v] = V::fma(weight, values[v], sums[i][v]);
       }
     }
+#pragma GCC unroll 16
     for (int i = 0; i < N; ++i)
+#pragma GCC unroll 16
       for (int v = 0; v < D; ++v) V::store(out + i * call.padded_dim + 16 * v, sums[i][v]);
   }
   template <typename T, int N = 1>

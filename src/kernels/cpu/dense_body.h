@@ -19,29 +19,38 @@ inline typename V::Vec load_part(const T* from, std::int64_t count) {
   return V::load(part);
 }
 
-/// sums[i][r] += row r of W times row i of x, over `cols` inputs; asks memory for each row's bytes that far ahead.
+/// sums[i][r] += row r of W times row i of x, over `cols` inputs; asks memory for each row's bytes that far ahead. Loops
+/// over a tile are unrolled by pragma here and below: GCC keeps sums in registers only if it unrolls them early.
 template <typename V, typename T, int W, int X, int kAheadBytes = 0>
-inline void add_products(const T* w, std::int64_t w_stride, const float* x, std::int64_t x_stride, std::int64_t cols,
-                         typename V::Vec (&sums)[X][W]) {
+[[gnu::always_inline]] inline void add_products(const T* w, std::int64_t w_stride, const float* x,
+                                                std::int64_t x_stride, std::int64_t cols,
+                                                typename V::Vec (&sums)[X][W]) {
   using Vec = typename V::Vec;
-  const std::int64_t whole = cols / 16 * 16;
-  const auto step = [&](const auto& load_w, const auto& load_x) {
+  const std::int64_t rest = cols % 16, whole = cols - rest;
+  for (std::int64_t k = 0; k < whole; k += 16) {
     Vec rows[W];
-    for (int r = 0; r < W; ++r) rows[r] = load_w(w + r * w_stride);
+#pragma GCC unroll 16
+    for (int r = 0; r < W; ++r) {
+      if constexpr (kAheadBytes > 0)
+        __builtin_prefetch(reinterpret_cast<const char*>(w + r * w_stride + k) + kAheadBytes);
+      rows[r] = V::load(w + r * w_stride + k);
+    }
+#pragma GCC unroll 16
     for (int i = 0; i < X; ++i) {
-      const Vec inputs = load_x(x + i * x_stride);
+      const Vec inputs = V::load(x + i * x_stride + k);
+#pragma GCC unroll 16
       for (int r = 0; r < W; ++r) sums[i][r] = V::fma(rows[r], inputs, sums[i][r]);
     }
-  };
-  for (std::int64_t k = 0; k < whole; k += 16) {
-    if constexpr (kAheadBytes > 0)
-      for (int r = 0; r < W; ++r) __builtin_prefetch(reinterpret_cast<const char*>(w + r * w_stride + k) + kAheadBytes);
-    step([&](const T* from) { return V::load(from + k); }, [&](const float* from) { return V::load(from + k); });
   }
-  if (whole < cols) {
-    const std::int64_t rest = cols - whole;
-    step([&](const T* from) { return load_part<V>(from + whole, rest); },
-         [&](const float* from) { return load_part<V>(from + whole, rest); });
+  if (rest == 0) return;
+  Vec rows[W];
+#pragma GCC unroll 16
+  for (int r = 0; r < W; ++r) rows[r] = load_part<V>(w + r * w_stride + whole, rest);
+#pragma GCC unroll 16
+  for (int i = 0; i < X; ++i) {
+    const Vec inputs = load_part<V>(x + i * x_stride + whole, rest);
+#pragma GCC unroll 16
+    for (int r = 0; r < W; ++r) sums[i][r] = V::fma(rows[r], inputs, sums[i][r]);
   }
 }
 
@@ -59,16 +68,21 @@ struct Dense {
   template <int R, int N>
   void product(std::int64_t r, std::int64_t distance, std::int64_t i) const {
     Vec sums[N][R];
+#pragma GCC unroll 16
     for (auto& row : sums)
+#pragma GCC unroll 16
       for (Vec& sum : row) sum = V::broadcast(0);
     add_products<V, T, R, N, 4096>(row(r), distance * call.cols, call.x + i * call.x_stride, call.x_stride, call.cols,
                                    sums);
+#pragma GCC unroll 16
     for (int at = 0; at < N; ++at) {
       float out[R];
       if constexpr (R == W)
         V::store_sums(sums[at], out);
       else
+#pragma GCC unroll 16
         for (int of = 0; of < R; ++of) out[of] = V::sum(sums[at][of]);
+#pragma GCC unroll 16
       for (int of = 0; of < R; ++of) *y(i + at, r + of * distance) = out[of];
     }
   }
@@ -118,22 +132,30 @@ struct Dense {
   template <int R, int N>
   void tile(const float* w, const float* x, const Stage& stage, float* kept, std::int64_t r, std::int64_t i) const {
     Vec sums[N][R];
+#pragma GCC unroll 16
     for (int at = 0; at < N; ++at)
+#pragma GCC unroll 16
       for (int of = 0; of < R; ++of) sums[at][of] = stage.first ? V::broadcast(0) : V::load(kept + (at * R + of) * 16);
     for (std::int64_t step = 0; step < stage.sixteens; ++step, w += R * 16, x += N * 16) {
       Vec rows[R];
+#pragma GCC unroll 16
       for (int of = 0; of < R; ++of) rows[of] = V::load(w + 16 * of);
+#pragma GCC unroll 16
       for (int at = 0; at < N; ++at) {
         const Vec inputs = V::load(x + 16 * at);
+#pragma GCC unroll 16
         for (int of = 0; of < R; ++of) sums[at][of] = V::fma(rows[of], inputs, sums[at][of]);
       }
     }
+#pragma GCC unroll 16
     for (int at = 0; at < N; ++at) {
       if (!stage.last)
+#pragma GCC unroll 16
         for (int of = 0; of < R; ++of) V::store(kept + (at * R + of) * 16, sums[at][of]);
       else if constexpr (R == W)
         V::store_sums(sums[at], y(i + at, r));
       else
+#pragma GCC unroll 16
         for (int of = 0; of < R; ++of) *y(i + at, r + of) = V::sum(sums[at][of]);
     }
   }

@@ -65,12 +65,15 @@ struct PackedF32 {
     const float* panel = call.panel;
     for (int group = 0; group < call.groups; ++group) {
       Vec sums[N];
+#pragma GCC unroll 16
       for (Vec& sum : sums) sum = V::broadcast(0);
       for (int input = 0; input < inputs; ++input, panel += 16, x += N) {
         const Vec weights = V::load(panel);
+#pragma GCC unroll 16
         for (int i = 0; i < N; ++i) sums[i] = V::fma(weights, V::broadcast(x[i]), sums[i]);
       }
       const Vec scale = V::load(tile.scales[group]);
+#pragma GCC unroll 16
       for (int i = 0; i < N; ++i) V::store(y + i * 16, V::fma(sums[i], scale, V::load(y + i * 16)));
     }
   }
