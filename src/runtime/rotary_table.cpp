@@ -6,12 +6,10 @@
 namespace scalebits {
 
 void RotaryTable::reserve(std::int64_t positions) {
-  const std::size_t half = frequencies_.size();
-  auto position = static_cast<std::int64_t>(cosines_.size() / half);
+  constexpr std::int64_t kStep = 1024;  // some milliseconds
+  auto position = static_cast<std::int64_t>(cosines_.size() / frequencies_.size());
   if (positions <= position) return;
-  positions = std::max({positions, 2 * position, std::int64_t{256}});
-  cosines_.reserve(index(positions));
-  sines_.reserve(index(positions));
+  positions = std::max(positions, position + kStep);
   for (; position < positions; ++position)
     for (const double frequency : frequencies_) {
       const double angle = static_cast<double>(position) * frequency;

@@ -11,7 +11,7 @@ namespace scalebits {
 class RotaryTable {
  public:
   explicit RotaryTable(const ModelSpec& spec) : frequencies_(rope_frequencies(spec)) {}
-  /// Makes the table reach `positions`; grows by doubling.
+  /// Makes the table reach `positions` at least.
   void reserve(std::int64_t positions);
 
   /// [head_dim / 2], of a position below what was reserved.
