@@ -150,7 +150,7 @@ struct Bench {
     const auto run = isa >= Isa::avx512_vnni ? &run_packed_f32_avx512
                      : isa >= Isa::avx2      ? &run_packed_f32_avx2
                                              : &run_packed_f32_scalar;
-    const std::int64_t chunk = std::max<std::int64_t>(1, format.tile_row_count() / (threads.size() * 4));
+    const std::int64_t chunk = (format.tile_row_count() + threads.size() - 1) / threads.size();
     const double seconds = best_seconds(n > 16 ? 15 : 21, [&] {
       threads.for_each((format.tile_row_count() + chunk - 1) / chunk, [&](std::int64_t i) {
         run({&weights, &x, i * chunk, std::min(format.tile_row_count(), (i + 1) * chunk), y.data(), rows});

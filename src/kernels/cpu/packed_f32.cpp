@@ -57,10 +57,24 @@ void arrange(const Activations& x, std::int64_t first, std::int64_t n, std::int6
   for (std::int64_t i = 0; i < n; i += pass_rows) {
     const std::int64_t rows = std::min(pass_rows, n - i);
     float* pass = out + i * x.cols;
-    for (std::int64_t row = 0; row < rows; ++row) {
-      const float* from = x.f32.data() + (first + i + row) * x.cols;
-      for (std::int64_t col = 0; col < x.cols; ++col) pass[col * rows + row] = from[col];
+    const float* from = x.f32.data() + (first + i) * x.cols;
+    for (std::int64_t col = 0; col < x.cols; ++col)
+      for (std::int64_t row = 0; row < rows; ++row) *pass++ = from[row * x.cols + col];
+  }
+}
+
+/// Rows [n, 16] of results to their places in y.
+void scatter(const PackedWeights& weights, std::int64_t tile_row, const float* results, std::int64_t n, float* y,
+             std::int64_t y_stride) {
+  const std::int64_t row = tile_row * kTileRows;
+  const std::int64_t rows = std::min<std::int64_t>(kTileRows, weights.format().rows - row);
+  const auto order = weights.row_order();
+  for (std::int64_t i = 0; i < n; ++i, results += kTileRows, y += y_stride) {
+    if (order.empty()) {
+      std::copy_n(results, rows, y + row);
+      continue;
     }
+    for (std::int64_t r = 0; r < rows; ++r) y[order[static_cast<std::size_t>(row + r)]] = results[r];
   }
 }
 
@@ -90,14 +104,7 @@ void run(const PackedTask& task, const PackedF32Set& set) {
                 .cols = x.cols,
                 .panel = panel,
                 .y = y_buffer.data()});
-      const std::int64_t row = tile_row * kTileRows;
-      const std::int64_t rows = std::min<std::int64_t>(kTileRows, weights.format().rows - row);
-      for (std::int64_t i = 0; i < n; ++i)
-        for (std::int64_t r = 0; r < rows; ++r) {
-          const std::int64_t to =
-              weights.row_order().empty() ? row + r : weights.row_order()[static_cast<std::size_t>(row + r)];
-          task.y[(first + i) * task.y_stride + to] = y_buffer[static_cast<std::size_t>(i * kTileRows + r)];
-        }
+      scatter(weights, tile_row, y_buffer.data(), n, task.y + first * task.y_stride, task.y_stride);
     }
   }
 }
