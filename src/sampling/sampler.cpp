@@ -65,7 +65,12 @@ class SortedPrefix {
     count = std::min(count, all_.size());
     if (count <= sorted_) return;
     const auto at = [&](std::size_t i) { return all_.begin() + static_cast<std::ptrdiff_t>(i); };
-    std::partial_sort(at(sorted_), at(count), all_.end());
+    if (count - sorted_ <= 256) {
+      std::partial_sort(at(sorted_), at(count), all_.end());
+    } else {
+      std::nth_element(at(sorted_), at(count - 1), all_.end());
+      std::sort(at(sorted_), at(count));
+    }
     sorted_ = count;
   }
 
