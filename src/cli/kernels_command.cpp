@@ -35,16 +35,17 @@ constexpr std::string_view operation_of(ActivationFormat format, bool gather) {
   return format == ActivationFormat::i8 ? "packed x 8-bit" : "packed x f32";
 }
 
-/// "1-15", "16-": the numbers of activation rows for which `kernel` is taken.
+/// "rows 1-15", "rows 16-": the numbers of activation rows for which `kernel` is taken; empty: none.
 std::string rows_of(const PackedKernel& kernel, const KernelChoice& choice) {
   std::set<std::int64_t> starts = {1};  // the choice changes only where some kernel begins
   for (const PackedKernel& other : packed_kernels()) starts.insert(other.least_rows);
   std::string text;
-  for (auto start = starts.begin(); start != starts.end(); ++start) {
-    if (&choice.packed(kernel.format, *start) != &kernel) continue;
-    const auto next = std::next(start);
-    text += fmt::format("{}{}-{}", text.empty() ? "rows " : ", ", *start,
-                        next == starts.end() ? "" : std::to_string(*next - 1));
+  bool taken = false;
+  for (const std::int64_t start : starts) {
+    const bool here = &choice.packed(kernel.format, start) == &kernel;
+    if (here && !taken) text += fmt::format("{}{}-", text.empty() ? "rows " : ", ", start);
+    if (!here && taken) text += std::to_string(start - 1);
+    taken = here;
   }
   return text;
 }
