@@ -213,14 +213,20 @@ void attend(ThreadPool& threads, Isa highest, std::int64_t heads, std::span<cons
     const Worker worker(*units[part.unit].tile, heads, units[part.unit].kv_head);
     worker.run_split(body, part.split, {all_sums + part.sums, worker.rows()});
   });
-  for (std::size_t unit = 0; unit < units.size(); ++unit) {
+  const auto join = [&](std::int64_t i) {
+    const auto unit = static_cast<std::size_t>(i);
     const Worker worker(*units[unit].tile, heads, units[unit].kv_head);
     const Part* part = &parts[first_part[unit]];
     const Sums sums(all_sums + part->sums, worker.rows());
     for (std::int64_t split = 1; split < units[unit].tile->splits(); ++split)
       worker.join(sums, {all_sums + part[split].sums, worker.rows()});
     worker.write(sums);
-  }
+  };
+  const auto count = static_cast<std::int64_t>(units.size());
+  if (parts.size() > 8 * units.size())
+    threads.for_each(count, join);
+  else  // less work than waking threads
+    for (std::int64_t i = 0; i < count; ++i) join(i);
 }
 
 }  // namespace scalebits
