@@ -287,6 +287,9 @@ std::uint64_t resident_bytes() {
 }
 
 TEST(Session, TenThousandTokensTakeTheCacheAndNothingMore) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "NOT TESTED: the sanitizer holds freed memory back";
+#endif
   ModelSpec spec = testing_models::tiny_spec(Family::llama);
   spec.layers = 1, spec.heads = 2, spec.kv_heads = 1, spec.max_positions = 11000;
   const Checkpoint checkpoint = tiny_checkpoint(spec);
