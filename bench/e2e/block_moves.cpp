@@ -1,7 +1,8 @@
 // How well does a score predict? Takes a saved search state, moves single random blocks up or down by one bit, measures
-// the change of the loss on the tokens that were scored, and correlates it with what each statistic predicted from one
-// backward pass. Prints Spearman's rank correlation with a 95% bootstrap interval, and writes every move as JSON.
-//   bench_block_moves MODEL STATE OUT.json MOVES WINDOWS TEXT…
+// the change of the loss, and correlates it with what each statistic predicted from one backward pass over WINDOWS
+// windows of 512 tokens: on these tokens with OTHER 0, else on OTHER windows that were not scored. Prints Spearman's
+// rank correlation with a 95% bootstrap interval, and writes every move as JSON.
+//   bench_block_moves MODEL STATE OUT.json MOVES WINDOWS OTHER TEXT…
 #include "allocate/allocation.h"
 #include "checkpoint/read_checkpoint.h"
 #include "core/atomic_file.h"
@@ -110,19 +111,23 @@ constexpr Predictor kPredictors[] = {{"absolute", GradientKind::mean, Statistic:
 
 int main(int argc, char** argv) try {
   limit_spinning(argv);
-  if (argc < 7) fail(ErrorKind::usage, "usage: bench_block_moves MODEL STATE OUT.json MOVES WINDOWS TEXT...");
+  if (argc < 8) fail(ErrorKind::usage, "usage: bench_block_moves MODEL STATE OUT.json MOVES WINDOWS OTHER TEXT...");
   const Checkpoint checkpoint = read_checkpoint(argv[1]);
   const auto moves_wanted = static_cast<std::size_t>(std::stoul(argv[4]));
   Recipe recipe;
   recipe.windows_per_gradient = std::stoi(argv[5]);
+  const std::int64_t others = std::stoi(argv[6]);
   recipe.window_length = 512;
-  const CalibrationSet calibration = calibration_from_text(checkpoint, {argv + 6, argv + argc}, recipe);
+  const CalibrationSet calibration = calibration_from_text(checkpoint, {argv + 7, argv + argc}, recipe);
   const SavedSearch saved = load_search_state(argv[2]);
   if (saved.provenance.checkpoint_hash != checkpoint.hash) fail_input("{}: was made from another checkpoint", argv[2]);
   const SearchState& state = saved.state;
   const RoundedMatrices matrices = round_matrices(checkpoint, state.partition, state.importance,
                                                   recipe_from_json(saved.provenance.recipe, {}, argv[2]));
   const at::Tensor windows = calibration.gradient_windows.narrow(0, 0, recipe.windows_per_gradient).contiguous();
+  const at::Tensor measured_on =
+      others == 0 ? windows
+                  : calibration.gradient_windows.narrow(0, recipe.windows_per_gradient, others).contiguous();
 
   std::vector<Move> moves;
   const CounterRng rng(2026);
@@ -153,17 +158,18 @@ int main(int argc, char** argv) try {
     base = decoder.loss_and_gradients(windows, {}, reducer).mean;
   }
 
+  if (others > 0) base = decoder.loss(measured_on, {}).mean;
   for (std::size_t i = 0; i < moves.size(); ++i) {
     BitPlan moved = state.plan;
     moved.widths[moves[i].matrix][moves[i].block] = static_cast<std::uint8_t>(moves[i].to);
     model.use(moved);
-    moves[i].measured = decoder.loss(windows, {}).mean - base;
+    moves[i].measured = decoder.loss(measured_on, {}).mean - base;
     if (i % 20 == 19) fmt::print(stderr, "{} of {} moves\n", i + 1, moves.size());
   }
 
   std::vector<double> measured;
   for (const Move& move : moves) measured.push_back(move.measured);
-  Json report = {{"model", argv[1]}, {"moves", moves.size()}, {"tokens", windows.numel()}, {"loss", base}};
+  Json report = {{"model", argv[1]}, {"moves", moves.size()}, {"scored_tokens", windows.numel()}, {"measured_tokens", measured_on.numel()}, {"loss", base}};
   for (std::size_t s = 0; s < tables.size(); ++s) {
     std::vector<double> predicted;
     for (const Move& move : moves) {
