@@ -16,6 +16,9 @@ struct Avx2 : Vectors256 {
     return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, values));
   }
   using Vectors256::multiply_add;
+  static Ints multiply_add_at(Ints sum, Ints codes, const std::int8_t* values) {
+    return multiply_add(sum, codes, broadcast4(values));
+  }
   static Ints widen(Ints x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
 };
 

@@ -9,6 +9,9 @@ struct AvxVnni : Vectors256 {
   static constexpr int chunks_per_run(int) { return 16; }
   static Ints multiply_add(Ints sum, Ints codes, Ints values) { return _mm256_dpbusd_avx_epi32(sum, codes, values); }
   using Vectors256::multiply_add;
+  static Ints multiply_add_at(Ints sum, Ints codes, const std::int8_t* values) {
+    return multiply_add(sum, codes, broadcast4(values));
+  }
   static Ints widen(Ints x) { return x; }
 };
 

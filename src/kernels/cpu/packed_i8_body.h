@@ -107,7 +107,7 @@ template <class V, int N, int Width, int Chunk, int End>
 SCALEBITS_INLINE void add_chunks(const std::byte* codes, const std::int8_t* values, typename V::Ints* run) {
   if constexpr (Chunk < End) {
     const auto codes_now = operand<V, Width, Chunk, 0>(codes);
-    for (int n = 0; n < N; ++n) run[n] = V::multiply_add(run[n], codes_now, V::broadcast4(values + n * 4));
+    for (int n = 0; n < N; ++n) run[n] = V::multiply_add_at(run[n], codes_now, values + n * 4);
     add_chunks<V, N, Width, Chunk + 1, End>(codes, values + N * 4, run);
   }
 }
