@@ -20,8 +20,8 @@ namespace scalebits {
 
 enum class Op { packed_i8, packed_f32, dense };
 
-/// Rows [16·first_tile_row, 16·last_tile_row) of W, cut at its last row; y [x.rows, y_stride], the matrix' row r (by
-/// row_order) at y[i·y_stride + r].
+/// Rows [16·first_tile_row, 16·last_tile_row) of W, cut at its last row; y [x.rows, y_stride], the matrix' stored row r
+/// at y[i·y_stride + r]. Kernels do not scatter: two threads would write into the same cache lines (LinearRunner does).
 struct PackedTask {
   const PackedWeights* weights = nullptr;
   const Activations* x = nullptr;

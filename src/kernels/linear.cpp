@@ -33,6 +33,14 @@ std::int64_t unit_at(const Linear& linear, std::uint64_t cost) {
   return low;
 }
 
+bool has_row_order(const Linear& linear) {
+  const auto* packed = std::get_if<PackedWeights>(&linear.weights);
+  return packed != nullptr && !packed->row_order().empty();
+}
+
+/// So many elements one thread scatters before another has woken up.
+constexpr std::int64_t kScatterAlone = 8192;
+
 void dense_row(const DenseWeights& dense, std::int64_t row, std::span<float> out) {
   const std::size_t size = size_bytes(dense.dtype);
   const std::byte* from = dense.bytes.data() + static_cast<std::size_t>(row * dense.cols) * size;
@@ -108,16 +116,20 @@ void LinearRunner::run(std::span<const LinearOutput> outputs, const float* x, st
   gathers_ = 0;
   inputs_.clear();
   std::uint64_t total = 0;
+  std::size_t unordered = 0;
   for (const LinearOutput& output : outputs) {
     const auto* packed = std::get_if<PackedWeights>(&output.linear->weights);
     inputs_.push_back(packed == nullptr ? nullptr : &gathered(*packed, x, n, x_stride));
     total += cost_of(*output.linear, units_of(*output.linear));
+    if (has_row_order(*output.linear)) unordered += static_cast<std::size_t>(n * output.linear->rows());
   }
+  unordered_.reserve(unordered);
   const auto packed_run = kernels_.packed(format_, n).run;
   const auto compute = [&](int thread) {
     const auto size = static_cast<std::uint64_t>(threads_.size()), index = static_cast<std::uint64_t>(thread);
     const std::uint64_t first = total * index / size, last = total * (index + 1) / size;
     std::uint64_t before = 0;
+    float* stored = unordered_.data();
     for (std::size_t o = 0; o < outputs.size(); ++o) {
       const LinearOutput& output = outputs[o];
       const std::uint64_t cost = cost_of(*output.linear, units_of(*output.linear)), after = before + cost;
@@ -125,15 +137,38 @@ void LinearRunner::run(std::span<const LinearOutput> outputs, const float* x, st
                          to = last >= after ? units_of(*output.linear)
                                             : unit_at(*output.linear, std::max(last, before) - before);
       before = after;
+      const bool in_order = !has_row_order(*output.linear);
+      float* const y = in_order ? output.y : stored;
+      const std::int64_t y_stride = in_order ? output.y_stride : output.linear->rows();
+      if (!in_order) stored += n * output.linear->rows();
       if (from >= to) continue;
       if (inputs_[o] != nullptr)
-        packed_run({&std::get<PackedWeights>(output.linear->weights), inputs_[o], from, to, output.y, output.y_stride});
+        packed_run({&std::get<PackedWeights>(output.linear->weights), inputs_[o], from, to, y, y_stride});
       else
         kernels_.dense->run({&std::get<DenseWeights>(output.linear->weights), x, n, x_stride, from * kTileRows,
-                             std::min(to * kTileRows, output.linear->rows()), output.y, output.y_stride});
+                             std::min(to * kTileRows, output.linear->rows()), y, y_stride});
     }
   };
   threads_.run(compute);
+  scatter(outputs, n);
+}
+
+void LinearRunner::scatter(std::span<const LinearOutput> outputs, std::int64_t n) {
+  const float* stored = unordered_.data();
+  for (const LinearOutput& output : outputs) {
+    if (!has_row_order(*output.linear)) continue;
+    const std::span<const std::uint32_t> order = std::get<PackedWeights>(output.linear->weights).row_order();
+    const auto rows = static_cast<std::int64_t>(order.size());
+    const auto scatter_row = [&](std::int64_t i) {
+      for (std::int64_t r = 0; r < rows; ++r)
+        output.y[i * output.y_stride + order[static_cast<std::size_t>(r)]] = stored[i * rows + r];
+    };
+    if (n * rows < kScatterAlone)
+      for (std::int64_t i = 0; i < n; ++i) scatter_row(i);
+    else
+      threads_.for_each(n, scatter_row);
+    stored += n * rows;
+  }
 }
 
 }  // namespace scalebits

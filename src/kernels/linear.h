@@ -58,9 +58,13 @@ class LinearRunner {
   };
   const Activations& gathered(const PackedWeights& weights, const float* x, std::int64_t n, std::int64_t x_stride);
 
+  /// Results of matrices with a row order, each whole one [n, rows] after the other, to their places.
+  void scatter(std::span<const LinearOutput> outputs, std::int64_t n);
+
   std::deque<Gather> scratch_;  // the first gathers_ belong to the present call
   std::size_t gathers_ = 0;
   std::vector<const Activations*> inputs_;
+  AlignedBuffer<float> unordered_;
 };
 
 }  // namespace scalebits

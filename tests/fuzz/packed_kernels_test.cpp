@@ -1,4 +1,4 @@
-// A hundred thousand random little products: any format, widths, codes, side information, orders, number of rows and part
+// A hundred thousand random little products: any format, widths, codes, side information, number of rows and part
 // of the matrix, each by a kernel drawn from those of this machine, against the scalar one, bit for bit. Blobs are random
 // bytes under valid tags, on the heap at their exact size, so that sanitizers see a read beyond them.
 #include "kernels/kernel.h"
@@ -30,8 +30,7 @@ TEST(PackedKernels, AgreeOnAnything) {
     const MatrixFormat format = random_packed_format(dice, 1 + dice.below(70), 1 + dice.below(140));
     const std::vector<std::uint8_t> widths = random_block_widths(dice, format);
     const std::vector<std::byte> blob = random_blob(dice, format, widths);
-    const auto row_order = dice.below(2) == 0 ? dice.permutation(format.rows) : std::vector<std::uint32_t>();
-    const PackedWeights weights(PackedMatrix(format, blob, "random"), row_order, {});
+    const PackedWeights weights(PackedMatrix(format, blob, "random"), {}, {});
 
     const ActivationFormat kind = dice.below(4) == 0 ? ActivationFormat::f32 : ActivationFormat::i8;
     std::vector<PackedKernel> kernels;

@@ -95,8 +95,7 @@ void check(Dice& dice, const MatrixFormat& format, const std::vector<std::uint8_
     kernel.run({&weights, &x, first, last, y.data(), y_stride});
     for (std::int64_t i = 0; i < n; ++i) {
       for (std::int64_t stored = 0; stored < format.rows; ++stored) {
-        const std::int64_t row = packed.row_order.empty() ? stored : packed.row_order[static_cast<std::size_t>(stored)];
-        const float found = y[static_cast<std::size_t>(i * y_stride + row)];
+        const float found = y[static_cast<std::size_t>(i * y_stride + stored)];
         const float want = stored >= 16 * first && stored < 16 * last
                                ? wanted[static_cast<std::size_t>(i * format.rows + stored)]
                                : kUntouched;

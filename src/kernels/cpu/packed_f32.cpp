@@ -1,5 +1,5 @@
 // The portable half of the exact packed kernels: finds the tiles of 16 rows of W, reads their scales and zeros, cuts x
-// into blocks that stay in cache, and scatters the results.
+// into blocks that stay in cache, and stores the results.
 #include "kernels/cpu/packed_f32.h"
 
 #include "kernels/cpu/packed_f32_calls.h"
@@ -63,19 +63,12 @@ void arrange(const Activations& x, std::int64_t first, std::int64_t n, std::int6
   }
 }
 
-/// Rows [n, 16] of results to their places in y.
-void scatter(const PackedWeights& weights, std::int64_t tile_row, const float* results, std::int64_t n, float* y,
-             std::int64_t y_stride) {
-  const std::int64_t row = tile_row * kTileRows;
-  const std::int64_t rows = std::min<std::int64_t>(kTileRows, weights.format().rows - row);
-  const auto order = weights.row_order();
-  for (std::int64_t i = 0; i < n; ++i, results += kTileRows, y += y_stride) {
-    if (order.empty()) {
-      std::copy_n(results, rows, y + row);
-      continue;
-    }
-    for (std::int64_t r = 0; r < rows; ++r) y[order[static_cast<std::size_t>(row + r)]] = results[r];
-  }
+/// Results [n, 16] of a tile row to their places in y.
+void store(const PackedWeights& weights, std::int64_t tile_row, const float* results, std::int64_t n, float* y,
+           std::int64_t y_stride) {
+  const std::int64_t first = tile_row * kTileRows,
+                     rows = std::min<std::int64_t>(kTileRows, weights.format().rows - first);
+  for (std::int64_t i = 0; i < n; ++i) std::copy_n(results + i * kTileRows, rows, y + i * y_stride + first);
 }
 
 void run(const PackedTask& task, const PackedF32Set& set) {
@@ -104,7 +97,7 @@ void run(const PackedTask& task, const PackedF32Set& set) {
                 .cols = x.cols,
                 .panel = panel,
                 .y = y_buffer.data()});
-      scatter(weights, tile_row, y_buffer.data(), n, task.y + first * task.y_stride, task.y_stride);
+      store(weights, tile_row, y_buffer.data(), n, task.y + first * task.y_stride, task.y_stride);
     }
   }
 }

@@ -209,18 +209,11 @@ constexpr TileFunction<V> kTileFunctions[kMaxWidth + 1] = {nullptr,
                                                            add_tile<V, N, 7, Half>,
                                                            add_tile<V, N, 8, Half>};
 
-/// Stores rows 16·tile_row … of y [N][16], scattered, into rows from `first_x` on of the result.
+/// Stores rows 16·tile_row … of y [N][16] into rows from `first_x` on of the result.
 void store_tile_row(const PackedTask& task, std::int64_t tile_row, std::int64_t first_x, int n, const float* y) {
-  const std::span<const std::uint32_t> order = task.weights->row_order();
   const std::int64_t first = tile_row * kTileRows,
                      count = std::min<std::int64_t>(kTileRows, task.weights->format().rows - first);
-  for (int i = 0; i < n; ++i) {
-    float* to = task.y + (first_x + i) * task.y_stride;
-    if (order.empty())
-      std::copy_n(y + i * kTileRows, count, to + first);
-    else
-      for (std::int64_t r = 0; r < count; ++r) to[order[static_cast<std::size_t>(first + r)]] = y[i * kTileRows + r];
-  }
+  for (int i = 0; i < n; ++i) std::copy_n(y + i * kTileRows, count, task.y + (first_x + i) * task.y_stride + first);
 }
 
 /// Rows [first, first + N) of the activations, interleaved into the thread's scratch unless N is 1.

@@ -40,12 +40,7 @@ void run_packed_i8_scalar(const PackedTask& task) {
     const std::int64_t first_row = tile_row * kTileRows,
                        count = std::min<std::int64_t>(kTileRows, format.rows - first_row);
     for (std::int64_t i = 0; i < x.rows; ++i)
-      for (std::int64_t row = 0; row < count; ++row) {
-        const std::int64_t stored = first_row + row;
-        const std::int64_t target =
-            weights.row_order().empty() ? stored : weights.row_order()[static_cast<std::size_t>(stored)];
-        task.y[i * task.y_stride + target] = sums[static_cast<std::size_t>(i)][static_cast<std::size_t>(row)];
-      }
+      std::copy_n(sums[static_cast<std::size_t>(i)].data(), count, task.y + i * task.y_stride + first_row);
   }
 }
 
