@@ -11,6 +11,10 @@
 namespace scalebits {
 
 AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path), partial_path_(path) {
+  std::error_code ignored;
+  const auto status = std::filesystem::status(path_, ignored);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    fail_input("{}: cannot be written: not a regular file", path_.string());
   partial_path_ += ".partial";
   fd_ = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd_ < 0) fail_input("{}: cannot create: {}", partial_path_.string(), std::strerror(errno));

@@ -12,7 +12,8 @@ namespace scalebits {
 
 class AtomicFile {
  public:
-  /// Throws Error(bad_input) naming the path when the temporary file cannot be created.
+  /// Throws Error(bad_input) naming the path when the temporary file cannot be created, or when something that is no
+  /// regular file is there: it would be replaced.
   explicit AtomicFile(const std::filesystem::path& path);
   /// Removes the temporary file unless committed.
   ~AtomicFile();

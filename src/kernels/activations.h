@@ -2,6 +2,7 @@
 // with zeros to whole tiles of 64. Either 8-bit, with a scale for every group of 32 or 64 inputs, or f32 as they are.
 // The 8-bit rule, the same bits on every instruction set: scale = max|x| / 127, value = x · (127 / max|x|) rounded to
 // the nearest even integer (both 0 where all x are 0), sum = Σ value, an exact integer stored as f32.
+// A group with an x that is not finite has scale NaN and values 0: every result that reads it is NaN.
 #pragma once
 
 #include "core/aligned_buffer.h"

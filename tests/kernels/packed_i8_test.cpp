@@ -10,6 +10,7 @@
 
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <set>
 
 namespace scalebits {
@@ -198,6 +199,36 @@ TEST(Gather, EveryKernelGivesTheScalarBits) {
         ASSERT_EQ(wanted.i8[static_cast<std::size_t>(i)], found.i8[static_cast<std::size_t>(i)]) << kernel.name;
       for (std::int64_t i = 0; i < n * found.groups() * 2; ++i)
         ASSERT_EQ(wanted.scales[static_cast<std::size_t>(i)], found.scales[static_cast<std::size_t>(i)]);
+    }
+  }
+}
+
+TEST(Gather, AnInputThatIsNotFiniteShowsInEveryKernelsResults) {
+  Dice dice(8);
+  const MatrixFormat format = random_packed_format(dice, 40, 200);
+  const RandomPacked packed =
+      random_packed(dice, format, std::vector<std::uint8_t>(static_cast<std::size_t>(format.block_count()), 3));
+  const std::int64_t n = 5, cols = format.cols, rows = format.rows;
+  const std::vector<float> finite = random_inputs(dice, n * cols);
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    std::vector<float> inputs = finite;
+    inputs[static_cast<std::size_t>(2 * cols + 77)] = bad;
+    for (const GatherKernel& gather_kernel : gather_kernels()) {
+      if (gather_kernel.format != ActivationFormat::i8 || !machine_has(gather_kernel.isa)) continue;
+      const Activations x = gather(gather_kernel, *packed.weights, inputs, n);
+      const Activations wanted = gather(gather_kernel, *packed.weights, finite, n);
+      for (const PackedKernel& kernel : packed_kernels()) {
+        if (kernel.format != ActivationFormat::i8 || !machine_has(kernel.isa)) continue;
+        const std::vector<float> y = product(kernel, *packed.weights, x),
+                                 good = product(kernel, *packed.weights, wanted);
+        for (std::int64_t i = 0; i < n * rows; ++i) {
+          const auto at = static_cast<std::size_t>(i);
+          if (i / rows == 2)
+            ASSERT_TRUE(std::isnan(y[at])) << kernel.name;
+          else
+            ASSERT_EQ(y[at], good[at]) << kernel.name;
+        }
+      }
     }
   }
 }

@@ -73,6 +73,8 @@ TEST(AtomicFile, NothingIsVisibleBeforeCommit) {
   write_file_atomically(path, "whole");
   EXPECT_EQ(MappedFile::open(path)->bytes().size(), 5u);
   EXPECT_THROW(AtomicFile("/no/such/folder/file"), Error);
+  EXPECT_THROW(AtomicFile("/dev/null"), Error);
+  EXPECT_THROW(AtomicFile(testing::TempDir()), Error);
 }
 
 TEST(MappedFile, RefusesWhatIsNoFile) {

@@ -3,7 +3,9 @@
 #include "kernels/cpu/packed_i8.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 
 namespace scalebits {
 namespace {
@@ -22,17 +24,29 @@ std::byte* thread_scratch(std::size_t bytes) {
   return scratch.data();
 }
 
+void gather_not_finite(Activations& out, std::int64_t row, std::int64_t group) {
+  std::fill_n(out.i8.data() + row * out.cols + group * out.group, out.group, std::int8_t{0});
+  float* scales = out.scales.data() + (row * out.groups() + group) * 2;
+  scales[0] = std::numeric_limits<float>::quiet_NaN();
+  scales[1] = 0;
+}
+
 void gather_i8_scalar(const GatherTask& task) {
   Activations& out = *task.out;
   for (std::int64_t row = task.first; row < task.last; ++row)
     for (std::int64_t group = 0; group < out.groups(); ++group) {
       float values[64];
-      float largest = 0;
+      std::uint32_t largest = 0;
       for (int i = 0; i < out.group; ++i) {
         values[i] = gathered(task, row, group * out.group + i);
-        largest = std::max(largest, std::fabs(values[i]));
+        largest = std::max(largest, std::bit_cast<std::uint32_t>(std::fabs(values[i])));
       }
-      const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+      const auto peak = std::bit_cast<float>(largest);
+      if (!std::isfinite(peak)) {
+        gather_not_finite(out, row, group);
+        continue;
+      }
+      const float inverse = peak > 0 ? 127.0f / peak : 0.0f;
       std::int32_t sum = 0;
       for (int i = 0; i < out.group; ++i) {
         const auto value = static_cast<std::int32_t>(std::nearbyint(values[i] * inverse));
@@ -40,7 +54,7 @@ void gather_i8_scalar(const GatherTask& task) {
         sum += value;
       }
       const auto at = static_cast<std::size_t>(row * out.groups() + group) * 2;
-      out.scales[at] = largest / 127.0f;
+      out.scales[at] = peak / 127.0f;
       out.scales[at + 1] = static_cast<float>(sum);
     }
 }

@@ -21,6 +21,8 @@ void run_packed_i8_avx_vnni(const PackedTask& task);
 void run_packed_i8_avx512(const PackedTask& task);
 void run_packed_i8_amx(const PackedTask& task);
 
+/// A group with an input that is not finite: values 0, scale NaN.
+void gather_not_finite(Activations& out, std::int64_t row, std::int64_t group);
 void gather_i8_scalar(const GatherTask& task);
 void gather_i8_avx2(const GatherTask& task);
 void gather_i8_avx512(const GatherTask& task);

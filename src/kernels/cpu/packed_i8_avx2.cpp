@@ -2,6 +2,10 @@
 // runs are as long as the widest codes allow, then widened to 32 bits.
 #include "kernels/cpu/packed_i8_256.h"
 
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
 namespace scalebits {
 namespace {
 
@@ -43,15 +47,19 @@ void gather_i8_avx2(const GatherTask& task) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   for (std::int64_t row = task.first; row < task.last; ++row)
     for (std::int64_t group = 0; group < out.groups(); ++group) {
-      __m256 values[8], largest = _mm256_setzero_ps();
+      __m256 values[8];
+      __m256i largest = _mm256_setzero_si256();
       for (int v = 0; v < vectors; ++v) {
         values[v] = gathered8(task, task.x + row * task.x_stride, group * out.group + v * 8);
-        largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, values[v]));
+        largest = _mm256_max_epi32(largest, _mm256_castps_si256(_mm256_andnot_ps(sign, values[v])));
       }
-      alignas(32) float peaks[8];
-      _mm256_store_ps(peaks, largest);
-      float peak = 0;
-      for (const float value : peaks) peak = value > peak ? value : peak;
+      alignas(32) std::int32_t peaks[8];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(peaks), largest);
+      const auto peak = std::bit_cast<float>(*std::max_element(peaks, peaks + 8));
+      if (!std::isfinite(peak)) {
+        gather_not_finite(out, row, group);
+        continue;
+      }
       const __m256 inverse = _mm256_set1_ps(peak > 0 ? 127.0f / peak : 0.0f);
       std::int8_t* to = out.i8.data() + row * out.cols + group * out.group;
       std::int32_t sum = 0;

@@ -2,6 +2,9 @@
 // sum in one VPDPBUSD.
 #include "kernels/cpu/packed_i8_512.h"
 
+#include <bit>
+#include <cmath>
+
 namespace scalebits {
 namespace {
 
@@ -23,12 +26,17 @@ void gather_i8_avx512(const GatherTask& task) {
   const int vectors = out.group / 16;
   for (std::int64_t row = task.first; row < task.last; ++row)
     for (std::int64_t group = 0; group < out.groups(); ++group) {
-      __m512 values[4], largest = _mm512_setzero_ps();
+      __m512 values[4];
+      __m512i largest = _mm512_setzero_si512();
       for (int v = 0; v < vectors; ++v) {
         values[v] = gathered(task, task.x + row * task.x_stride, group * out.group + v * 16);
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(values[v]));
+        largest = _mm512_max_epi32(largest, _mm512_castps_si512(_mm512_abs_ps(values[v])));
       }
-      const float peak = _mm512_reduce_max_ps(largest);
+      const auto peak = std::bit_cast<float>(_mm512_reduce_max_epi32(largest));
+      if (!std::isfinite(peak)) {
+        gather_not_finite(out, row, group);
+        continue;
+      }
       const __m512 inverse = _mm512_set1_ps(peak > 0 ? 127.0f / peak : 0.0f);
       __m512i sum = _mm512_setzero_si512();
       std::int8_t* to = out.i8.data() + row * out.cols + group * out.group;
