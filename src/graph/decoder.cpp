@@ -64,6 +64,8 @@ struct Decoder::State {
     return {spec, rope, workspace, operand, batch.windows, plan.length};
   }
   at::Tensor forward(const at::Tensor& ids, const Plan& plan, bool backward_follows, PassObserver* observer);
+  void run_layer(const Plan& plan, std::int64_t layer, const at::Tensor& x, const at::Tensor& y,
+                 PassObserver* observer);
   at::Tensor layer_input(const Plan& plan, std::int64_t layer) {
     return workspace.take(fmt::format("input of layer {}", layer), {plan.tokens(), spec.hidden}, at::kFloat);
   }
@@ -150,23 +152,29 @@ at::Tensor Decoder::State::forward(const at::Tensor& ids, const Plan& plan, bool
   at::Tensor x = layer_input(plan, 0);
   look_up(weights.embedding(), ids, x);
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
-    const LayerWeights layer_weights = fetch_layer(spec, weights, layer, operand, workspace);
     const at::Tensor y = backward_follows ? layer_input(plan, layer + 1) : x;
-    std::function<void(InputSite, const at::Tensor&)> observe;
-    if (observer && observer->wants_linear_inputs())
-      observe = [&](InputSite site, const at::Tensor& input) {
-        if (operand == at::kFloat) return observer->linear_input(layer, site, input);
-        const at::Tensor exact = workspace.take("observed input", input.sizes(), at::kFloat);
-        convert(input, exact);
-        observer->linear_input(layer, site, exact);
-      };
-    for (const MicroBatch& batch : plan.batches)
-      layer_forward(context(plan, batch), layer_weights,
-                    activations(plan, plan.keep_all ? layer : 0, batch, rows_of(plan, x, batch)),
-                    rows_of(plan, y, batch), observe);
+    run_layer(plan, layer, x, y, observer);
     x = y;
   }
   return x;
+}
+
+/// x → y [tokens, hidden]; y may be x unless the plan keeps activations.
+void Decoder::State::run_layer(const Plan& plan, std::int64_t layer, const at::Tensor& x, const at::Tensor& y,
+                               PassObserver* observer) {
+  const LayerWeights layer_weights = fetch_layer(spec, weights, layer, operand, workspace);
+  std::function<void(InputSite, const at::Tensor&)> observe;
+  if (observer && observer->wants_linear_inputs())
+    observe = [&](InputSite site, const at::Tensor& input) {
+      if (operand == at::kFloat) return observer->linear_input(layer, site, input);
+      const at::Tensor exact = workspace.take("observed input", input.sizes(), at::kFloat);
+      convert(input, exact);
+      observer->linear_input(layer, site, exact);
+    };
+  for (const MicroBatch& batch : plan.batches)
+    layer_forward(context(plan, batch), layer_weights,
+                  activations(plan, plan.keep_all ? layer : 0, batch, rows_of(plan, x, batch)), rows_of(plan, y, batch),
+                  observe);
 }
 
 at::Tensor Decoder::State::final_norm(const Plan& plan, const at::Tensor& x) {
@@ -300,6 +308,47 @@ LossResult Decoder::loss_and_gradients(const at::Tensor& ids, const LossTarget& 
     observer.embedding_gradient(squares ? gradients.head.sqrt_() : gradients.head);
   }
   return result;
+}
+
+struct Decoder::Walk::Progress {
+  Decoder::State& state;
+  Decoder::State::Plan plan;
+  at::Tensor x;
+  std::int64_t layer = 0;
+
+  void run(const at::Tensor& y, PassObserver* observer) {
+    const at::NoGradGuard no_grad;
+    const DenormalsAreZero fast_numbers;
+    SCALEBITS_ASSERT(layer < state.spec.layers);
+    state.run_layer(plan, layer, x, y, observer);
+  }
+};
+
+Decoder::Walk::Walk(Decoder& decoder, const at::Tensor& ids) {
+  State& state = *decoder.state_;
+  const State::Plan plan = state.plan(ids, false);
+  const at::Tensor x = state.layer_input(plan, 0);
+  look_up(state.weights.embedding(), ids, x);
+  progress_.reset(new Progress{state, plan, x});
+}
+
+Decoder::Walk::~Walk() = default;
+
+void Decoder::Walk::look(PassObserver& observer) {
+  Progress& p = *progress_;
+  p.run(p.state.layer_input(p.plan, 1), &observer);
+}
+
+void Decoder::Walk::advance(PassObserver* observer) {
+  progress_->run(progress_->x, observer);
+  ++progress_->layer;
+}
+
+at::Tensor Decoder::Walk::hidden() {
+  Progress& p = *progress_;
+  SCALEBITS_ASSERT(p.layer == p.state.spec.layers);
+  const at::NoGradGuard no_grad;
+  return p.state.final_norm(p.plan, p.x).view({p.plan.windows, p.plan.length, p.state.spec.hidden}).clone();
 }
 
 }  // namespace scalebits

@@ -50,6 +50,24 @@ class Decoder {
   /// Error(bad_input) when the loss is not finite.
   LossResult loss_and_gradients(const at::Tensor& ids, const LossTarget& target, PassObserver& observer);
 
+  /// A forward pass that stops before each layer, for who changes the layer's weights on the way.
+  class Walk {
+   public:
+    /// Before layer 0. One walk at a time and decoder, and no other pass meanwhile; ids as for hidden().
+    Walk(Decoder& decoder, const at::Tensor& ids);
+    ~Walk();
+    /// Runs the present layer with its weights as they are now and hands `observer` its linear inputs. No step.
+    void look(PassObserver& observer);
+    /// Runs it and steps behind it; `observer` may be null.
+    void advance(PassObserver* observer = nullptr);
+    /// After the last layer: [windows, length, hidden] f32 after the final norm.
+    at::Tensor hidden();
+
+   private:
+    struct Progress;
+    std::unique_ptr<Progress> progress_;
+  };
+
  private:
   struct State;
   std::unique_ptr<State> state_;

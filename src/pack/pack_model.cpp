@@ -112,12 +112,11 @@ void set_widths(ArtifactDescription& description, const RoundedMatrices& matrice
 
 void write_packed_model(const std::filesystem::path& path, const ArtifactDescription& description,
                         const Checkpoint& checkpoint, const Partition& partition, const RoundedMatrices& matrices,
-                        const std::function<void(const std::string& name)>& on_matrix) {
+                        const MatrixPacker& pack_matrix) {
   const auto index = quantised(matrices);
   ArtifactPayload payload;
   payload.matrix = [&](const MatrixDeclaration& declaration, std::span<std::byte> blob) {
-    if (on_matrix) on_matrix(declaration.name);
-    matrices[index.at(declaration.name)]->pack(declaration.widths, blob);
+    pack_matrix(index.at(declaration.name), blob);
   };
   payload.table = [&](const TableDeclaration& declaration) {
     for (const MatrixPartition& matrix : partition.matrices)

@@ -9,8 +9,9 @@
 #include "rounding/rounded_matrix.h"
 
 #include <filesystem>
+#include <cstddef>
 #include <functional>
-#include <string>
+#include <span>
 
 namespace scalebits {
 
@@ -22,9 +23,12 @@ ArtifactDescription describe_artifact(const Checkpoint& checkpoint, const Partit
 
 void set_widths(ArtifactDescription& description, const RoundedMatrices& matrices, const BitPlan& plan);
 
-/// Writes the artifact that `description` (describe_artifact's) tells of. `on_matrix` is told of each matrix packed.
+/// Fills the blob of matrices[i].
+using MatrixPacker = std::function<void(std::size_t i, std::span<std::byte> blob)>;
+
+/// Writes the artifact that `description` (describe_artifact's) tells of.
 void write_packed_model(const std::filesystem::path& path, const ArtifactDescription& description,
                         const Checkpoint& checkpoint, const Partition& partition, const RoundedMatrices& matrices,
-                        const std::function<void(const std::string& name)>& on_matrix);
+                        const MatrixPacker& pack_matrix);
 
 }  // namespace scalebits

@@ -4,6 +4,9 @@
 #include "pack/pack_model.h"
 #include "pipeline/calibration.h"
 #include "pipeline/search_state.h"
+#include "refine/refine_model.h"
+
+#include <ATen/ATen.h>
 
 #include <algorithm>
 #include <chrono>
@@ -72,11 +75,44 @@ std::uint64_t bytes_at_rate(const ModelSpec& spec, const Recipe& recipe) {
   return static_cast<std::uint64_t>(std::floor(*recipe.bpw * weights / 8));
 }
 
-/// An earlier search's recipe, which its partition and codes belong to, with the budget that is wanted now.
+/// An earlier search's recipe, which its partition and codes belong to, with the budget and the final rounding that are
+/// wanted now.
 Recipe with_budget_of(const Recipe& wanted, Recipe earlier) {
   earlier.budget_bytes = wanted.budget_bytes;
   earlier.bpw = wanted.bpw;
+  earlier.rounding = wanted.rounding;
+  earlier.feedback = wanted.feedback;
+  earlier.feedback_windows = wanted.feedback_windows;
   return earlier;
+}
+
+struct FinalRounding {
+  PackedBlobs blobs;
+  double validation_loss = 0;
+};
+
+FinalRounding final_rounding(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
+                             const SearchResult& result, const ProgressSink& progress) {
+  if (recipe.rounding == FinalRoundingMethod::nearest)
+    return {PackedBlobs(result.matrices.size()), result.state.best_validation_loss};
+  const at::Tensor& windows = calibration.gradient_windows;
+  const std::int64_t count = std::min<std::int64_t>(recipe.feedback_windows, windows.size(0));
+  FeedbackOptions options = recipe.feedback;
+  options.clip_search = recipe.clip != ClipWeighting::none;
+  options.decoder.compute = recipe.compute;
+  const auto layers = static_cast<double>(checkpoint.spec.layers);
+  FinalRounding rounding;
+  rounding.blobs = round_with_feedback(
+      checkpoint, result.matrices, result.state.plan, windows.narrow(0, 0, count).contiguous(), options,
+      [&](std::int64_t layer) {
+        if (interrupt_requested) fail(ErrorKind::interrupted, "interrupted");
+        if (progress) progress({static_cast<double>(layer) / layers, "rounding", fmt::format("layer {}", layer)});
+      });
+  RefinedModel model(checkpoint, result.matrices, rounding.blobs);
+  model.use(result.state.plan);
+  rounding.validation_loss =
+      Decoder(checkpoint.spec, model, options.decoder).loss(calibration.validation_windows, {}).mean;
+  return rounding;
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -139,12 +175,14 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   const ArtifactSizes sizes = artifact_sizes(description);
   if ((job.recipe.bpw ? sizes.linear_bytes : sizes.file()) > budget.bytes)
     throw InternalError("the plan that the search ended with does not meet the budget");
+  const FinalRounding rounding = final_rounding(checkpoint, calibration, job.recipe, result, progress);
   write_packed_model(job.output, description, checkpoint, result.state.partition, result.matrices,
-                     [&](const std::string& name) {
-                       if (progress) progress({0.99, "packing", name});
+                     [&](std::size_t i, std::span<std::byte> blob) {
+                       if (progress) progress({0.99, "packing", result.matrices[i]->name()});
+                       pack_refined(result.matrices, result.state.plan, rounding.blobs, i, blob);
                      });
   std::filesystem::remove_all(folder);
-  return {sizes, result.state.log, result.state.best_validation_loss, seconds_since(start)};
+  return {sizes, result.state.log, rounding.validation_loss, seconds_since(start)};
 }
 
 }  // namespace scalebits

@@ -16,6 +16,8 @@ const EnumNames<ClipWeighting> kClipWeightings = {
     {ClipWeighting::none, "none"}, {ClipWeighting::plain, "plain"}, {ClipWeighting::inputs, "inputs"}};
 const EnumNames<LossTarget::Kind> kLosses = {{LossTarget::Kind::nll, "nll"}, {LossTarget::Kind::kl, "kl"}};
 const EnumNames<GradientKind> kGradients = {{GradientKind::mean, "mean"}, {GradientKind::tokens, "tokens"}};
+const EnumNames<FinalRoundingMethod> kRoundings = {{FinalRoundingMethod::nearest, "nearest"},
+                                                   {FinalRoundingMethod::gptq, "gptq"}};
 const EnumNames<Compute> kComputes = {{Compute::f32, "f32"}, {Compute::bf16, "bf16"}};
 
 template <typename Enum>
@@ -130,6 +132,10 @@ const std::vector<Field>& fields() {
       plain_field("swap_steps", SCALEBITS_MEMBER(swap_steps)),
       plain_field("swap_fraction", SCALEBITS_MEMBER(swap_fraction)),
       plain_field("min_swap_fraction", SCALEBITS_MEMBER(min_swap_fraction)),
+      enum_field("rounding", kRoundings, SCALEBITS_MEMBER(rounding)),
+      plain_field("feedback_windows", SCALEBITS_MEMBER(feedback_windows)),
+      plain_field("damping", SCALEBITS_MEMBER(feedback.damping)),
+      plain_field("asymmetry", SCALEBITS_MEMBER(feedback.asymmetry)),
       enum_field("loss", kLosses, SCALEBITS_MEMBER(loss)),
       plain_field("windows_per_gradient", SCALEBITS_MEMBER(windows_per_gradient)),
       plain_field("window_length", SCALEBITS_MEMBER(window_length)),
@@ -201,6 +207,9 @@ void validate(const Recipe& recipe) {
   require(recipe.raise_trust >= 0 && recipe.raise_trust <= 1, "raise_trust must be in [0, 1]");
   require(recipe.swap_fraction > 0 && recipe.swap_fraction <= 1 && recipe.min_swap_fraction > 0,
           "swap fractions must be in (0, 1]");
+  require(recipe.feedback_windows >= 1, "feedback_windows must be at least 1");
+  require(recipe.feedback.damping > 0 && recipe.feedback.damping <= 1, "damping must be in (0, 1]");
+  require(recipe.feedback.asymmetry >= 0 && recipe.feedback.asymmetry <= 1, "asymmetry must be in [0, 1]");
   require(recipe.windows_per_gradient >= 1 && recipe.validation_windows >= 1, "numbers of windows must be at least 1");
   require(recipe.window_length == 0 || recipe.window_length >= 2, "window_length must be at least 2");
   for (const KeepRule& rule : recipe.keep)

@@ -6,6 +6,7 @@
 #include "core/json.h"
 #include "graph/decoder.h"
 #include "partition/partition.h"
+#include "refine/refine_model.h"
 #include "rounding/rounded_matrix.h"
 #include "sensitivity/sensitivity_table.h"
 
@@ -24,6 +25,12 @@ enum class ClipWeighting {
   none,   // no search: the whole range of each group
   plain,  // every weight alike
   inputs  // each input channel by its mean square
+};
+
+/// How the weights are rounded once their widths are decided.
+enum class FinalRoundingMethod {
+  nearest,  // as the search saw them
+  gptq      // with feedback, layer after layer (refine/)
 };
 
 /// A tensor name pattern with `*`, and the width that matching matrices keep: 0 to 8, or 16 for unquantised.
@@ -65,6 +72,11 @@ struct Recipe {
   int swap_steps = 6;
   double swap_fraction = 0.05;  // of the blocks, raised per swap step; halved on rejection
   double min_swap_fraction = 0.0005;
+
+  // The final rounding.
+  FinalRoundingMethod rounding = FinalRoundingMethod::nearest;
+  FeedbackOptions feedback;
+  int feedback_windows = 64;
 
   // What is measured.
   LossTarget::Kind loss = LossTarget::Kind::nll;

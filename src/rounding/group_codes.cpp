@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace scalebits {
 namespace {
@@ -90,6 +91,13 @@ GroupChoice choose_group_code(const SideTable& side, int bits, std::span<const f
   GroupChoice best;
   choose(side, bits, weights.data(), importance.data(), weights.size(), clip_search, best);
   return best;
+}
+
+void pad_group(std::span<float> weights, std::span<float> importance, std::int64_t valid) {
+  const auto begin = weights.begin(), end = begin + valid;
+  const float mean = std::accumulate(begin, end, 0.0f) / static_cast<float>(valid);
+  std::fill(end, weights.end(), mean);
+  std::fill(importance.begin() + valid, importance.end(), 0.0f);
 }
 
 void choose_group_codes(const SideTable& side, std::span<const float> weights, std::span<const float> importance,

@@ -31,6 +31,10 @@ struct GroupChoice {
 GroupChoice choose_group_code(const SideTable& side, int bits, std::span<const float> weights,
                               std::span<const float> importance, bool clip_search = true);
 
+/// Pads a short last group with the mean of its `valid` values and no importance, so that the padding neither widens the
+/// range nor counts.
+void pad_group(std::span<float> weights, std::span<float> importance, std::int64_t valid);
+
 /// choose_group_code for widths 1..8 at once: choices[b - 1].
 void choose_group_codes(const SideTable& side, std::span<const float> weights, std::span<const float> importance,
                         bool clip_search, std::span<GroupChoice, 8> choices);

@@ -1,13 +1,11 @@
 #include "rounding/rounded_matrix.h"
 
 #include "core/parallel.h"
-#include "format/packed_matrix.h"
 #include "rounding/group_codes.h"
 #include "core/lanes.h"
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 namespace scalebits {
 namespace {
@@ -30,14 +28,6 @@ void round_group(const float* weights, std::size_t count, float scale, float zer
 
 std::int64_t original_index(const ChannelOrderPtr& order, std::int64_t stored) {
   return order ? static_cast<std::int64_t>(order->order[static_cast<std::size_t>(stored)]) : stored;
-}
-
-/// Pads a short last group with its mean and no importance, so that it neither widens the range nor counts.
-void pad_group(std::span<float> weights, std::span<float> importance, std::int64_t valid) {
-  const auto begin = weights.begin(), end = begin + valid;
-  const float mean = std::accumulate(begin, end, 0.0f) / static_cast<float>(valid);
-  std::fill(end, weights.end(), mean);
-  std::fill(importance.begin() + valid, importance.end(), 0.0f);
 }
 
 }  // namespace
@@ -132,10 +122,18 @@ void RoundedMatrix::stored_row_of(const float* original, std::int64_t row, std::
   std::fill(out.begin() + format_.cols, out.end(), 0.0f);
 }
 
+void RoundedMatrix::to_original_row(std::int64_t row, std::span<const float> values, float* original) const {
+  float* target = original + original_index(partition_.row_order, row) * format_.cols;
+  const auto cols = static_cast<std::size_t>(format_.cols);
+  if (partition_.col_order) {
+    for (std::size_t j = 0; j < cols; ++j) target[partition_.col_order->order[j]] = values[j];
+  } else {
+    std::copy_n(values.begin(), cols, target);
+  }
+}
+
 void RoundedMatrix::dequantize(std::span<const std::uint8_t> widths, float* out) const {
   SCALEBITS_ASSERT(static_cast<std::int64_t>(widths.size()) == format_.block_count());
-  const std::int64_t blocks_per_row = format_.block_col_count();
-  const std::int64_t groups_per_block = format_.block_cols / format_.group_cols;
   const auto group_cols = static_cast<std::size_t>(format_.group_cols);
   parallel_for((format_.rows + kRowsPerTask - 1) / kRowsPerTask, [&](std::int64_t task) {
     std::vector<float> row(static_cast<std::size_t>(padded_cols()));
@@ -144,8 +142,7 @@ void RoundedMatrix::dequantize(std::span<const std::uint8_t> widths, float* out)
       stored_row(r, row);
       for (std::int64_t group = 0; group < groups_per_row_; ++group) {
         float* values = row.data() + static_cast<std::size_t>(group) * group_cols;
-        const int bits =
-            widths[static_cast<std::size_t>(r / format_.block_rows * blocks_per_row + group / groups_per_block)];
+        const int bits = width_of(widths, r, group);
         if (bits == 0) {
           std::fill_n(values, group_cols, 0.0f);
           continue;
@@ -154,43 +151,34 @@ void RoundedMatrix::dequantize(std::span<const std::uint8_t> widths, float* out)
         round_group(values, group_cols, side_.scale(chosen.scale, bits), side_.zero(chosen.zero, bits),
                     static_cast<float>((1 << bits) - 1), values);
       }
-      float* target = out + original_index(partition_.row_order, r) * format_.cols;
-      const auto cols = static_cast<std::size_t>(format_.cols);
-      if (partition_.col_order) {
-        for (std::size_t j = 0; j < cols; ++j) target[partition_.col_order->order[j]] = row[j];
-      } else {
-        std::copy_n(row.begin(), cols, target);
-      }
+      to_original_row(r, row, out);
     }
   });
 }
 
-void RoundedMatrix::pack(std::span<const std::uint8_t> widths, std::span<std::byte> out) const {
-  const auto fill_strip = [&](std::int64_t tile_row, std::int64_t block_col, int width, Strip& strip) {
-    thread_local std::vector<float> row;
-    row.resize(static_cast<std::size_t>(padded_cols()));
-    const std::int64_t first_col = block_col * format_.block_cols;
-    const std::int64_t cols = std::min<std::int64_t>(format_.block_cols, format_.cols - first_col);
-    const std::int64_t rows = std::min<std::int64_t>(kTileRows, format_.rows - tile_row * kTileRows);
-    const float top_code = static_cast<float>((1 << width) - 1);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const std::int64_t stored = tile_row * kTileRows + r;
-      stored_row(stored, row);
-      auto& codes = strip.codes[static_cast<std::size_t>(r)];
-      for (std::int64_t col = 0; col < cols; ++col) {
-        const std::int64_t group = (first_col + col) / format_.group_cols;
-        const GroupCode chosen = code(width, stored, group);
-        const float inverse = 1.0f / side_.scale(chosen.scale, width);
-        const float level = row[static_cast<std::size_t>(first_col + col)] * inverse + side_.zero(chosen.zero, width);
-        codes[static_cast<std::size_t>(col)] =
-            static_cast<std::uint8_t>(std::nearbyintf(std::clamp(level, 0.0f, top_code)));
-        const auto group_in_strip = static_cast<std::size_t>(col / format_.group_cols);
-        strip.scale_codes[group_in_strip][static_cast<std::size_t>(r)] = chosen.scale;
-        strip.zero_codes[group_in_strip][static_cast<std::size_t>(r)] = chosen.zero;
+CodedMatrix RoundedMatrix::nearest(std::span<const std::uint8_t> widths) const {
+  SCALEBITS_ASSERT(static_cast<std::int64_t>(widths.size()) == format_.block_count());
+  CodedMatrix coded(format_);
+  parallel_for(divide_up(format_.rows, kRowsPerTask), [&](std::int64_t task) {
+    std::vector<float> weights(static_cast<std::size_t>(padded_cols()));
+    const std::int64_t end = std::min(format_.rows, (task + 1) * kRowsPerTask);
+    for (std::int64_t row = task * kRowsPerTask; row < end; ++row) {
+      stored_row(row, weights);
+      for (std::int64_t group = 0; group < groups_per_row_; ++group) {
+        const int bits = width_of(widths, row, group);
+        if (bits == 0) continue;
+        const GroupCode chosen = coded.group(row, group) = code(bits, row, group);
+        const float inverse = 1.0f / side_.scale(chosen.scale, bits), zero = side_.zero(chosen.zero, bits);
+        const float top_code = static_cast<float>((1 << bits) - 1);
+        const std::int64_t first = group * format_.group_cols,
+                           last = std::min<std::int64_t>(first + format_.group_cols, format_.cols);
+        for (std::int64_t col = first; col < last; ++col)
+          coded.row_codes(row)[col] = static_cast<std::uint8_t>(std::nearbyintf(
+              std::clamp(weights[static_cast<std::size_t>(col)] * inverse + zero, 0.0f, top_code)));
       }
     }
-  };
-  pack_matrix(format_, widths, fill_strip, out);
+  });
+  return coded;
 }
 
 }  // namespace scalebits

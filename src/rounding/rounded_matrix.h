@@ -7,6 +7,7 @@
 #include "model/checkpoint.h"
 #include "partition/partition.h"
 #include "format/side_table.h"
+#include "rounding/coded_matrix.h"
 
 #include <array>
 #include <cstdint>
@@ -55,8 +56,18 @@ class RoundedMatrix {
 
   /// The rounded matrix at these widths (one per block, row-major over blocks), [rows, cols] in ORIGINAL order.
   void dequantize(std::span<const std::uint8_t> widths, float* out) const;
-  /// Writes the packed blob: packed_bytes(format(), widths) bytes.
-  void pack(std::span<const std::uint8_t> widths, std::span<std::byte> out) const;
+  /// The same as codes.
+  CodedMatrix nearest(std::span<const std::uint8_t> widths) const;
+  /// Writes their packed blob: packed_bytes(format(), widths) bytes.
+  void pack(std::span<const std::uint8_t> widths, std::span<std::byte> out) const {
+    scalebits::pack(nearest(widths), widths, out);
+  }
+  /// Puts the values of stored row `row`, columns in stored order, to their places in `original` [rows, cols].
+  void to_original_row(std::int64_t row, std::span<const float> values, float* original) const;
+  int width_of(std::span<const std::uint8_t> widths, std::int64_t row, std::int64_t group) const {
+    return widths[static_cast<std::size_t>(
+        format_.block_index(row / format_.block_rows, group * format_.group_cols / format_.block_cols))];
+  }
 
  private:
   HostTensor weight_;

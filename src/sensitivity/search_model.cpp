@@ -8,11 +8,11 @@ namespace {
 
 constexpr std::size_t kKinds = kLinearKinds.size();
 
+}  // namespace
+
 std::size_t linear_index(std::int64_t layer, LinearKind kind) {
   return kKinds * static_cast<std::size_t>(layer) + static_cast<std::size_t>(kind);
 }
-
-}  // namespace
 
 SearchModel::SearchModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices)
     : unrounded_(checkpoint), matrices_(matrices), tied_head_(checkpoint.spec.tied_head),

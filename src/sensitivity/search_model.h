@@ -16,6 +16,9 @@
 
 namespace scalebits {
 
+/// Index in the partition.
+std::size_t linear_index(std::int64_t layer, LinearKind kind);
+
 class SearchModel : public WeightSource {
  public:
   /// Keeps references to the arguments. One serves all passes of a search, so that its memory is touched for the first

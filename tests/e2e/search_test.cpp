@@ -8,6 +8,7 @@
 #include "pack/pack_model.h"
 #include "pipeline/search.h"
 #include "pipeline/search_state.h"
+#include "refine/refine_model.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -108,14 +109,20 @@ TEST_P(EveryReordering, ThePackedFileComputesWhatTheSearchMeasured) {
   set_widths(description, result.matrices, result.state.plan);
   const fs::path path =
       fs::path(testing::TempDir()) / fmt::format("search_{}_{}.safetensors", name_of(reordering), searched_embedding);
-  write_packed_model(path, description, checkpoint, result.state.partition, result.matrices, {});
+  // Every other case with feedback, so that both ways of rounding are packed under every order.
+  PackedBlobs blobs(result.matrices.size());
+  if (!searched_embedding)
+    blobs = round_with_feedback(checkpoint, result.matrices, result.state.plan, calibration.gradient_windows, {}, {});
+  write_packed_model(
+      path, description, checkpoint, result.state.partition, result.matrices,
+      [&](std::size_t i, auto blob) { pack_refined(result.matrices, result.state.plan, blobs, i, blob); });
   EXPECT_EQ(fs::file_size(path), artifact_file_bytes(description));
   EXPECT_TRUE(!recipe.budget_bytes || fs::file_size(path) <= bytes);
   EXPECT_NO_THROW(verify_artifact(path));
 
   const auto artifact = std::make_shared<const Artifact>(Artifact::open(path));
   ArtifactWeights packed(artifact);
-  SearchModel searched(checkpoint, result.matrices);
+  RefinedModel searched(checkpoint, result.matrices, blobs);
   searched.use(result.state.plan);
   const double from_file = Decoder(artifact->spec(), packed).loss(calibration.validation_windows, {}).mean;
   const double from_search = Decoder(checkpoint.spec, searched).loss(calibration.validation_windows, {}).mean;

@@ -1,0 +1,49 @@
+// What the rounding of one input site of one decoder layer needs of its inputs: x of the rounded model, which the layer
+// will see when it runs, and x̂ of the full-precision model, which it was made for.
+#pragma once
+
+#include "graph/observer.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <vector>
+
+namespace scalebits {
+
+/// Keeps the inputs of one layer, all four sites.
+class LayerInputs : public PassObserver {
+ public:
+  bool wants_linear_inputs() const override { return true; }
+  bool wants_linear_gradients() const override { return false; }
+  void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override;
+  void clear();
+  /// [tokens, cols] of micro-batch `batch`.
+  const at::Tensor& at_site(InputSite site, std::size_t batch) const {
+    return parts_[static_cast<std::size_t>(site)].at(batch);
+  }
+
+ private:
+  std::array<std::vector<at::Tensor>, 4> parts_;
+};
+
+/// Second moments of one site of one layer, over all tokens of a pass; [cols, cols] f64.
+class SiteMoments : public PassObserver {
+ public:
+  /// `reference` holds the full-precision inputs of the same windows, or is null.
+  SiteMoments(InputSite site, const LayerInputs* reference) : site_(site), reference_(reference) {}
+  bool wants_linear_inputs() const override { return true; }
+  bool wants_linear_gradients() const override { return false; }
+  void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override;
+
+  const at::Tensor& inputs() const { return inputs_; }          // Σ x xᵀ
+  const at::Tensor& differences() const { return difference_; }  // Σ (x̂ − x) xᵀ; undefined without a reference
+
+ private:
+  InputSite site_;
+  const LayerInputs* reference_;
+  std::size_t batch_ = 0;
+  at::Tensor inputs_, difference_;
+};
+
+}  // namespace scalebits

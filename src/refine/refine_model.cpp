@@ -1,0 +1,146 @@
+#include "refine/refine_model.h"
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "format/packed_matrix.h"
+#include "refine/gptq.h"
+#include "refine/layer_moments.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+namespace scalebits {
+namespace {
+
+constexpr InputSite kSites[] = {InputSite::attention, InputSite::output, InputSite::mlp, InputSite::down};
+
+at::Tensor index_of(const ChannelOrderPtr& order) {
+  const at::Tensor index = at::empty({static_cast<std::int64_t>(order->order.size())}, at::kLong);
+  std::copy(order->order.begin(), order->order.end(), index.data_ptr<std::int64_t>());
+  return index;
+}
+
+/// Rows and columns of a matrix over the input channels, in the order they are stored in.
+at::Tensor in_stored_order(const at::Tensor& moments, const ChannelOrderPtr& order) {
+  if (!order) return moments;
+  const at::Tensor index = index_of(order);
+  return moments.index_select(0, index).index_select(1, index);
+}
+
+at::Tensor stored_weights(const RoundedMatrix& matrix) {
+  const std::int64_t rows = matrix.format().rows, cols = matrix.format().cols;
+  const at::Tensor weights = at::empty({rows, cols}, at::kFloat);
+  parallel_for(rows, [&](std::int64_t row) {
+    std::vector<float> values(static_cast<std::size_t>(matrix.padded_cols()));
+    matrix.stored_row(row, values);
+    std::copy_n(values.begin(), cols, weights.data_ptr<float>() + row * cols);
+  });
+  return weights;
+}
+
+/// What one site's matrices share: one factor for each order that its inputs are stored in.
+class SiteFactors {
+ public:
+  SiteFactors(const SiteMoments& moments, const FeedbackOptions& options, std::string where)
+      : moments_(moments), options_(options), where_(std::move(where)) {}
+
+  struct Entry {
+    at::Tensor factor;      // inverse_factor, stored order, f32
+    at::Tensor correction;  // D U^T U with D the differences: W + W·correction is the target; undefined without
+  };
+  const Entry& at(const ChannelOrderPtr& order) {
+    Entry& entry = entries_[order.get()];
+    if (!entry.factor.defined()) {
+      entry.factor = inverse_factor(in_stored_order(moments_.inputs(), order), options_.damping, where_);
+      if (moments_.differences().defined()) {
+        const at::Tensor exact = entry.factor.to(at::kDouble);
+        entry.correction =
+            at::matmul(at::matmul(in_stored_order(moments_.differences(), order), exact.t()), exact).to(at::kFloat);
+      }
+    }
+    return entry;
+  }
+
+ private:
+  const SiteMoments& moments_;
+  const FeedbackOptions& options_;
+  std::string where_;
+  std::map<const ChannelOrder*, Entry> entries_;
+};
+
+}  // namespace
+
+void pack_refined(const RoundedMatrices& matrices, const BitPlan& plan, const PackedBlobs& blobs, std::size_t i,
+                  std::span<std::byte> out) {
+  if (blobs[i].empty()) return matrices[i]->pack(plan.widths[i], out);
+  SCALEBITS_ASSERT(blobs[i].size() == out.size());
+  std::copy(blobs[i].begin(), blobs[i].end(), out.begin());
+}
+
+RefinedModel::RefinedModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const PackedBlobs& blobs)
+    : SearchModel(checkpoint, matrices), matrices_(matrices), blobs_(blobs) {}
+
+at::Tensor RefinedModel::linear(std::int64_t layer, LinearKind kind) {
+  const std::size_t index = linear_index(layer, kind);
+  if (blobs_[index].empty()) return SearchModel::linear(layer, kind);
+  const RoundedMatrix& matrix = *matrices_[index];
+  const MatrixFormat& format = matrix.format();
+  const PackedMatrix packed(format, blobs_[index], matrix.name());
+  at::Tensor weight =
+      workspace_.take(fmt::format("refined {}", static_cast<int>(kind)), {format.rows, format.cols}, at::kFloat);
+  parallel_for(format.rows, [&](std::int64_t row) {
+    std::vector<float> values(static_cast<std::size_t>(format.cols));
+    packed.dequantize_rows(row, 1, values);
+    matrix.to_original_row(row, values, weight.data_ptr<float>());
+  });
+  return weight;
+}
+
+PackedBlobs round_with_feedback(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
+                                const at::Tensor& ids, const FeedbackOptions& options,
+                                const std::function<void(std::int64_t layer)>& on_layer) {
+  const at::NoGradGuard no_grad;
+  PackedBlobs blobs(matrices.size());
+  RefinedModel model(checkpoint, matrices, blobs);
+  model.use(plan);
+  CheckpointWeights exact(checkpoint);
+  Decoder decoder(checkpoint.spec, model, options.decoder), exact_decoder(checkpoint.spec, exact, options.decoder);
+  Decoder::Walk walk(decoder, ids), exact_walk(exact_decoder, ids);
+  const bool asymmetric = options.asymmetry > 0;
+  LayerInputs exact_inputs;
+  for (std::int64_t layer = 0; layer < checkpoint.spec.layers; ++layer) {
+    if (on_layer) on_layer(layer);
+    exact_inputs.clear();
+    if (asymmetric) exact_walk.advance(&exact_inputs);
+    for (const InputSite site : kSites) {
+      SiteMoments moments(site, asymmetric ? &exact_inputs : nullptr);
+      bool wanted = false;
+      for (const LinearKind kind : kLinearKinds)
+        wanted = wanted || (input_site(kind) == site && matrices[linear_index(layer, kind)]);
+      if (!wanted) continue;
+      walk.look(moments);
+      SiteFactors factors(moments, options, linear_name(layer, LinearKind::q));
+      for (const LinearKind kind : kLinearKinds) {
+        const std::size_t index = linear_index(layer, kind);
+        if (input_site(kind) != site || !matrices[index]) continue;
+        const RoundedMatrix& matrix = *matrices[index];
+        const SiteFactors::Entry& entry = factors.at(matrix.partition().col_order);
+        at::Tensor weights = stored_weights(matrix);
+        if (entry.correction.defined()) weights.addmm_(weights.clone(), entry.correction, 1, options.asymmetry);
+        const std::vector<std::uint8_t>& widths = plan.widths[index];
+        const CodedMatrix coded = round_with_feedback(matrix, widths, weights, entry.factor, options.clip_search);
+        std::vector<std::byte> blob(packed_bytes(matrix.format(), widths));
+        pack(coded, widths, blob);
+        blobs[index] = std::move(blob);
+      }
+    }
+    walk.advance();
+  }
+  return blobs;
+}
+
+}  // namespace scalebits

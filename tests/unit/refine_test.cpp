@@ -1,0 +1,135 @@
+// refine: rounding with feedback takes the codes that solving the least squares anew after each column gives, keeps to
+// nearest rounding where inputs are uncorrelated, and leaves a smaller output error than nearest rounding otherwise.
+#include "refine/gptq.h"
+
+#include "core/random.h"
+#include "format/packed_matrix.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace scalebits {
+namespace {
+
+at::Tensor normal_tensor(at::IntArrayRef shape, std::uint64_t seed) {
+  at::Tensor values = at::empty(shape, at::kFloat);
+  const CounterRng rng(seed);
+  for (std::int64_t i = 0; i < values.numel(); ++i)
+    values.data_ptr<float>()[i] = static_cast<float>(rng.normal(static_cast<std::uint64_t>(i)));
+  return values;
+}
+
+/// Inputs that share a common part, so that columns can make up for each other.
+at::Tensor correlated_hessian(std::int64_t cols, std::uint64_t seed) {
+  const at::Tensor x = normal_tensor({4 * cols, cols}, seed) + normal_tensor({4 * cols, 1}, seed + 1);
+  return at::matmul(x.t(), x).to(at::kDouble);
+}
+
+RoundedMatrix matrix_of(const at::Tensor& weights, BlockShape blocks = {16, 64}, std::int64_t group_cols = 64) {
+  const std::vector<float> values(weights.const_data_ptr<float>(), weights.const_data_ptr<float>() + weights.numel());
+  return RoundedMatrix(HostTensor::from_f32({weights.size(0), weights.size(1)}, values),
+                       {"m", weights.size(0), weights.size(1), nullptr, nullptr}, blocks, {.group_cols = group_cols},
+                       {});
+}
+
+std::vector<std::uint8_t> mixed_widths(const RoundedMatrix& matrix, std::uint64_t seed) {
+  std::vector<std::uint8_t> widths(static_cast<std::size_t>(matrix.format().block_count()));
+  for (std::size_t i = 0; i < widths.size(); ++i) widths[i] = static_cast<std::uint8_t>(CounterRng(seed).below(i, 6));
+  return widths;
+}
+
+at::Tensor unpacked(const RoundedMatrix& matrix, const CodedMatrix& coded, std::span<const std::uint8_t> widths) {
+  std::vector<std::byte> blob(packed_bytes(matrix.format(), widths));
+  pack(coded, widths, blob);
+  const at::Tensor values = at::empty({matrix.format().rows, matrix.format().cols}, at::kFloat);
+  PackedMatrix(matrix.format(), blob, "m")
+      .dequantize({values.data_ptr<float>(), static_cast<std::size_t>(values.numel())});
+  return values;
+}
+
+double output_error(const at::Tensor& weights, const at::Tensor& rounded, const at::Tensor& hessian) {
+  const at::Tensor error = (weights - rounded).to(at::kDouble);
+  return (at::matmul(error, hessian) * error).sum().item<double>();
+}
+
+TEST(Gptq, TakesTheCodesOfLeastSquaresSolvedAnewAfterEachColumn) {
+  constexpr std::int64_t kRows = 20, kCols = 150;
+  constexpr double kDamping = 0.01;
+  const at::Tensor weights = normal_tensor({kRows, kCols}, 1), hessian = correlated_hessian(kCols, 2);
+  const RoundedMatrix matrix = matrix_of(weights);
+  const auto widths = mixed_widths(matrix, 3);
+  const CodedMatrix coded =
+      round_with_feedback(matrix, widths, weights.clone(), inverse_factor(hessian, kDamping, "m"), true);
+  const at::Tensor rounded = unpacked(matrix, coded, widths).to(at::kDouble);
+  at::Tensor damped = hessian.clone();
+  damped.diagonal().add_(kDamping * hessian.diagonal().mean());
+  // With columns 0 … j − 1 fixed at v, the rest that is best: w_F + H_FF^-1 H_FB (w_B − v_B).
+  std::int64_t differing = 0;
+  for (std::int64_t j = 0; j < kCols; ++j) {
+    at::Tensor column = weights.select(1, j).to(at::kDouble);
+    if (j > 0) {
+      const at::Tensor done = (weights.narrow(1, 0, j).to(at::kDouble) - rounded.narrow(1, 0, j));
+      const at::Tensor free = damped.narrow(0, j, kCols - j).narrow(1, j, kCols - j);
+      const at::Tensor coupling = damped.narrow(0, j, kCols - j).narrow(1, 0, j);
+      column = column + at::linalg_solve(free, at::matmul(coupling, done.t())).select(0, 0);
+    }
+    for (std::int64_t row = 0; row < kRows; ++row) {
+      const std::int64_t group = j / 64;
+      const int bits = matrix.width_of(widths, row, group);
+      if (bits == 0) {
+        ASSERT_EQ(rounded[row][j].item<double>(), 0);
+        continue;
+      }
+      const GroupCode code = coded.groups[static_cast<std::size_t>(row * 3 + group)];
+      const double scale = matrix.side().scale(code.scale, bits), zero = matrix.side().zero(code.zero, bits);
+      const double level = column[row].item<double>() / scale + zero;
+      const double wanted = std::nearbyint(std::clamp(level, 0.0, std::exp2(bits) - 1));
+      const double found = coded.codes[static_cast<std::size_t>(row * kCols + j)];
+      if (wanted == found) continue;
+      ++differing;  // by f32's rounding, next to the middle between two codes
+      ASSERT_NEAR(level, (wanted + found) / 2, 1e-3) << row << ", " << j;
+    }
+  }
+  EXPECT_LE(differing, 3);
+}
+
+TEST(Gptq, UncorrelatedInputsGiveNearestRounding) {
+  const at::Tensor weights = normal_tensor({33, 200}, 4);
+  const RoundedMatrix matrix = matrix_of(weights);
+  const auto widths = mixed_widths(matrix, 5);
+  const at::Tensor factor = inverse_factor(at::eye(200, at::kDouble), 0.01, "m");
+  const CodedMatrix found = round_with_feedback(matrix, widths, weights.clone(), factor, true);
+  EXPECT_TRUE(at::equal(unpacked(matrix, found, widths), unpacked(matrix, matrix.nearest(widths), widths)));
+}
+
+TEST(Gptq, LeavesASmallerOutputErrorThanNearest) {
+  for (const auto& [group_cols, block_cols] : {std::pair{32, 64}, std::pair{64, 64}, std::pair{128, 128}}) {
+    const at::Tensor weights = normal_tensor({70, 300}, 6), hessian = correlated_hessian(300, 7);
+    const RoundedMatrix matrix = matrix_of(weights, {16, block_cols}, group_cols);
+    const at::Tensor factor = inverse_factor(hessian, 0.01, "m");
+    for (const int bits : {1, 3, 8}) {
+      const std::vector<std::uint8_t> widths(static_cast<std::size_t>(matrix.format().block_count()),
+                                             static_cast<std::uint8_t>(bits));
+      const CodedMatrix coded = round_with_feedback(matrix, widths, weights.clone(), factor, true);
+      EXPECT_LT(output_error(weights, unpacked(matrix, coded, widths), hessian),
+                0.8 * output_error(weights, unpacked(matrix, matrix.nearest(widths), widths), hessian))
+          << bits << " bits, groups of " << group_cols;
+    }
+  }
+}
+
+TEST(Gptq, HandlesInputsThatAreDeadOrNotFinite) {
+  EXPECT_TRUE(at::equal(inverse_factor(at::zeros({5, 5}, at::kDouble), 0.01, "m"), at::eye(5, at::kFloat)));
+  at::Tensor hessian = correlated_hessian(8, 8);
+  hessian.select(0, 3).zero_();
+  hessian.select(1, 3).zero_();
+  EXPECT_TRUE(at::isfinite(inverse_factor(hessian, 0.01, "m")).all().item<bool>());
+  hessian[2][2] = std::nan("");
+  EXPECT_THROW(inverse_factor(hessian, 0.01, "m"), Error);
+}
+
+}  // namespace
+}  // namespace scalebits
