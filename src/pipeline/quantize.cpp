@@ -83,6 +83,7 @@ Recipe with_budget_of(const Recipe& wanted, Recipe earlier) {
   earlier.rounding = wanted.rounding;
   earlier.feedback = wanted.feedback;
   earlier.feedback_windows = wanted.feedback_windows;
+  earlier.tune = wanted.tune;
   return earlier;
 }
 
@@ -108,6 +109,17 @@ FinalRounding final_rounding(const Checkpoint& checkpoint, const CalibrationSet&
         if (interrupt_requested) fail(ErrorKind::interrupted, "interrupted");
         if (progress) progress({static_cast<double>(layer) / layers, "rounding", fmt::format("layer {}", layer)});
       });
+  if (recipe.rounding == FinalRoundingMethod::tuned) {
+    TuneOptions tune = recipe.tune;
+    tune.decoder = options.decoder;
+    rounding.blobs = tune_codes(checkpoint, result.matrices, result.state.plan, rounding.blobs, windows, tune,
+                                [&](int step, double divergence) {
+                                  if (interrupt_requested) fail(ErrorKind::interrupted, "interrupted");
+                                  if (progress)
+                                    progress({(step + 1) % 20 == 0 ? -1 : static_cast<double>(step + 1) / tune.steps,
+                                              "tuning", fmt::format("step {}, KL {:.4f}", step + 1, divergence)});
+                                });
+  }
   RefinedModel model(checkpoint, result.matrices, rounding.blobs);
   model.use(result.state.plan);
   rounding.validation_loss =

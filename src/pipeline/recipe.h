@@ -7,6 +7,7 @@
 #include "graph/decoder.h"
 #include "partition/partition.h"
 #include "refine/refine_model.h"
+#include "refine/tune.h"
 #include "rounding/rounded_matrix.h"
 #include "sensitivity/sensitivity_table.h"
 
@@ -30,7 +31,8 @@ enum class ClipWeighting {
 /// How the weights are rounded once their widths are decided.
 enum class FinalRoundingMethod {
   nearest,  // as the search saw them
-  gptq      // with feedback, layer after layer (refine/)
+  gptq,     // with feedback, layer after layer (refine/)
+  tuned     // gptq, then codes tuned against the full-precision model (refine/tune.h)
 };
 
 /// A tensor name pattern with `*`, and the width that matching matrices keep: 0 to 8, or 16 for unquantised.
@@ -77,6 +79,7 @@ struct Recipe {
   FinalRoundingMethod rounding = FinalRoundingMethod::nearest;
   FeedbackOptions feedback;
   int feedback_windows = 64;
+  TuneOptions tune;
 
   // What is measured.
   LossTarget::Kind loss = LossTarget::Kind::nll;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "format/matrix_format.h"
+#include "format/packed_matrix.h"
 #include "format/side_table.h"
 
 #include <cstddef>
@@ -18,6 +19,10 @@ struct CodedMatrix {
         groups(static_cast<std::size_t>(of.rows * divide_up(of.cols, of.group_cols))) {}
 
   std::uint8_t* row_codes(std::int64_t row) { return codes.data() + row * format.cols; }
+  const std::uint8_t* row_codes(std::int64_t row) const { return codes.data() + row * format.cols; }
+  GroupCode group(std::int64_t row, std::int64_t index) const {
+    return groups[static_cast<std::size_t>(row * divide_up(format.cols, format.group_cols) + index)];
+  }
   GroupCode& group(std::int64_t row, std::int64_t index) {
     return groups[static_cast<std::size_t>(row * divide_up(format.cols, format.group_cols) + index)];
   }
@@ -29,5 +34,8 @@ struct CodedMatrix {
 
 /// Writes the packed blob: packed_bytes(matrix.format, widths) bytes.
 void pack(const CodedMatrix& matrix, std::span<const std::uint8_t> widths, std::span<std::byte> out);
+
+/// What pack() was given.
+CodedMatrix unpack(const PackedMatrix& packed);
 
 }  // namespace scalebits
