@@ -18,9 +18,11 @@ namespace {
 
 constexpr std::int64_t kWindowLength = 512;
 
-/// Zeros until the search is over; they take the bytes that the numbers will. Without a search there are none.
+/// Zeros until the search is over; they take the bytes that the numbers will. Allocators that look at no gradient have
+/// none.
 void reserve_sensitivity(ArtifactDescription& description, const Recipe& recipe) {
-  if (recipe.search) description.sensitivity.assign(description.matrices.size(), 0.0f);
+  const bool scored = recipe.allocator != Allocator::uniform && recipe.allocator != Allocator::baq_layer;
+  if (scored) description.sensitivity.assign(description.matrices.size(), 0.0f);
 }
 
 /// What the last gradient's scores say each matrix's rounding costs at the final plan.
@@ -80,6 +82,7 @@ std::uint64_t bytes_at_rate(const ModelSpec& spec, const Recipe& recipe) {
 Recipe with_budget_of(const Recipe& wanted, Recipe earlier) {
   earlier.budget_bytes = wanted.budget_bytes;
   earlier.bpw = wanted.bpw;
+  earlier.allocator = wanted.allocator;
   earlier.rounding = wanted.rounding;
   earlier.feedback = wanted.feedback;
   earlier.feedback_windows = wanted.feedback_windows;

@@ -124,7 +124,9 @@ const std::vector<Field>& fields() {
       named_field(
           "cost_model", SCALEBITS_MEMBER(cost_model), [](CostModel value) { return name_of(value); },
           cost_model_from_name),
-      plain_field("search", SCALEBITS_MEMBER(search)),
+      named_field(
+          "allocator", SCALEBITS_MEMBER(allocator), [](Allocator value) { return name_of(value); },
+          allocator_from_name),
       plain_field("start_bits", SCALEBITS_MEMBER(start_bits)),
       plain_field("descent_steps", SCALEBITS_MEMBER(descent_steps)),
       plain_field("refresh", SCALEBITS_MEMBER(refresh)),
@@ -203,6 +205,8 @@ void validate(const Recipe& recipe) {
   };
   require(has_sign(recipe.statistic, recipe.gradient) && has_sign(recipe.order_statistic, recipe.order_gradient),
           "the statistic 'signed' needs a gradient with a sign: 'mean'");
+  const bool baq = recipe.allocator == Allocator::baq || recipe.allocator == Allocator::baq_layer;
+  require(!baq || recipe.clip == ClipWeighting::inputs, "the allocator 'baq' needs clip 'inputs': its Hessian proxy");
   require(recipe.order_bits >= 1 && recipe.order_bits <= 8, "order_bits must be 1 to 8");
   require(recipe.start_bits >= 0 && recipe.start_bits <= 8, "start_bits must be 0 (automatic) to 8");
   require(recipe.descent_steps >= 1 && recipe.swap_steps >= 0,

@@ -2,7 +2,7 @@
 // what makes a result repeatable. Names and defaults are documented in docs/recipe.md.
 #pragma once
 
-#include "allocate/allocation.h"
+#include "allocate/allocators.h"
 #include "core/json.h"
 #include "graph/decoder.h"
 #include "partition/partition.h"
@@ -65,7 +65,7 @@ struct Recipe {
   GradientKind gradient = GradientKind::tokens;
   Statistic statistic = Statistic::fisher;
   CostModel cost_model = CostModel::linear;
-  bool search = true;  // false: the widest uniform width that the budget holds
+  Allocator allocator = Allocator::scalebits;
   int start_bits = 0;  // 0: 4, or more when the budget leaves more
   int descent_steps = 6;
   bool refresh = true;        // false: one gradient at the start serves every step

@@ -2,6 +2,7 @@
 
 #include "core/units.h"
 #include "graph/decoder.h"
+#include "pipeline/one_shot.h"
 #include "pipeline/width_rules.h"
 #include "sensitivity/block_scores.h"
 
@@ -62,13 +63,11 @@ class Search {
       matrices_ = rounded();
     }
     check_feasible(budget_, state_.partition, matrices_, recipe_);
-    if (!recipe_.search) {
-      state_.plan = widest_uniform();
-      report(0.5, "measuring", "the held-out loss");
-      state_.best_validation_loss = validation_loss(state_.plan);
-      finish_phase(SearchState::Phase::done);
+    if (recipe_.allocator != Allocator::scalebits) {
+      if (state_.phase != SearchState::Phase::done || from_frontier_) decide_at_once();
+    } else if (from_frontier_) {
+      take_from_frontier();
     }
-    if (from_frontier_) take_from_frontier();
     if (state_.phase == SearchState::Phase::descend) descend();
     if (state_.phase == SearchState::Phase::swap) swap();
     return {std::move(state_), std::move(matrices_)};
@@ -101,12 +100,6 @@ class Search {
 
   std::uint64_t stored_bytes(const BitPlan& plan) const {
     return budget_.stored_bytes(state_.partition, matrices_, plan);
-  }
-
-  BitPlan widest_uniform() const {
-    for (int bits = 8; bits > 0; --bits)
-      if (BitPlan plan = uniform(bits); stored_bytes(plan) <= budget_.bytes) return plan;
-    return uniform(0);
   }
 
   // ---- passes -----------------------------------------------------------------------------------------------------
@@ -317,8 +310,8 @@ class Search {
            fmt::format("{} windows per gradient instead of {}", state_.gradient_windows, recipe_.windows_per_gradient));
   }
 
-  /// The nearest plan above the budget that an earlier descent passed, brought down with the scores taken there.
-  void take_from_frontier() {
+  /// The nearest plan above the budget that an earlier descent passed.
+  const FrontierPoint& nearest_above() const {
     const FrontierPoint* nearest = nullptr;
     for (const FrontierPoint& point : state_.frontier)
       if (const std::uint64_t bytes = stored_bytes(point.plan);
@@ -328,10 +321,61 @@ class Search {
       fail(ErrorKind::infeasible_budget,
            "the frontier starts at {} bytes, below the budget of {}; make one with more start_bits",
            state_.frontier.empty() ? 0 : stored_bytes(state_.frontier.front().plan), budget_.bytes);
+    return *nearest;
+  }
+
+  /// Other allocators than ours: one table of scores, one plan. BAQ and SFMP take theirs at the highest precision there
+  /// is, those that trust the costs as near to the budget as there are any.
+  void decide_at_once() {
     const Stopwatch watch;
-    state_.scores = nearest->scores;
-    state_.plan = nearest->plan;
-    const double loss = nearest->loss;
+    const Allocator allocator = recipe_.allocator;
+    const bool at_full_precision = allocator == Allocator::baq || allocator == Allocator::fisher_quantile;
+    double loss = 0;
+    if (from_frontier_) {
+      const FrontierPoint& point = at_full_precision && !state_.frontier.empty() ? state_.frontier.front()
+                                                                                 : nearest_above();
+      state_.scores = point.scores;
+      state_.plan = point.plan;
+      loss = point.loss;
+    } else {
+      state_.plan = uniform(at_full_precision ? 8 : start_bits());
+      report(0.2, "scoring", name_of(allocator).data());
+      if (allocator != Allocator::uniform && allocator != Allocator::baq_layer) {
+        loss = score(state_.plan);
+        state_.frontier = {{stored_bytes(state_.plan), code_bits(state_.plan), loss, state_.plan, state_.scores}};
+      }
+    }
+    if (state_.scores.scores.empty()) state_.scores = no_scores();
+    AllocationProblem problem{.choices = choices(state_.plan)};
+    if (allocator == Allocator::baq || allocator == Allocator::baq_layer)
+      problem.baq_loss = baq_losses(matrices_, state_.importance,
+                                    allocator == Allocator::baq ? &state_.scores : nullptr, recipe_.order_bits);
+    if (allocator == Allocator::fisher_quantile)
+      problem.salience = saliences(matrices_, state_.scores, recipe_.order_bits);
+    BitPlan plan = within_budget(problem.choices, budget_.bytes, [&](std::uint64_t target_bytes) {
+      problem.target_bytes = target_bytes;
+      return allocate_with(allocator, problem);
+    });
+    state_.best_validation_loss = validation_loss(plan);
+    move_to(std::move(plan), name_of(allocator).data(), loss, watch);
+    finish_phase(SearchState::Phase::done);
+  }
+
+  /// Costs of 0 throughout, for who needs bytes alone.
+  SensitivityTable no_scores() const {
+    SensitivityTable table;
+    for (const auto& matrix : matrices_)
+      table.scores.emplace_back(matrix ? static_cast<std::size_t>(matrix->format().block_count()) : 0, WidthScores{});
+    return table;
+  }
+
+  /// That plan, brought down with the scores taken there.
+  void take_from_frontier() {
+    const FrontierPoint& nearest = nearest_above();
+    const Stopwatch watch;
+    state_.scores = nearest.scores;
+    state_.plan = nearest.plan;
+    const double loss = nearest.loss;
     for (int step = 0; stored_bytes(state_.plan) > budget_.bytes; ++step)
       move_to(allocate_within(budget_.bytes, {.lower_by = step > 8 ? 8 : 1, .raise_trust = recipe_.raise_trust}),
               "frontier", loss, watch);
@@ -339,16 +383,24 @@ class Search {
     finish_phase(SearchState::Phase::done);
   }
 
-  /// allocate() until the exact stored size fits: the part of it that does not add up block by block is small.
   BitPlan allocate_within(std::uint64_t stored_target, const MoveLimits& limits) const {
     const Choices all = choices(state_.plan);
+    return within_budget(all, stored_target, [&](std::uint64_t target) {
+      return allocate(all, state_.plan, target, limits);
+    });
+  }
+
+  /// `plan_for(bytes of the blocks)` until the exact stored size fits: the part of it that does not add up block by
+  /// block is small.
+  template <typename PlanFor>
+  BitPlan within_budget(const Choices& all, std::uint64_t stored_target, const PlanFor& plan_for) const {
     std::uint64_t target = block_bytes_for(all, state_.plan, stored_target);
-    BitPlan plan = allocate(all, state_.plan, target, limits);
+    BitPlan plan = plan_for(target);
     for (int attempt = 0; attempt < 8 && stored_target == budget_.bytes; ++attempt) {
       const std::uint64_t stored = stored_bytes(plan);
       if (stored <= stored_target || bytes_of_plan(all, plan) > target) break;
       target -= std::min(target, stored - stored_target);
-      plan = allocate(all, state_.plan, target, limits);
+      plan = plan_for(target);
     }
     return plan;
   }
