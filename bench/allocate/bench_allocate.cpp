@@ -1,6 +1,7 @@
 // How long allocation takes and how near the optimum it comes: bench_allocate [BLOCKS] [SEED]. Blocks of 64x64 in 200
-// matrices, the last block column of every other matrix 64x32; losses log-normal, falling like 4^-b with 20% of noise.
-// One thread, timed by its own clock, since the machine is seldom ours alone; the best of three runs.
+// matrices, the last block column of every other matrix 64x32; losses log-normal, matrices of log-normal scales,
+// falling like 4^-b times 0.5 to 1.5 at random. One thread, timed by its own clock, since the machine is seldom ours
+// alone; the best of three runs.
 #include "allocate/allocators.h"
 #include "allocate/baq.h"
 #include "allocate/baselines.h"
@@ -42,12 +43,13 @@ AllocationProblem random_problem(std::int64_t blocks, std::uint64_t seed) {
     std::vector<double> losses;
     const MatrixFormat format{.rows = 64 * (blocks / kMatrices / 16), .cols = m % 2 == 0 ? 1024 : 992};
     matrix.bytes = bytes_of_blocks(format);
+    const double scale = std::exp(rng.normal(draw++));
     for (std::size_t i = 0; i < matrix.bytes.size(); ++i) {
-      losses.push_back(std::exp(2 * rng.normal(draw++)));
+      losses.push_back(scale * std::exp(2 * rng.normal(draw++)));
       WidthScores cost;
       for (int b = 0; b <= 8; ++b)
         cost[static_cast<std::size_t>(b)] =
-            static_cast<float>(losses.back() * std::exp2(-2 * b) * (0.9 + 0.2 * rng.uniform(draw++)));
+            static_cast<float>(losses.back() * std::exp2(-2 * b) * (0.5 + rng.uniform(draw++)));
       matrix.cost.push_back(cost);
     }
     problem.start.widths.emplace_back(matrix.bytes.size(), 4);
@@ -78,7 +80,7 @@ int run(int argc, char** argv) {
   fmt::print("{} blocks\n", losses.size());
   fmt::print("water_fill, mean 3.1 within 1 to 8    {:8.3f} s\n",
              best_seconds([&] { water_fill(losses, weights, 3.1, 1, 8); }));
-  for (const double part : {0.3, 0.6}) {
+  for (const double part : {0.2871, 0.6137}) {
     const std::vector<std::uint64_t> narrow = bytes_at_width(problem.choices, 1),
                                      wide = bytes_at_width(problem.choices, 8);
     double low = 0, high = 0;

@@ -123,9 +123,7 @@ BitPlan allocate(const Choices& choices, const BitPlan& plan, std::uint64_t targ
     }
   };
   Relaxation relaxed = relax(knapsack, target_bytes);
-  if (relaxed.bytes >= target_bytes) return relaxed.plan;
-  std::uint64_t left = target_bytes - relaxed.bytes;
-  spend_left_over(knapsack, relaxed.plan, left);
+  if (relaxed.bytes < target_bytes) spend_left_over(knapsack, relaxed.plan, target_bytes - relaxed.bytes);
   return relaxed.plan;
 }
 

@@ -45,7 +45,9 @@ double water_level(const std::vector<double>& a, std::span<const std::int64_t> w
         held += n * (bits > low ? high : low);
       }
     }
-    (held + free - level * free_weights > total ? from : to) = level;
+    const double sum = held + free - level * free_weights;
+    if (sum == total) break;
+    (sum > total ? from : to) = level;
     double next = (held + free - total) / free_weights;  // this piece's root; not finite on a flat one
     if (next == level) break;
     if (!(next > from && next < to)) next = 0.5 * (from + to);
@@ -132,9 +134,7 @@ BitPlan allocate_baq(const Choices& choices, const std::vector<std::vector<doubl
                      BaqScope scope) {
   check(choices, c);
   const double scale = scale_of(c);
-  Knapsack whole;
-  for (const auto& matrix : c) whole.blocks.push_back(matrix.size());
-  whole.options = [&](std::size_t m, std::size_t i, Options& options) {
+  const auto options_of = [&](std::size_t m, std::size_t i, Options& options) {
     const MatrixChoices& matrix = choices[m];
     options.low = matrix.min_width;
     options.high = matrix.max_width;
@@ -142,6 +142,8 @@ BitPlan allocate_baq(const Choices& choices, const std::vector<std::vector<doubl
     double loss = c[m][i] / scale;
     for (double& cost : options.cost) cost = std::exchange(loss, 0.25 * loss);
   };
+  Knapsack whole{{}, options_of};
+  for (const auto& matrix : c) whole.blocks.push_back(matrix.size());
   BitPlan plan;
   if (scope == BaqScope::model) {
     Relaxation relaxed = relax(whole, target_bytes);
@@ -149,14 +151,16 @@ BitPlan allocate_baq(const Choices& choices, const std::vector<std::vector<doubl
     plan = std::move(relaxed.plan);
   } else {
     const std::vector<std::uint64_t> shares = even_shares(choices, target_bytes);
+    std::uint64_t over = 0;  // too few bytes for a step inside a matrix: the next one has them
     for (std::size_t m = 0; m < choices.size(); ++m) {
       const Knapsack layer{{whole.blocks[m]},
-                           [&](std::size_t, std::size_t i, Options& options) { whole.options(m, i, options); }};
-      plan.widths.push_back(std::move(relax(layer, shares[m]).plan.widths[0]));
+                           [&](std::size_t, std::size_t i, Options& options) { options_of(m, i, options); }};
+      Relaxation relaxed = relax(layer, shares[m] + over);
+      over += shares[m] - relaxed.bytes;
+      plan.widths.push_back(std::move(relaxed.plan.widths[0]));
     }
   }
-  std::uint64_t left = target_bytes - bytes_of_plan(choices, plan);
-  spend_left_over(whole, plan, left);
+  if (const std::uint64_t left = target_bytes - bytes_of_plan(choices, plan)) spend_left_over(whole, plan, left);
   return plan;
 }
 

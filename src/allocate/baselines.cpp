@@ -105,7 +105,7 @@ OptimalityBound allocate_per_tensor(const Choices& choices, std::uint64_t target
     matrices.blocks.push_back(blocks.blocks[m] > 0 ? 1 : 0);
   }
   matrices.options = [&](std::size_t m, std::size_t, Options& options) { options = whole[m]; };
-  OptimalityBound result = solve_exactly(matrices, target_bytes);
+  OptimalityBound result = solve_exactly(matrices, target_bytes, 1 << 14);
   for (std::size_t m = 0; m < choices.size(); ++m)
     if (blocks.blocks[m] > 0) result.plan.widths[m].resize(blocks.blocks[m], result.plan.widths[m][0]);
   return result;

@@ -6,12 +6,12 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <optional>
+#include <utility>
 
 namespace scalebits {
 namespace {
 
-/// A step from one corner of a hull to the next, or any raise of a block.
+/// From one corner of a hull to the next.
 struct Step {
   double gain;  // cost saved per byte
   std::uint64_t bytes;
@@ -43,22 +43,6 @@ void each_block(const Knapsack& knapsack, Visit&& visit) {
 std::uint64_t step_bytes(const Options& options, const Hull& hull, int k) {
   return options.bytes[hull.width[static_cast<std::size_t>(k)]] -
          options.bytes[hull.width[static_cast<std::size_t>(k - 1)]];
-}
-
-/// The raise of one block with the best saving per byte among those that fit.
-std::optional<Step> best_raise(const Options& options, std::size_t m, std::size_t i, std::uint8_t width,
-                               std::uint64_t left) {
-  std::optional<Step> best;
-  for (int to = width + 1; to <= options.high; ++to) {
-    const auto w = static_cast<std::size_t>(to);
-    const std::uint64_t bytes = options.bytes[w] - options.bytes[width];
-    const double saved = options.cost[width] - options.cost[w];
-    if (bytes > left || !(saved > 0)) continue;
-    const double gain = saved / static_cast<double>(std::max<std::uint64_t>(bytes, 1));
-    if (!best || gain > best->gain)
-      best = {gain, bytes, static_cast<std::uint32_t>(m), static_cast<std::uint32_t>(i), static_cast<std::uint8_t>(to)};
-  }
-  return best;
 }
 
 }  // namespace
@@ -174,32 +158,24 @@ Relaxation relax(const Knapsack& knapsack, std::uint64_t target_bytes) {
   return result;
 }
 
-double spend_left_over(const Knapsack& knapsack, BitPlan& plan, std::uint64_t& left) {
-  std::vector<Step> raises;  // a heap with the best raise of each block
-  each_block(knapsack, [&](std::size_t m, std::size_t i, const Options& options) {
-    if (const auto raise = best_raise(options, m, i, plan.widths[m][i], left)) raises.push_back(*raise);
-  });
-  const auto worse = [](const Step& a, const Step& b) { return better(b, a); };
-  std::make_heap(raises.begin(), raises.end(), worse);
-  double saved = 0;
-  Options options;
-  while (!raises.empty()) {
-    std::pop_heap(raises.begin(), raises.end(), worse);
-    const Step raise = raises.back();
-    raises.pop_back();
-    std::uint8_t& width = plan.widths[raise.matrix][raise.block];
-    knapsack.options(raise.matrix, raise.block, options);
-    if (raise.bytes <= left) {
-      saved += options.cost[width] - options.cost[raise.width];
-      left -= raise.bytes;
-      width = raise.width;
-    }
-    if (const auto next = best_raise(options, raise.matrix, raise.block, width, left)) {
-      raises.push_back(*next);
-      std::push_heap(raises.begin(), raises.end(), worse);
-    }
+void spend_left_over(const Knapsack& knapsack, BitPlan& plan, std::uint64_t left) {
+  const Knapsack raises{knapsack.blocks, [&](std::size_t m, std::size_t i, Options& options) {
+                          knapsack.options(m, i, options);
+                          options.low = plan.widths[m][i];
+                          const std::uint64_t here = options.bytes[static_cast<std::size_t>(options.low)];
+                          const auto more = [&](int width) {
+                            return options.bytes[static_cast<std::size_t>(width)] - here;
+                          };
+                          while (more(options.high) > left) --options.high;
+                          for (int width = options.high; width >= options.low; --width)
+                            options.bytes[static_cast<std::size_t>(width)] = more(width);
+                        }};
+  for (;;) {  // what did not fit as a step may fit by halves, and smaller steps may fit behind it
+    Relaxation raised = relax(raises, left);
+    if (raised.plan == plan) return;
+    plan = std::move(raised.plan);
+    left -= raised.bytes;
   }
-  return saved;
 }
 
 double cost_of_plan(const Knapsack& knapsack, const BitPlan& plan) {

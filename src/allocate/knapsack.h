@@ -53,9 +53,8 @@ struct Relaxation {
 /// O(blocks · widths) and the sorting of those steps whose gain lies within a sixteenth of an octave of the price.
 Relaxation relax(const Knapsack& knapsack, std::uint64_t target_bytes);
 
-/// Raises blocks, best saving per byte first, until no raise that lowers the cost fits into `left` bytes; takes what it
-/// spends off `left`. Returns the cost saved.
-double spend_left_over(const Knapsack& knapsack, BitPlan& plan, std::uint64_t& left);
+/// Spends `left` bytes on raises of `plan`, best saving per byte first, until none that lowers the cost fits.
+void spend_left_over(const Knapsack& knapsack, BitPlan& plan, std::uint64_t left);
 
 double cost_of_plan(const Knapsack& knapsack, const BitPlan& plan);
 

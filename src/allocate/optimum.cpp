@@ -10,8 +10,8 @@
 namespace scalebits {
 namespace {
 
-/// Nodes kept for walking back; 24 bytes each.
-constexpr std::size_t kNodeLimit = 20'000'000;
+/// States looked at before the search gives up proving: a second or three.
+constexpr std::size_t kStateLimit = 20'000'000;
 
 /// A block that may leave the relaxation's width. Reduced cost of a width: cost plus price times bytes, beyond what its
 /// best width has; the gap between a plan and the bound is the sum of them plus the price of the bytes it leaves.
@@ -33,6 +33,20 @@ double reduced_cost(const Options& options, std::size_t from, std::size_t to, do
   return std::max(0.0, options.cost[to] - options.cost[from] + price * bytes);
 }
 
+/// What `to` costs less than `from`, summed over the blocks that differ: few, so that the sum is good to the last
+/// digits.
+double saved_cost(const Knapsack& knapsack, const BitPlan& from, const BitPlan& to) {
+  double saved = 0;
+  Options options;
+  for (std::size_t m = 0; m < knapsack.blocks.size(); ++m)
+    for (std::size_t i = 0; i < knapsack.blocks[m]; ++i) {
+      if (from.widths[m][i] == to.widths[m][i]) continue;
+      knapsack.options(m, i, options);
+      saved += options.cost[from.widths[m][i]] - options.cost[to.widths[m][i]];
+    }
+  return saved;
+}
+
 /// The largest sum of bytes up to the target that any plan could have, as far as common divisors tell.
 std::uint64_t reachable_bytes(const Knapsack& knapsack, std::uint64_t target_bytes) {
   std::uint64_t narrowest = 0, divisor = 0;
@@ -51,17 +65,17 @@ std::uint64_t reachable_bytes(const Knapsack& knapsack, std::uint64_t target_byt
 
 class DynamicProgram {
  public:
-  DynamicProgram(const Knapsack& knapsack, const Relaxation& relaxed, std::uint64_t target_bytes, double gap,
+  DynamicProgram(const Knapsack& knapsack, const Relaxation& relaxed, std::uint64_t left, double gap,
                  std::size_t frontier_limit)
-      : knapsack_(knapsack), relaxed_(relaxed), left_(static_cast<std::int64_t>(target_bytes - relaxed.bytes)),
-        gap_(gap), frontier_limit_(frontier_limit) {}
+      : knapsack_(knapsack), relaxed_(relaxed), left_(static_cast<std::int64_t>(left)), gap_(gap),
+        frontier_limit_(frontier_limit) {}
 
   void run() {
     collect_uncertain();
     nodes_.emplace_back();
     frontier_ = {0};
     for (std::uint32_t item = 0; item < items_.size() && items_[item].least < gap_; ++item) {
-      if (nodes_.size() > kNodeLimit) {
+      if (states_seen_ > kStateLimit) {
         unproven_ = std::min(unproven_, items_[item].least);
         break;
       }
@@ -117,6 +131,7 @@ class DynamicProgram {
         states_.push_back(
             {{nodes_[at].reduced + reduced, nodes_[at].bytes + bytes, at, item, static_cast<std::uint8_t>(w)}, kNew});
     }
+    states_seen_ += states_.size();
     const auto cost = [&](const Node& node) { return node.reduced - relaxed_.price * static_cast<double>(node.bytes); };
     std::sort(states_.begin(), states_.end(), [&](const State& a, const State& b) {
       return a.node.bytes != b.node.bytes ? a.node.bytes < b.node.bytes : a.node.reduced < b.node.reduced;
@@ -162,6 +177,7 @@ class DynamicProgram {
   std::vector<Node> nodes_;
   std::vector<std::uint32_t> frontier_;
   std::vector<State> states_;
+  std::size_t states_seen_ = 0;
   std::uint32_t best_ = 0;
 };
 
@@ -176,26 +192,15 @@ OptimalityBound optimality_bound(const Choices& choices, std::uint64_t target_by
 OptimalityBound solve_exactly(const Knapsack& knapsack, std::uint64_t target_bytes, std::size_t frontier_limit) {
   target_bytes = reachable_bytes(knapsack, target_bytes);
   const Relaxation relaxed = relax(knapsack, target_bytes);
-  BitPlan filled = relaxed.plan;
-  const std::uint64_t relaxed_left = target_bytes - relaxed.bytes;
-  std::uint64_t left = relaxed_left;
-  const double saved = spend_left_over(knapsack, filled, left);
-  const double gap = relaxed.price * static_cast<double>(relaxed_left) - saved;
-  DynamicProgram search(knapsack, relaxed, target_bytes, gap, frontier_limit);
+  const std::uint64_t left = target_bytes - relaxed.bytes;
+  OptimalityBound result{.plan = relaxed.plan};
+  if (left > 0) spend_left_over(knapsack, result.plan, left);
+  const double gap = relaxed.price * static_cast<double>(left) - saved_cost(knapsack, relaxed.plan, result.plan);
+  DynamicProgram search(knapsack, relaxed, left, gap, frontier_limit);
   search.run();
-  OptimalityBound result;
-  result.plan = search.improved() ? search.plan() : std::move(filled);
-  left = target_bytes;
-  Options options;
-  for (std::size_t m = 0; m < knapsack.blocks.size(); ++m)
-    for (std::size_t i = 0; i < knapsack.blocks[m]; ++i) {
-      knapsack.options(m, i, options);
-      left -= options.bytes[result.plan.widths[m][i]];
-    }
-  if (!search.optimal()) spend_left_over(knapsack, result.plan, left);
+  if (search.improved()) result.plan = search.plan();
   result.plan_cost = cost_of_plan(knapsack, result.plan);
-  result.lower_bound =
-      search.optimal() ? result.plan_cost : std::min(result.plan_cost, relaxed.lower_bound + search.proven_gap());
+  result.lower_bound = search.optimal() ? result.plan_cost : relaxed.lower_bound + search.proven_gap();
   return result;
 }
 
