@@ -109,7 +109,7 @@ BitPlan allocate(const Choices& choices, const BitPlan& plan, std::uint64_t targ
     SCALEBITS_ASSERT(choices[m].bytes.size() == plan.widths[m].size());
     knapsack.blocks.push_back(plan.widths[m].size());
   }
-  knapsack.options = [&](std::size_t m, std::size_t i, Options& options) {
+  knapsack.options = [&](std::size_t m, std::size_t i, BlockOptions& options) {
     const MatrixChoices& matrix = choices[m];
     const int width = plan.widths[m][i];
     options.low = std::max(matrix.min_width, width - limits.lower_by);

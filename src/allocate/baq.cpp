@@ -134,7 +134,7 @@ BitPlan allocate_baq(const Choices& choices, const std::vector<std::vector<doubl
                      BaqScope scope) {
   check(choices, c);
   const double scale = scale_of(c);
-  const auto options_of = [&](std::size_t m, std::size_t i, Options& options) {
+  const auto options_of = [&](std::size_t m, std::size_t i, BlockOptions& options) {
     const MatrixChoices& matrix = choices[m];
     options.low = matrix.min_width;
     options.high = matrix.max_width;
@@ -154,7 +154,7 @@ BitPlan allocate_baq(const Choices& choices, const std::vector<std::vector<doubl
     std::uint64_t over = 0;  // too few bytes for a step inside a matrix: the next one has them
     for (std::size_t m = 0; m < choices.size(); ++m) {
       const Knapsack layer{{whole.blocks[m]},
-                           [&](std::size_t, std::size_t i, Options& options) { options_of(m, i, options); }};
+                           [&](std::size_t, std::size_t i, BlockOptions& options) { options_of(m, i, options); }};
       Relaxation relaxed = relax(layer, shares[m] + over);
       over += shares[m] - relaxed.bytes;
       plan.widths.push_back(std::move(relaxed.plan.widths[0]));

@@ -89,9 +89,9 @@ BitPlan allocate_fisher_quantile(const Choices& choices, const std::vector<std::
 
 OptimalityBound allocate_per_tensor(const Choices& choices, std::uint64_t target_bytes) {
   const Knapsack blocks = knapsack_of(choices);
-  std::vector<Options> whole(choices.size());
+  std::vector<BlockOptions> whole(choices.size());
   Knapsack matrices;
-  Options block;
+  BlockOptions block;
   for (std::size_t m = 0; m < choices.size(); ++m) {
     whole[m].low = choices[m].min_width;
     whole[m].high = choices[m].max_width;
@@ -104,7 +104,7 @@ OptimalityBound allocate_per_tensor(const Choices& choices, std::uint64_t target
     }
     matrices.blocks.push_back(blocks.blocks[m] > 0 ? 1 : 0);
   }
-  matrices.options = [&](std::size_t m, std::size_t, Options& options) { options = whole[m]; };
+  matrices.options = [&](std::size_t m, std::size_t, BlockOptions& options) { options = whole[m]; };
   OptimalityBound result = solve_exactly(matrices, target_bytes, 1 << 14);
   for (std::size_t m = 0; m < choices.size(); ++m)
     if (blocks.blocks[m] > 0) result.plan.widths[m].resize(blocks.blocks[m], result.plan.widths[m][0]);

@@ -32,7 +32,7 @@ std::size_t bucket_of(double gain) { return static_cast<std::size_t>(std::bit_ca
 /// Calls visit(matrix, block, options) for each block.
 template <typename Visit>
 void each_block(const Knapsack& knapsack, Visit&& visit) {
-  Options options;
+  BlockOptions options;
   for (std::size_t m = 0; m < knapsack.blocks.size(); ++m)
     for (std::size_t i = 0; i < knapsack.blocks[m]; ++i) {
       knapsack.options(m, i, options);
@@ -40,7 +40,7 @@ void each_block(const Knapsack& knapsack, Visit&& visit) {
     }
 }
 
-std::uint64_t step_bytes(const Options& options, const Hull& hull, int k) {
+std::uint64_t step_bytes(const BlockOptions& options, const Hull& hull, int k) {
   return options.bytes[hull.width[static_cast<std::size_t>(k)]] -
          options.bytes[hull.width[static_cast<std::size_t>(k - 1)]];
 }
@@ -73,7 +73,7 @@ Knapsack knapsack_of(const Choices& choices) {
           fail_input("matrix {}, block {}: costs must be finite and not negative, found {} at {} bits", m, i, cost, w);
     knapsack.blocks.push_back(matrix.cost.size());
   }
-  knapsack.options = [&choices](std::size_t m, std::size_t i, Options& options) {
+  knapsack.options = [&choices](std::size_t m, std::size_t i, BlockOptions& options) {
     const MatrixChoices& matrix = choices[m];
     options.low = matrix.min_width;
     options.high = matrix.max_width;
@@ -83,7 +83,7 @@ Knapsack knapsack_of(const Choices& choices) {
   return knapsack;
 }
 
-Hull lower_hull(const Options& options) {
+Hull lower_hull(const BlockOptions& options) {
   Hull hull;
   const auto push = [&](int width, double gain) {
     hull.width[static_cast<std::size_t>(hull.size)] = static_cast<std::uint8_t>(width);
@@ -109,7 +109,7 @@ Hull lower_hull(const Options& options) {
 Relaxation relax(const Knapsack& knapsack, std::uint64_t target_bytes) {
   Relaxation result;
   std::vector<std::uint64_t> bucket_bytes(kBuckets);
-  each_block(knapsack, [&](std::size_t, std::size_t, const Options& options) {
+  each_block(knapsack, [&](std::size_t, std::size_t, const BlockOptions& options) {
     const Hull hull = lower_hull(options);
     result.bytes += options.bytes[hull.width[0]];
     for (int k = 1; k < hull.size; ++k)
@@ -125,7 +125,7 @@ Relaxation relax(const Knapsack& knapsack, std::uint64_t target_bytes) {
 
   std::vector<Step> steps;  // of the bucket at the price
   for (const std::size_t blocks : knapsack.blocks) result.plan.widths.emplace_back(blocks);
-  each_block(knapsack, [&](std::size_t m, std::size_t i, const Options& options) {
+  each_block(knapsack, [&](std::size_t m, std::size_t i, const BlockOptions& options) {
     const Hull hull = lower_hull(options);
     std::uint8_t width = hull.width[0];
     for (int k = 1; feasible && k < hull.size; ++k) {
@@ -159,7 +159,7 @@ Relaxation relax(const Knapsack& knapsack, std::uint64_t target_bytes) {
 }
 
 void spend_left_over(const Knapsack& knapsack, BitPlan& plan, std::uint64_t left) {
-  const Knapsack raises{knapsack.blocks, [&](std::size_t m, std::size_t i, Options& options) {
+  const Knapsack raises{knapsack.blocks, [&](std::size_t m, std::size_t i, BlockOptions& options) {
                           knapsack.options(m, i, options);
                           options.low = plan.widths[m][i];
                           const std::uint64_t here = options.bytes[static_cast<std::size_t>(options.low)];
@@ -180,8 +180,9 @@ void spend_left_over(const Knapsack& knapsack, BitPlan& plan, std::uint64_t left
 
 double cost_of_plan(const Knapsack& knapsack, const BitPlan& plan) {
   double cost = 0;
-  each_block(knapsack,
-             [&](std::size_t m, std::size_t i, const Options& options) { cost += options.cost[plan.widths[m][i]]; });
+  each_block(knapsack, [&](std::size_t m, std::size_t i, const BlockOptions& options) {
+    cost += options.cost[plan.widths[m][i]];
+  });
   return cost;
 }
 

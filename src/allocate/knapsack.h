@@ -14,7 +14,7 @@ namespace scalebits {
 
 /// One block: width w, low <= w <= high, costs cost[w] and takes bytes[w]. Bytes do not fall with the width; costs may
 /// do what they like, as long as they are finite.
-struct Options {
+struct BlockOptions {
   int low = 0, high = 8;
   std::array<double, 9> cost{};
   std::array<std::uint64_t, 9> bytes{};
@@ -23,7 +23,7 @@ struct Options {
 /// Options are made when asked for, so that 10⁷ blocks take no memory beyond what they are made from.
 struct Knapsack {
   std::vector<std::size_t> blocks;  // of each matrix
-  std::function<void(std::size_t matrix, std::size_t block, Options& options)> options;
+  std::function<void(std::size_t matrix, std::size_t block, BlockOptions& options)> options;
 };
 
 /// Throws Error(bad_input) naming the matrix and the block where bytes fall with the width, or a range of widths is not
@@ -40,7 +40,7 @@ struct Hull {
   std::array<std::uint8_t, 9> width;
   std::array<double, 9> gain;  // cost saved per byte from corner k − 1 to corner k > 0: positive, falling with k
 };
-Hull lower_hull(const Options& options);
+Hull lower_hull(const BlockOptions& options);
 
 /// What is left of the linear relaxation's solution when its one split block is rounded down.
 struct Relaxation {

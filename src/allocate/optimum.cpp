@@ -28,7 +28,7 @@ struct Node {
   std::uint8_t width = 0;
 };
 
-double reduced_cost(const Options& options, std::size_t from, std::size_t to, double price) {
+double reduced_cost(const BlockOptions& options, std::size_t from, std::size_t to, double price) {
   const double bytes = static_cast<double>(options.bytes[to]) - static_cast<double>(options.bytes[from]);
   return std::max(0.0, options.cost[to] - options.cost[from] + price * bytes);
 }
@@ -37,7 +37,7 @@ double reduced_cost(const Options& options, std::size_t from, std::size_t to, do
 /// digits.
 double saved_cost(const Knapsack& knapsack, const BitPlan& from, const BitPlan& to) {
   double saved = 0;
-  Options options;
+  BlockOptions options;
   for (std::size_t m = 0; m < knapsack.blocks.size(); ++m)
     for (std::size_t i = 0; i < knapsack.blocks[m]; ++i) {
       if (from.widths[m][i] == to.widths[m][i]) continue;
@@ -50,7 +50,7 @@ double saved_cost(const Knapsack& knapsack, const BitPlan& from, const BitPlan& 
 /// The largest sum of bytes up to the target that any plan could have, as far as common divisors tell.
 std::uint64_t reachable_bytes(const Knapsack& knapsack, std::uint64_t target_bytes) {
   std::uint64_t narrowest = 0, divisor = 0;
-  Options options;
+  BlockOptions options;
   for (std::size_t m = 0; m < knapsack.blocks.size(); ++m)
     for (std::size_t i = 0; i < knapsack.blocks[m]; ++i) {
       knapsack.options(m, i, options);
@@ -87,6 +87,7 @@ class DynamicProgram {
   double proven_gap() const { return std::min(gap_, unproven_); }
   bool optimal() const { return unproven_ >= gap_; }
 
+  std::uint64_t left() const { return static_cast<std::uint64_t>(left_ - nodes_[best_].bytes); }
   BitPlan plan() const {
     BitPlan plan = relaxed_.plan;
     for (std::uint32_t at = best_; at != 0; at = nodes_[at].parent)
@@ -102,7 +103,7 @@ class DynamicProgram {
   };
 
   void collect_uncertain() {
-    Options options;
+    BlockOptions options;
     for (std::size_t m = 0; m < knapsack_.blocks.size(); ++m)
       for (std::size_t i = 0; i < knapsack_.blocks[m]; ++i) {
         knapsack_.options(m, i, options);
@@ -118,7 +119,7 @@ class DynamicProgram {
 
   /// The frontier with and without each other width of one block, without states that another makes needless.
   void branch(std::uint32_t item) {
-    Options options;
+    BlockOptions options;
     knapsack_.options(items_[item].matrix, items_[item].block, options);
     const std::size_t here = relaxed_.plan.widths[items_[item].matrix][items_[item].block];
     states_.clear();
@@ -198,7 +199,10 @@ OptimalityBound solve_exactly(const Knapsack& knapsack, std::uint64_t target_byt
   const double gap = relaxed.price * static_cast<double>(left) - saved_cost(knapsack, relaxed.plan, result.plan);
   DynamicProgram search(knapsack, relaxed, left, gap, frontier_limit);
   search.run();
-  if (search.improved()) result.plan = search.plan();
+  if (search.improved()) {
+    result.plan = search.plan();
+    spend_left_over(knapsack, result.plan, search.left());  // nothing fits into it, unless states ran out
+  }
   result.plan_cost = cost_of_plan(knapsack, result.plan);
   result.lower_bound = search.optimal() ? result.plan_cost : relaxed.lower_bound + search.proven_gap();
   return result;

@@ -81,7 +81,9 @@ TEST(Allocators, AreOrderedByWhatTheyMayChoose) {
       return total_cost(problem.choices, allocate_with(allocator, problem));
     };
     const double slack = 1e-12 * (1 + cost(Allocator::uniform));
-    ASSERT_GE(cost(Allocator::exact), optimality_bound(problem.choices, problem.target_bytes).lower_bound - slack);
+    const OptimalityBound bound = optimality_bound(problem.choices, problem.target_bytes);
+    ASSERT_GE(cost(Allocator::exact), bound.lower_bound - slack);
+    ASSERT_LE(cost(Allocator::scalebits), bound.plan_cost + slack) << "the limits leave all widths open";
     ASSERT_LE(cost(Allocator::per_tensor), cost(Allocator::uniform) + slack);
     for (const Allocator allocator : kAll) ASSERT_LE(cost(Allocator::exact), cost(allocator) + slack) << seed;
   }

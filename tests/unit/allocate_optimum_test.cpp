@@ -47,7 +47,7 @@ double best_dual(const Choices& choices, std::uint64_t target) {
 TEST(LowerHull, HasNoPointBelowItAndFallsEverMoreGently) {
   for (std::uint64_t seed = 0; seed < 3000; ++seed) {
     const Choices choices = random_choices(shape_of(seed, {.matrices = 1, .blocks = 1}), seed);
-    Options options;
+    BlockOptions options;
     knapsack_of(choices).options(0, 0, options);
     const Hull hull = lower_hull(options);
     for (int k = 1; k < hull.size; ++k) {
