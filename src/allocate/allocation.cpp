@@ -1,5 +1,6 @@
 #include "allocate/allocation.h"
 
+#include "allocate/knapsack.h"
 #include "core/error.h"
 
 #include <algorithm>
@@ -30,36 +31,6 @@ void each_block(const Choices& choices, const BitPlan& plan, Visit&& visit) {
   }
 }
 
-int lowest(const MatrixChoices& matrix, int width, const MoveLimits& limits) {
-  return std::max(matrix.min_width, width - limits.lower_by);
-}
-int highest(const MatrixChoices& matrix, int width, const MoveLimits& limits) {
-  return std::min(matrix.max_width, width + limits.raise_by);
-}
-
-/// Cost of the block at `to` when it is at `from`; gains above `from` are discounted.
-double moved_cost(const WidthScores& cost, int from, int to, double raise_trust) {
-  const double here = cost[static_cast<std::size_t>(from)], there = cost[static_cast<std::size_t>(to)];
-  return to > from ? here + raise_trust * (there - here) : there;
-}
-
-/// Every block's best width at `price` per byte; ties go to fewer bytes.
-BitPlan plan_at_price(const Choices& choices, const BitPlan& plan, double price, const MoveLimits& limits) {
-  BitPlan result = plan;
-  each_block(choices, plan, [&](std::uint32_t m, std::uint32_t i, const MatrixChoices& matrix, int width) {
-    double best = INFINITY;
-    for (int to = lowest(matrix, width, limits); to <= highest(matrix, width, limits); ++to) {
-      const double value = moved_cost(matrix.cost[i], width, to, limits.raise_trust) +
-                           price * matrix.bytes[i][static_cast<std::size_t>(to)];
-      if (value < best) {
-        best = value;
-        result.widths[m][i] = static_cast<std::uint8_t>(to);
-      }
-    }
-  });
-  return result;
-}
-
 /// Single steps up (or down) from the plan, best first.
 std::vector<Move> single_steps(const Choices& choices, const BitPlan& plan, bool up, const MoveLimits& limits) {
   std::vector<Move> moves;
@@ -80,16 +51,6 @@ std::vector<Move> single_steps(const Choices& choices, const BitPlan& plan, bool
   std::stable_sort(moves.begin(), moves.end(),
                    [&](const Move& a, const Move& b) { return up ? a.value > b.value : a.value < b.value; });
   return moves;
-}
-
-void spend_left_over(const Choices& choices, BitPlan& plan, const BitPlan& upper, std::uint64_t target_bytes,
-                     const MoveLimits& limits) {
-  std::int64_t left = static_cast<std::int64_t>(target_bytes) - static_cast<std::int64_t>(bytes_of_plan(choices, plan));
-  for (const Move& move : single_steps(choices, plan, true, limits)) {
-    if (move.bytes > left || move.width > upper.widths[move.matrix][move.block]) continue;
-    plan.widths[move.matrix][move.block] = move.width;
-    left -= move.bytes;
-  }
 }
 
 }  // namespace
@@ -142,20 +103,28 @@ std::vector<WidthScores> costs_of(const std::vector<WidthScores>& scores, const 
 }
 
 BitPlan allocate(const Choices& choices, const BitPlan& plan, std::uint64_t target_bytes, const MoveLimits& limits) {
-  double low = 1e-30, high = 1e30;  // loss per byte; at `low` every block is as wide as the limits allow
-  const BitPlan widest = plan_at_price(choices, plan, low, limits);
-  if (bytes_of_plan(choices, widest) <= target_bytes) return widest;
-  BitPlan best = plan_at_price(choices, plan, high, limits), above = widest;
-  if (bytes_of_plan(choices, best) > target_bytes) return best;
-  for (int iteration = 0; iteration < 200 && high / low > 1 + 1e-9; ++iteration) {
-    const double price = std::sqrt(low) * std::sqrt(high);
-    BitPlan candidate = plan_at_price(choices, plan, price, limits);
-    const bool fits = bytes_of_plan(choices, candidate) <= target_bytes;
-    (fits ? high : low) = price;
-    (fits ? best : above) = std::move(candidate);
+  Knapsack knapsack;
+  SCALEBITS_ASSERT(choices.size() == plan.widths.size());
+  for (std::size_t m = 0; m < choices.size(); ++m) {
+    SCALEBITS_ASSERT(choices[m].bytes.size() == plan.widths[m].size());
+    knapsack.blocks.push_back(plan.widths[m].size());
   }
-  spend_left_over(choices, best, above, target_bytes, limits);
-  return best;
+  knapsack.options = [&](std::size_t m, std::size_t i, BlockOptions& options) {
+    const MatrixChoices& matrix = choices[m];
+    const int width = plan.widths[m][i];
+    options.low = std::max(matrix.min_width, width - limits.lower_by);
+    options.high = std::min(matrix.max_width, width + limits.raise_by);
+    const double here = matrix.cost[i][static_cast<std::size_t>(width)];
+    for (int to = options.low; to <= options.high; ++to) {
+      const auto w = static_cast<std::size_t>(to);
+      const double there = matrix.cost[i][w];
+      options.cost[w] = to > width ? here + limits.raise_trust * (there - here) : there;
+      options.bytes[w] = matrix.bytes[i][w];
+    }
+  };
+  Relaxation relaxed = relax(knapsack, target_bytes);
+  if (relaxed.bytes < target_bytes) spend_left_over(knapsack, relaxed.plan, target_bytes - relaxed.bytes);
+  return relaxed.plan;
 }
 
 BitPlan swap_bits(const Choices& choices, const BitPlan& plan, std::uint64_t target_bytes, std::int64_t count,

@@ -48,9 +48,10 @@ struct MoveLimits {
   const BitPlan* held = nullptr;  // swap_bits leaves blocks with a 1 here as they are
 };
 
-/// The plan within `limits` of `plan` that minimises Σ cost under Σ bytes <= target_bytes: one price per byte, found by
-/// bisection; every block takes its best width at that price; bytes left over go to the blocks that give most for them.
-/// Where the limits do not reach the target, every block is lowered as far as they allow.
+/// The plan within `limits` of `plan` that minimises Σ cost under Σ bytes <= target_bytes, but for the rounding of one
+/// block: all steps that save more per byte than one price are taken (knapsack.h), then bytes left over go to the
+/// raises that save most per byte, until none fits. Where the limits do not reach the target, every block is lowered as
+/// far as they allow.
 BitPlan allocate(const Choices& choices, const BitPlan& plan, std::uint64_t target_bytes, const MoveLimits& limits);
 
 /// Raises the `count` blocks with the best gain per byte and pays for them with the cheapest lowerings, as long as a
