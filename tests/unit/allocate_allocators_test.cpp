@@ -54,7 +54,7 @@ bool leaves_a_raise(Allocator allocator, const AllocationProblem& problem, const
 }
 
 TEST(Allocators, KeepBudgetsAndRangesAndLeaveNothingUsefulUnspent) {
-  for (std::uint64_t seed = 0; seed < 3000; ++seed) {
+  for (std::uint64_t seed = 0; seed < 2000; ++seed) {
     const AllocationProblem problem = random_problem(shape_of(seed, {.matrices = 4, .blocks = 12}), seed);
     for (const Allocator allocator : kAll) {
       const BitPlan plan = allocate_with(allocator, problem);
@@ -75,7 +75,7 @@ TEST(Allocators, KeepBudgetsAndRangesAndLeaveNothingUsefulUnspent) {
 }
 
 TEST(Allocators, AreOrderedByWhatTheyMayChoose) {
-  for (std::uint64_t seed = 0; seed < 1000; ++seed) {
+  for (std::uint64_t seed = 0; seed < 500; ++seed) {
     const AllocationProblem problem = random_problem(shape_of(seed, {.matrices = 4, .blocks = 12}), seed);
     const auto cost = [&](Allocator allocator) {
       return total_cost(problem.choices, allocate_with(allocator, problem));
@@ -90,7 +90,7 @@ TEST(Allocators, AreOrderedByWhatTheyMayChoose) {
 }
 
 TEST(Allocators, DoNotDependOnTheScaleOfTheScores) {
-  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+  for (std::uint64_t seed = 0; seed < 100; ++seed) {
     const AllocationProblem problem = random_problem(shape_of(seed, {.matrices = 4, .blocks = 12}), seed);
     for (const int power : {-70, -3, 1, 60}) {
       AllocationProblem scaled = problem;
