@@ -1,6 +1,7 @@
 // `scalebits quantize`: a checkpoint and a size in, the best artifact of that size out.
 #include "cli/commands.h"
 #include "cli/progress_line.h"
+#include "cli/recipe_arguments.h"
 
 #include "core/atomic_file.h"
 #include "core/json.h"
@@ -33,18 +34,8 @@ KeepRule parse_keep(const std::string& text) {
   return {text.substr(0, equals), std::stoi(text.substr(equals + 1))};
 }
 
-/// key=value of the recipe; a value that is not JSON is a string.
-Json parse_setting(const std::string& text) {
-  const auto equals = text.find('=');
-  if (equals == std::string::npos || equals == 0) fail(ErrorKind::usage, "--set takes OPTION=VALUE, found '{}'", text);
-  const std::string value = text.substr(equals + 1);
-  const bool is_json = Json::accept(value) && text.substr(0, equals) != "embedding";
-  return {{text.substr(0, equals), is_json ? Json::parse(value) : Json(value)}};
-}
-
 Recipe recipe_of(const QuantizeOptions& options) {
-  Recipe recipe;
-  if (!options.recipe.empty()) recipe = recipe_from_json(read_json_file(options.recipe), recipe, options.recipe);
+  Recipe recipe = recipe_of_file(options.recipe);
   if (!options.budget.empty()) {
     recipe.budget_bytes = parse_bytes(options.budget);
     recipe.bpw.reset();
@@ -55,9 +46,7 @@ Recipe recipe_of(const QuantizeOptions& options) {
     if (recipe.embedding == EmbeddingMode::search) recipe.embedding = EmbeddingMode::sixteen_bits;
   }
   for (const std::string& rule : options.keep) recipe.keep.push_back(parse_keep(rule));
-  for (const std::string& setting : options.settings)
-    recipe = recipe_from_json(parse_setting(setting), recipe, "--set " + setting);
-  return recipe;
+  return with_settings(std::move(recipe), options.settings);
 }
 
 Json report_json(const QuantizeReport& report) {

@@ -35,8 +35,8 @@ std::vector<double> range_losses(const RoundedMatrix& matrix, std::span<const fl
         const double range = static_cast<double>(*high) - *low;
         double moments = 0;
         for (std::int64_t col = first; col < last; ++col)
-          moments += input_moment(importance, order ? order->order[static_cast<std::size_t>(col)]
-                                                    : static_cast<std::size_t>(col));
+          moments += input_moment(importance,
+                                  order ? order->order[static_cast<std::size_t>(col)] : static_cast<std::size_t>(col));
         losses[static_cast<std::size_t>(format.block_index(block_row, first / format.block_cols))] +=
             range * range / 12 * moments;
       }
@@ -82,9 +82,9 @@ std::vector<std::vector<double>> saliences(const RoundedMatrices& matrices, cons
     const MatrixFormat& format = matrices[m]->format();
     for (std::int64_t row = 0; row < format.block_row_count(); ++row)
       for (std::int64_t col = 0; col < format.block_col_count(); ++col)
-        result[m].push_back(scores.scores[m][static_cast<std::size_t>(format.block_index(row, col))]
-                                            [static_cast<std::size_t>(bits)] /
-                            static_cast<double>(format.block_weights(row, col)));
+        result[m].push_back(
+            scores.scores[m][static_cast<std::size_t>(format.block_index(row, col))][static_cast<std::size_t>(bits)] /
+            static_cast<double>(format.block_weights(row, col)));
   }
   return result;
 }

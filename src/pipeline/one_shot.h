@@ -10,9 +10,9 @@
 namespace scalebits {
 
 /// BAQ's c of each block, [matrix][block]: Σ over its groups of r²/12 · Σ_j H_jj, with r the range of the group's
-/// weights and H_jj the mean square of input j (`importance`, per matrix in original order; empty: all 1). With `scores`
-/// each matrix's c is also weighted by the mean squared gradient at its outputs, so that matrices compare: the score of
-/// its rounding to `bits` over what H makes of the same rounding. Matrices that are not rounded are empty.
+/// weights and H_jj the mean square of input j (`importance`, per matrix in original order; empty: all 1). With
+/// `scores` each matrix's c is also weighted by the mean squared gradient at its outputs, so that matrices compare: the
+/// score of its rounding to `bits` over what H makes of the same rounding. Matrices that are not rounded are empty.
 std::vector<std::vector<double>> baq_losses(const RoundedMatrices& matrices,
                                             const std::vector<std::vector<float>>& importance,
                                             const SensitivityTable* scores, int bits);

@@ -166,6 +166,14 @@ bool matches(std::string_view pattern, std::string_view text) {
 
 }  // namespace
 
+std::string_view name_of(FinalRoundingMethod method) {
+  for (const auto& [known, name] : kRoundings)
+    if (known == method) return name;
+  throw InternalError("unknown rounding");
+}
+
+FinalRoundingMethod rounding_from_name(const std::string& name) { return enum_value(kRoundings, name, "rounding"); }
+
 Json to_json(const Recipe& recipe) {
   Json json = Json::object();
   for (const Field& field : fields()) json[field.key] = field.write(recipe);

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace scalebits {
@@ -34,6 +35,10 @@ enum class FinalRoundingMethod {
   gptq,     // with feedback, layer after layer (refine/)
   tuned     // gptq, then codes tuned against the full-precision model (refine/tune.h)
 };
+
+std::string_view name_of(FinalRoundingMethod method);
+/// Throws Error(usage) listing the known names.
+FinalRoundingMethod rounding_from_name(const std::string& name);
 
 /// A tensor name pattern with `*`, and the width that matching matrices keep: 0 to 8, or 16 for unquantised.
 struct KeepRule {

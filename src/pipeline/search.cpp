@@ -332,8 +332,8 @@ class Search {
     const bool at_full_precision = allocator == Allocator::baq || allocator == Allocator::fisher_quantile;
     double loss = 0;
     if (from_frontier_) {
-      const FrontierPoint& point = at_full_precision && !state_.frontier.empty() ? state_.frontier.front()
-                                                                                 : nearest_above();
+      const FrontierPoint& point =
+          at_full_precision && !state_.frontier.empty() ? state_.frontier.front() : nearest_above();
       state_.scores = point.scores;
       state_.plan = point.plan;
       loss = point.loss;
@@ -385,9 +385,8 @@ class Search {
 
   BitPlan allocate_within(std::uint64_t stored_target, const MoveLimits& limits) const {
     const Choices all = choices(state_.plan);
-    return within_budget(all, stored_target, [&](std::uint64_t target) {
-      return allocate(all, state_.plan, target, limits);
-    });
+    return within_budget(all, stored_target,
+                         [&](std::uint64_t target) { return allocate(all, state_.plan, target, limits); });
   }
 
   /// `plan_for(bytes of the blocks)` until the exact stored size fits: the part of it that does not add up block by

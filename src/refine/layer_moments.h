@@ -36,7 +36,7 @@ class SiteMoments : public PassObserver {
   bool wants_linear_gradients() const override { return false; }
   void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override;
 
-  const at::Tensor& inputs() const { return inputs_; }          // Σ x xᵀ
+  const at::Tensor& inputs() const { return inputs_; }           // Σ x xᵀ
   const at::Tensor& differences() const { return difference_; }  // Σ (x̂ − x) xᵀ; undefined without a reference
 
  private:

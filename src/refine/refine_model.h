@@ -1,5 +1,5 @@
-// Rounding at fixed widths with feedback, layer after layer: each layer is rounded for the inputs that the layers before
-// it, already rounded, give it; and, as far as `asymmetry` says, so that its outputs come near to what the
+// Rounding at fixed widths with feedback, layer after layer: each layer is rounded for the inputs that the layers
+// before it, already rounded, give it; and, as far as `asymmetry` says, so that its outputs come near to what the
 // full-precision layer gives for full-precision inputs. Embedding and head are rounded to nearest.
 #pragma once
 
@@ -18,9 +18,9 @@
 namespace scalebits {
 
 struct FeedbackOptions {
-  double damping = 0.01;   // of the mean of the Hessian's diagonal, added to it
-  double asymmetry = 1;    // part of the way from the layer's own weights to those that make up for what the layers
-                           // before it did to its inputs (GPTAQ, arXiv 2504.02692)
+  double damping = 0.01;  // of the mean of the Hessian's diagonal, added to it
+  double asymmetry = 1;   // part of the way from the layer's own weights to those that make up for what the layers
+                          // before it did to its inputs (GPTAQ, arXiv 2504.02692)
   bool clip_search = true;
   DecoderOptions decoder;
 };

@@ -15,8 +15,7 @@ void each_strip_row(const MatrixFormat& format, std::int64_t tile_row, std::int6
   const std::int64_t first_col = block_col * format.block_cols;
   const std::int64_t cols = std::min<std::int64_t>(format.block_cols, format.cols - first_col);
   const std::int64_t rows = std::min<std::int64_t>(kTileRows, format.rows - tile_row * kTileRows);
-  for (std::int64_t r = 0; r < rows; ++r)
-    visit(tile_row * kTileRows + r, first_col, cols, static_cast<std::size_t>(r));
+  for (std::int64_t r = 0; r < rows; ++r) visit(tile_row * kTileRows + r, first_col, cols, static_cast<std::size_t>(r));
 }
 
 }  // namespace
@@ -46,14 +45,13 @@ CodedMatrix unpack(const PackedMatrix& packed) {
     for (std::int64_t block_col = 0; block_col < format.block_col_count(); ++block_col) {
       Strip strip;
       packed.decode_strip(tile_row, block_col, strip);
-      each_strip_row(format, tile_row, block_col,
-                     [&](std::int64_t row, std::int64_t first_col, std::int64_t cols, std::size_t r) {
-                       std::copy_n(strip.codes[r].begin(), cols, matrix.row_codes(row) + first_col);
-                       for (std::int64_t g = 0; g * format.group_cols < cols; ++g)
-                         matrix.group(row, first_col / format.group_cols + g) = {
-                             strip.scale_codes[static_cast<std::size_t>(g)][r],
-                             strip.zero_codes[static_cast<std::size_t>(g)][r]};
-                     });
+      each_strip_row(
+          format, tile_row, block_col, [&](std::int64_t row, std::int64_t first_col, std::int64_t cols, std::size_t r) {
+            std::copy_n(strip.codes[r].begin(), cols, matrix.row_codes(row) + first_col);
+            for (std::int64_t g = 0; g * format.group_cols < cols; ++g)
+              matrix.group(row, first_col / format.group_cols + g) = {strip.scale_codes[static_cast<std::size_t>(g)][r],
+                                                                      strip.zero_codes[static_cast<std::size_t>(g)][r]};
+          });
     }
   });
   return matrix;

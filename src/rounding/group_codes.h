@@ -31,8 +31,8 @@ struct GroupChoice {
 GroupChoice choose_group_code(const SideTable& side, int bits, std::span<const float> weights,
                               std::span<const float> importance, bool clip_search = true);
 
-/// Pads a short last group with the mean of its `valid` values and no importance, so that the padding neither widens the
-/// range nor counts.
+/// Pads a short last group with the mean of its `valid` values and no importance, so that the padding neither widens
+/// the range nor counts.
 void pad_group(std::span<float> weights, std::span<float> importance, std::int64_t valid);
 
 /// choose_group_code for widths 1..8 at once: choices[b - 1].

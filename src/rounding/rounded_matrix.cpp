@@ -173,8 +173,8 @@ CodedMatrix RoundedMatrix::nearest(std::span<const std::uint8_t> widths) const {
         const std::int64_t first = group * format_.group_cols,
                            last = std::min<std::int64_t>(first + format_.group_cols, format_.cols);
         for (std::int64_t col = first; col < last; ++col)
-          coded.row_codes(row)[col] = static_cast<std::uint8_t>(std::nearbyintf(
-              std::clamp(weights[static_cast<std::size_t>(col)] * inverse + zero, 0.0f, top_code)));
+          coded.row_codes(row)[col] = static_cast<std::uint8_t>(
+              std::nearbyintf(std::clamp(weights[static_cast<std::size_t>(col)] * inverse + zero, 0.0f, top_code)));
       }
     }
   });

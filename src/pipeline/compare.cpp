@@ -1,0 +1,185 @@
+#include "pipeline/compare.h"
+
+#include "checkpoint/read_checkpoint.h"
+#include "core/atomic_file.h"
+#include "core/mapped_file.h"
+#include "core/process_memory.h"
+#include "evaluate/kl.h"
+#include "pipeline/quantize.h"
+#include "tokenizer/tokenizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace scalebits {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Grid {
+ public:
+  Grid(const CompareJob& job, const ProgressSink& progress) : job_(job), progress_(progress) {
+    fs::create_directories(job.folder);
+    require_same_job();
+  }
+
+  Json run() {
+    Json rows = Json::array();
+    for (const double rate : job_.rates)
+      for (const FinalRoundingMethod rounding : job_.roundings)
+        for (const Allocator allocator : job_.allocators) rows.push_back(cell(allocator, rounding, rate));
+    for (const fs::path& peer : job_.peers)
+      for (const Json& row : json_value<Json>(read_json_file(peer), "rows", peer.string())) rows.push_back(row);
+    return rows;
+  }
+
+ private:
+  /// Cells of another job would be taken for this one's.
+  void require_same_job() const {
+    Json wanted = {{"model", read_checkpoint(job_.model).hash},
+                   {"text", job_.text.string()},
+                   {"context", job_.windows.context},
+                   {"windows", job_.windows.max_windows},
+                   {"recipe", to_json(job_.recipe)}};
+    for (const fs::path& path : job_.calibration) wanted["calibration"].push_back(path.string());
+    const fs::path path = job_.folder / "job.json";
+    if (!fs::exists(path)) return write_file_atomically(path, wanted.dump(1));
+    const Json found = read_json_file(path);
+    for (const auto& [key, value] : wanted.items())
+      if (!found.contains(key) || found[key] != value)
+        fail_input("{}: holds measurements with another '{}'; give another folder", job_.folder.string(), key);
+  }
+
+  /// One descent, from above the highest rate to the lowest.
+  fs::path frontier() {
+    const fs::path path = job_.folder / "frontier.safetensors";
+    if (fs::exists(path)) return path;
+    const auto [lowest, highest] = std::minmax_element(job_.rates.begin(), job_.rates.end());
+    QuantizeJob search = quantize_job(*lowest);
+    search.output = job_.folder / "descent.safetensors";
+    search.recipe.start_bits = std::min(8, static_cast<int>(std::ceil(*highest)) + 1);
+    search.recipe.swap_steps = 0;
+    search.save_frontier = path;
+    quantize(search, progress_);
+    fs::remove(search.output);
+    return path;
+  }
+
+  QuantizeJob quantize_job(double rate) const {
+    QuantizeJob job{.model = job_.model, .calibration = job_.calibration, .recipe = job_.recipe, .resume = true};
+    job.recipe.bpw = rate;
+    job.recipe.budget_bytes.reset();
+    if (job.recipe.embedding == EmbeddingMode::search) job.recipe.embedding = EmbeddingMode::sixteen_bits;
+    return job;
+  }
+
+  Json cell(Allocator allocator, FinalRoundingMethod rounding, double rate) {
+    const std::string name = fmt::format("{}-{}-{}", name_of(allocator), name_of(rounding), rate);
+    const fs::path path = job_.folder / (name + ".json");
+    if (fs::exists(path)) return read_json_file(path);
+    if (progress_) progress_({-1, "cell", name});
+    QuantizeJob job = quantize_job(rate);
+    job.output = job_.folder / (name + ".safetensors");
+    job.recipe.allocator = allocator;
+    job.recipe.rounding = rounding;
+    QuantizeReport report;
+    if (allocator == Allocator::uniform) {
+      report = better_uniform(job);
+    } else {
+      job.frontier = frontier();
+      reset_peak_memory();
+      report = quantize(job, progress_);
+    }
+    Json row = {{"allocator", name_of(allocator)},
+                {"rounding", name_of(rounding)},
+                {"rate", rate},
+                {"linear_bpw", report.sizes.linear_bpw()},
+                {"code_bits", report.sizes.code_bits()},
+                {"file_bytes", report.sizes.file()},
+                {"held_out_loss", report.validation_loss},
+                {"seconds", report.seconds},
+                {"peak_bytes", peak_memory_bytes()}};
+    row.update(measured(job.output));
+    write_file_atomically(path, row.dump(1));
+    fs::remove(job.output);
+    return row;
+  }
+
+  QuantizeReport better_uniform(QuantizeJob job) {
+    const fs::path output = job.output;
+    job.output += ".reordered";
+    const QuantizeReport reordered = quantize(job, progress_);
+    job.output = output;
+    job.recipe.reordering = Reordering::none;
+    reset_peak_memory();
+    const QuantizeReport plain = quantize(job, progress_);
+    if (reordered.validation_loss < plain.validation_loss) fs::rename(output.string() + ".reordered", output);
+    fs::remove(output.string() + ".reordered");
+    return reordered.validation_loss < plain.validation_loss ? reordered : plain;
+  }
+
+  Json measured(const fs::path& artifact) {
+    const auto model = RuntimeModel::open(artifact, {.activations = ActivationFormat::f32});
+    if (!reference_) {
+      reference_ = RuntimeModel::open(job_.model, {.activations = ActivationFormat::f32});
+      const auto text = MappedFile::open(job_.text);
+      const std::string_view characters(reinterpret_cast<const char*>(text->bytes().data()), text->bytes().size());
+      windows_ = cut_windows(model->require_tokenizer().encode(characters, {.parse_special = false}), job_.windows);
+    }
+    const Comparison comparison = compare_models(*model, *reference_, windows_, {}, progress_);
+    return {
+        {"perplexity", comparison.model.perplexity()},   {"perplexity_error", comparison.model.standard_error()},
+        {"window_nll", comparison.model.nll.windows},    {"reference_perplexity", comparison.reference.perplexity()},
+        {"kl", comparison.divergence.kl.mean()},         {"kl_error", comparison.divergence.kl.standard_error()},
+        {"kl_p99", comparison.divergence.percentile_99}, {"top1", comparison.divergence.top1_agreement}};
+  }
+
+  const CompareJob& job_;
+  const ProgressSink& progress_;
+  std::shared_ptr<RuntimeModel> reference_;
+  TextWindows windows_;
+};
+
+/// Mean of the windows' differences in nats per token, and its standard error: the windows' own spread cancels.
+std::string paired(const Json& row, const Json& base) {
+  const std::vector<double> ours = row.at("window_nll"), theirs = base.at("window_nll");
+  if (ours.size() != theirs.size()) return "";
+  WindowMeans differences;
+  for (std::size_t i = 0; i < ours.size(); ++i) differences.windows.push_back(ours[i] - theirs[i]);
+  return fmt::format("{:+.3f} ± {:.3f}", differences.mean(), differences.standard_error());
+}
+
+}  // namespace
+
+Json compare(const CompareJob& job, const ProgressSink& progress) { return Grid(job, progress).run(); }
+
+std::string comparison_table(const Json& all) {
+  std::vector<Json> rows(all.begin(), all.end());
+  std::stable_sort(rows.begin(), rows.end(), [](const Json& a, const Json& b) {
+    return std::pair(a.value("rate", a["linear_bpw"].get<double>()), a["perplexity"].get<double>()) <
+           std::pair(b.value("rate", b["linear_bpw"].get<double>()), b["perplexity"].get<double>());
+  });
+  std::string table =
+      "| linear bpw | allocator | rounding | perplexity | nats above `scalebits`, same rounding and rate | KL | KL 99% "
+      "| "
+      "same top token | file | time | memory |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
+  for (const Json& row : rows) {
+    std::string above;
+    for (const Json& other : rows)
+      if (row.contains("rate") && other.value("allocator", "") == "scalebits" && row["allocator"] != "scalebits" &&
+          other["rounding"] == row["rounding"] && other.value("rate", 0.0) == row["rate"])
+        above = paired(row, other);
+    const auto megabytes = [&](const char* key) {
+      return row.contains(key) ? fmt::format("{:.1f} MB", row[key].get<double>() / 1e6) : "";
+    };
+    table += fmt::format(
+        "| {:.3f} | {} | {} | {:.2f} ± {:.2f} | {} | {:.4f} | {:.2f} | {:.1f} % | {} | {} | {} |\n",
+        row["linear_bpw"].get<double>(), row["allocator"].get<std::string>(), row["rounding"].get<std::string>(),
+        row["perplexity"].get<double>(), row["perplexity_error"].get<double>(), above, row["kl"].get<double>(),
+        row["kl_p99"].get<double>(), 100 * row["top1"].get<double>(), megabytes("file_bytes"),
+        row.contains("seconds") ? fmt::format("{:.0f} s", row["seconds"].get<double>()) : "", megabytes("peak_bytes"));
+  }
+  return table;
+}
+
+}  // namespace scalebits

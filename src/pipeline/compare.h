@@ -1,0 +1,41 @@
+// The standing grid: one model, every allocator with every rounding at every rate, each measured on the same text
+// against the full-precision model. One descent serves all that can use it; every cell is measured once and kept, so
+// the same command goes on where it was stopped.
+#pragma once
+
+#include "allocate/allocators.h"
+#include "core/json.h"
+#include "core/progress.h"
+#include "evaluate/perplexity.h"
+#include "pipeline/recipe.h"
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace scalebits {
+
+struct CompareJob {
+  std::filesystem::path model;                     // Hugging Face folder or GGUF file
+  std::filesystem::path folder;                    // for all that is kept: the descent, a JSON file for each cell
+  std::vector<std::filesystem::path> calibration;  // as for quantize
+  std::filesystem::path text;                      // to predict
+  WindowOptions windows;
+  std::vector<Allocator> allocators;
+  std::vector<FinalRoundingMethod> roundings;
+  std::vector<double> rates;                 // bpw of the linear layers, all-in
+  std::vector<std::filesystem::path> peers;  // JSON files of rows measured elsewhere on the same windows
+  Recipe recipe;                             // everything else
+};
+
+/// The rows, by rate: {"allocator", "rounding", "rate", "linear_bpw", "code_bits", "file_bytes", "perplexity",
+/// "perplexity_error", "window_nll", "kl", "kl_error", "kl_p99", "top1", "seconds", "peak_bytes"}; a peer's rows have
+/// what their file has. Uniform widths are tried with and without reordering, and the better one is taken: better on
+/// the held-out calibration text. Throws Error(bad_input) when the folder belongs to another model, calibration, text
+/// or recipe; Error(interrupted) after Ctrl-C.
+Json compare(const CompareJob& job, const ProgressSink& progress);
+
+/// Markdown: one table for each rate, differences paired over windows against `scalebits` with the same rounding.
+std::string comparison_table(const Json& rows);
+
+}  // namespace scalebits
