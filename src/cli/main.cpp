@@ -33,6 +33,7 @@ int main(int argc, char** argv) {
   cli::add_quantize(app);
   cli::add_perplexity(app);
   cli::add_kl(app);
+  cli::add_zeroshot(app);
   cli::add_generate(app);
   cli::add_chat(app);
   cli::add_inspect(app);
