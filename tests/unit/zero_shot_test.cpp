@@ -235,7 +235,7 @@ TEST(LogLikelihoods, StopOnInterrupt) {
 }
 
 TEST(ZeroShot, ChoosesCountsAndAverages) {
-  const auto model = tiny_model();
+  const auto model = tiny_model({.threads = 1});
   std::string lines;
   const std::vector<std::string> words = {"the", "a long time ago", "é", "of it", "them there"};
   for (std::size_t i = 0; i < 20; ++i)
