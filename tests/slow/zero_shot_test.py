@@ -77,9 +77,12 @@ class HalfCache(DynamicCache):
 
 def log_likelihoods(model, sequences, scored):
     batch = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in sequences], batch_first=True)
-    rows = model(batch, past_key_values=HalfCache(), use_cache=True).logits.double().log_softmax(-1)
-    return [sum(rows[i, t - 1, ids[t]].item() for t in range(len(ids) - n, len(ids)))
-            for i, (ids, n) in enumerate(zip(sequences, scored))]
+    hidden = model.model(batch, past_key_values=HalfCache(), use_cache=True).last_hidden_state
+    sums = []
+    for row, ids, n in zip(hidden, sequences, scored):
+        logits = model.lm_head(row[len(ids) - n - 1 : len(ids) - 1]).double()
+        sums.append(logits.log_softmax(-1).gather(1, torch.tensor(ids[-n:])[:, None]).sum().item())
+    return sums
 
 
 folder = scratch / "smollm2"
