@@ -1,5 +1,6 @@
 """`zeroshot` against Hugging Face transformers and tokenizers (PyPI), item by item, run by `make slow`: prompts are worded
-here anew by the rules of EleutherAI's lm-evaluation-harness, tokens must be the same, log-likelihoods as near as f32 is.
+here anew by the rules of EleutherAI's lm-evaluation-harness, tokens must be the same, log-likelihoods as near as keys and
+values in f16 allow.
 
     zero_shot_test.py PROGRAM SHARED_FOLDER SMOLLM2_GGUF SCRATCH_FOLDER
 """
@@ -15,6 +16,11 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils.logging import disable_progress_bar
 
 ITEMS = 50  # of each task
+# Both round keys and values to f16, but of values that differ as f32 sums do, some fall to another neighbour. That is no
+# more than the rounding itself: each of 30 layers errs by at most 2^-11 of what its attention adds, which moves a token's
+# log-likelihood by about as many nats; errors of tokens, and those of items, are independent. Seen: 0.004; transformers
+# in f32 and f64 are 0.008 apart.
+TOKEN_ERROR = 30 * 2**-11
 
 program, shared, smollm2, scratch = sys.argv[1], *map(pathlib.Path, sys.argv[2:5])
 data = shared / "data/zeroshot"
@@ -102,22 +108,24 @@ for result in report["tasks"]:
     own = [item for item in items if item["task"] == name]
     lines = [len(records) * (2 * i + 1) // (2 * ITEMS) + 1 for i in range(ITEMS)]
     check(f"{name}: {ITEMS} items spread over the file", [item["line"] for item in own] == lines)
-    wrong_tokens, worst, right, right_by_length = 0, 0.0, 0, 0
+    wrong_tokens, errors, right, right_by_length = 0, [], 0, 0
     for item in own:
         record = records[item["line"] - 1]
         context, choices = wording(record)
         encoded = [encode(context, choice) for choice in choices]
         wrong_tokens += [list(pair) for pair in zip(item["ids"], item["scored"])] != [list(pair) for pair in encoded]
         wanted = log_likelihoods(model, item["ids"], item["scored"])
-        worst = max([worst] + [abs(a - b) / n**0.5 for a, b, n in zip(wanted, item["log_likelihoods"], item["scored"])])
+        errors += [(a - b) / n**0.5 for a, b, n in zip(item["log_likelihoods"], wanted, item["scored"])]
         label = {"true": 1, "false": 0}.get(record["label"], record["label"])
         found = item["log_likelihoods"]
         by_length = [value / len(choice) for value, choice in zip(found, choices)]
         right += found.index(max(found)) == label
         right_by_length += by_length.index(max(by_length)) == label
     check(f"{name}: tokens", wrong_tokens == 0, f": {wrong_tokens} items differ")
-    ALLOWED = 1e-3
-    check(f"{name}: log-likelihoods", worst <= ALLOWED, f": {worst:.2e} nats for each root of a token, allowed {ALLOWED:.0e}")
+    for what, error, allowed in [("largest", max(map(abs, errors)), TOKEN_ERROR),
+                                 ("mean", abs(sum(errors) / len(errors)), TOKEN_ERROR / ITEMS**0.5)]:
+        check(f"{name}: {what} error of the log-likelihoods by root of their tokens", error <= allowed,
+              f": {error:.1e} nats, allowed {allowed:.1e}")
     check(f"{name}: both accuracies", (result["acc"], result["acc_norm"]) == (right / ITEMS, right_by_length / ITEMS),
           f": {right / ITEMS:.2f}, {right_by_length / ITEMS:.2f}")
     check(f"{name}: the customary one is {measure}", result["customary"] == measure)
