@@ -17,5 +17,6 @@ void add_perplexity(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_random(CLI::App& app);
 void add_verify(CLI::App& app);
+void add_zeroshot(CLI::App& app);
 
 }  // namespace scalebits::cli

@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
   cli::add_compare(app);
   cli::add_perplexity(app);
   cli::add_kl(app);
+  cli::add_zeroshot(app);
   cli::add_generate(app);
   cli::add_chat(app);
   cli::add_inspect(app);

@@ -5,7 +5,6 @@
 #include "runtime/forward.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace scalebits {
 
@@ -34,7 +33,9 @@ void Session::require_readable(std::span<const std::int32_t> tokens) const {
                tokens.size(), length(), max_positions_);
 }
 
-std::span<const float> evaluate(std::span<const SessionStep> steps) {
+/// on_hidden(first, rows, hidden [rows, hidden]) of the steps' tokens, counted end to end, after each pass.
+template <typename OnHidden>
+void Session::read(std::span<const SessionStep> steps, const OnHidden& on_hidden) {
   if (steps.empty()) fail(ErrorKind::usage, "there must be at least one session");
   RuntimeModel& model = steps.front().session->model();
   for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -44,39 +45,57 @@ std::span<const float> evaluate(std::span<const SessionStep> steps) {
     steps[i].session->require_readable(steps[i].tokens);
   }
 
-  ForwardPass& forward = model.forward();
-  const auto width = static_cast<std::size_t>(model.spec().hidden);
-  std::vector<float> last_hidden(steps.size() * width);
   std::vector<PassToken> pass;
-  struct Read {
-    std::size_t step;
-    bool is_last;
-  };
-  std::vector<Read> read;
-  bool is_first = true;
+  std::vector<Session*> readers;  // of the pass's tokens
+  std::int64_t first = 0;
   const auto run = [&] {
-    if (interrupt_requested && !is_first) fail(ErrorKind::interrupted, "reading the prompt was interrupted");
-    is_first = false;
-    const float* hidden = forward.hidden(pass);
-    for (std::size_t row = 0; row < pass.size(); ++row) {
-      steps[read[row].step].session->tokens_.push_back(pass[row].id);
-      if (read[row].is_last) std::memcpy(&last_hidden[read[row].step * width], hidden + row * width, 4 * width);
-    }
+    if (interrupt_requested && first > 0) fail(ErrorKind::interrupted, "reading was interrupted");
+    const float* hidden = model.forward().hidden(pass);
+    for (std::size_t row = 0; row < pass.size(); ++row) readers[row]->tokens_.push_back(pass[row].id);
+    const auto rows = static_cast<std::int64_t>(pass.size());
+    on_hidden(first, rows, hidden);
+    first += rows;
     pass.clear();
-    read.clear();
+    readers.clear();
   };
-  for (std::size_t i = 0; i < steps.size(); ++i) {
-    Session& session = *steps[i].session;
-    const std::int64_t begin = session.length();
-    for (std::size_t j = 0; j < steps[i].tokens.size(); ++j) {
-      pass.push_back({&session.cache_, begin + static_cast<std::int64_t>(j), steps[i].tokens[j]});
-      read.push_back({i, j + 1 == steps[i].tokens.size()});
+  for (const SessionStep& step : steps) {
+    const std::int64_t begin = step.session->length();
+    for (std::size_t i = 0; i < step.tokens.size(); ++i) {
+      pass.push_back({&step.session->cache_, begin + static_cast<std::int64_t>(i), step.tokens[i]});
+      readers.push_back(step.session);
       if (static_cast<std::int64_t>(pass.size()) == model.options().chunk_tokens) run();
     }
   }
   if (!pass.empty()) run();
-  const float* logits = forward.logits(last_hidden.data(), static_cast<std::int64_t>(steps.size()));
+}
+
+std::span<const float> evaluate(std::span<const SessionStep> steps) {
+  std::vector<float> last_hidden;
+  std::size_t done = 0;  // steps whose last token has been read
+  std::int64_t end = 0;  // of the tokens of the steps up to that one
+  Session::read(steps, [&](std::int64_t first, std::int64_t rows, const float* hidden) {
+    const auto width = steps.front().session->model().spec().hidden;
+    for (; done < steps.size(); ++done) {
+      const std::int64_t last = end + static_cast<std::int64_t>(steps[done].tokens.size()) - 1;
+      if (last >= first + rows) break;
+      last_hidden.insert(last_hidden.end(), hidden + (last - first) * width, hidden + (last - first + 1) * width);
+      end = last + 1;
+    }
+  });
+  RuntimeModel& model = steps.front().session->model();
+  const float* logits = model.forward().logits(last_hidden.data(), static_cast<std::int64_t>(steps.size()));
   return {logits, steps.size() * static_cast<std::size_t>(model.spec().vocab)};
+}
+
+void evaluate_all(std::span<const SessionStep> steps, const LogitsSink& sink) {
+  Session::read(steps, [&](std::int64_t first, std::int64_t rows, const float* hidden) {
+    RuntimeModel& model = steps.front().session->model();
+    ForwardPass& forward = model.forward();
+    for (std::int64_t row = 0; row < rows; row += forward.logit_rows()) {
+      const std::int64_t some = std::min(forward.logit_rows(), rows - row);
+      sink(first + row, some, forward.logits(hidden + row * model.spec().hidden, some));
+    }
+  });
 }
 
 std::span<const float> Session::evaluate(std::span<const std::int32_t> tokens) {
@@ -85,23 +104,8 @@ std::span<const float> Session::evaluate(std::span<const std::int32_t> tokens) {
 }
 
 void Session::evaluate_all(std::span<const std::int32_t> tokens, const LogitsSink& sink) {
-  require_readable(tokens);
-  ForwardPass& forward = model_->forward();
-  const std::int64_t width = model_->spec().hidden, count = static_cast<std::int64_t>(tokens.size());
-  std::vector<PassToken> pass;
-  for (std::int64_t first = 0; first < count; first += model_->options().chunk_tokens) {
-    if (interrupt_requested && first > 0) fail(ErrorKind::interrupted, "reading was interrupted");
-    const std::int64_t rows = std::min(model_->options().chunk_tokens, count - first);
-    pass.clear();
-    for (std::int64_t i = 0; i < rows; ++i)
-      pass.push_back({&cache_, length() + i, tokens[static_cast<std::size_t>(first + i)]});
-    const float* hidden = forward.hidden(pass);
-    for (const PassToken& token : pass) tokens_.push_back(token.id);
-    for (std::int64_t row = 0; row < rows; row += forward.logit_rows()) {
-      const std::int64_t some = std::min(forward.logit_rows(), rows - row);
-      sink(first + row, some, forward.logits(hidden + row * width, some));
-    }
-  }
+  const SessionStep step{this, tokens};
+  scalebits::evaluate_all({&step, 1}, sink);
 }
 
 void Session::keep(std::int64_t count) {

@@ -28,13 +28,16 @@ struct SessionStep {
 /// Errors as Session::evaluate.
 std::span<const float> evaluate(std::span<const SessionStep> steps);
 
+/// Logits [rows, vocab] of tokens number first … first + rows - 1 of those given; valid during the call.
+using LogitsSink = std::function<void(std::int64_t first, std::int64_t rows, const float* logits)>;
+/// The same with the logits after every token, the steps' tokens counted end to end, some at a time in order. `sink`
+/// must not use the model.
+void evaluate_all(std::span<const SessionStep> steps, const LogitsSink& sink);
+
 struct SessionOptions {
   KvType kv = KvType::f16;
   std::int64_t max_positions = 0;  // tokens it may hold; 0: what the model was made for. More is the caller's risk
 };
-
-/// Logits [rows, vocab] of tokens number first … first + rows - 1 of those given; valid during the call.
-using LogitsSink = std::function<void(std::int64_t first, std::int64_t rows, const float* logits)>;
 
 class Session {
  public:
@@ -65,6 +68,9 @@ class Session {
 
  private:
   friend std::span<const float> evaluate(std::span<const SessionStep> steps);
+  friend void evaluate_all(std::span<const SessionStep> steps, const LogitsSink& sink);
+  template <typename OnHidden>
+  static void read(std::span<const SessionStep> steps, const OnHidden& on_hidden);
   void require_readable(std::span<const std::int32_t> tokens) const;
 
   RuntimeModel* model_;

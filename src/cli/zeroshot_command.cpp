@@ -1,0 +1,123 @@
+// `scalebits zeroshot`: how many questions of the customary multiple-choice tasks a model answers right.
+#include "cli/commands.h"
+#include "cli/progress_line.h"
+#include "cli/runtime_arguments.h"
+#include "core/atomic_file.h"
+#include "core/units.h"
+#include "evaluate/zero_shot.h"
+#include "tokenizer/tokenizer.h"
+
+#include <fmt/format.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+
+namespace scalebits::cli {
+namespace {
+
+struct Arguments {
+  std::string model, data, json, items;
+  std::vector<std::string> tasks;
+  std::int64_t limit = 0;
+  std::optional<bool> bos;
+  bool quiet = false;
+  RuntimeArguments runtime{.runtime = {.activations = ActivationFormat::f32}};
+};
+
+std::vector<TaskSample> samples_of(const Arguments& arguments) {
+  std::vector<TaskSample> samples;
+  const auto add = [&](const Task& task) {
+    for (const TaskSample& other : samples)
+      if (other.task.name == task.name) fail(ErrorKind::usage, "task '{}' is asked for twice", task.name);
+    samples.push_back({task, sample_items(read_task(task, arguments.data), arguments.limit)});
+  };
+  for (const std::string& name : arguments.tasks) task_named(name);  // all names before the first file
+  for (const std::string& name : arguments.tasks) add(task_named(name));
+  if (arguments.tasks.empty())
+    for (const Task& task : zero_shot_tasks()) add(task);
+  return samples;
+}
+
+std::string percent(const Accuracy& accuracy) {
+  return fmt::format("{:.2f} ± {:.2f}", 100 * accuracy.mean, 100 * accuracy.standard_error);
+}
+
+void print(const std::vector<TaskResult>& results, const Accuracy& mean, double seconds) {
+  fmt::print("{:<15}{:>10}  {:<18}{:<18}{:>8}\n", "", "questions", "acc, %", "acc_norm, %", "time");
+  for (const TaskResult& result : results) {
+    const auto cell = [&](Measure measure) {
+      return percent(result.accuracy(measure)) + (result.task.customary == measure ? " *" : "");
+    };
+    fmt::print("{:<15}{:>10}  {:<18}{:<18}{:>8}\n", result.task.name, result.questions.size(), cell(Measure::acc),
+               cell(Measure::acc_norm), format_seconds(result.seconds));
+  }
+  fmt::print("mean over tasks of the customary measure (*): {} %; {} in all\n", percent(mean), format_seconds(seconds));
+}
+
+void run(const Arguments& arguments) {
+  const std::vector<TaskSample> samples = samples_of(arguments);
+  const auto model = RuntimeModel::open(arguments.model, arguments.runtime.runtime);
+  const Tokenizer& tokenizer = model->require_tokenizer();
+  const bool bos = arguments.bos.value_or(tokenizer.adds_bos_by_default());
+  if (bos && !tokenizer.bos())
+    fail(ErrorKind::usage, "{}: --bos was given, but the tokenizer has no such token", arguments.model);
+
+  std::vector<TaskResult> results;
+  {
+    ProgressLine line(arguments.quiet);
+    results = measure_zero_shot(*model, samples, {.bos = bos, .kv = arguments.runtime.kv}, std::ref(line));
+  }
+  const Accuracy mean = mean_accuracy(results);
+  double seconds = 0;
+  Json tasks = Json::array();
+  std::string lines;
+  for (const TaskResult& result : results) {
+    seconds += result.seconds;
+    tasks.push_back(to_json(result));
+    lines += question_lines(result);
+  }
+  print(results, mean, seconds);
+  if (arguments.runtime.runtime.profile) print_profile(model->profile());
+  if (!arguments.items.empty()) write_file_atomically(arguments.items, lines);
+  if (arguments.json.empty()) return;
+  const Json report = {{"model", arguments.model},
+                       {"data", arguments.data},
+                       {"limit", arguments.limit == 0 ? Json() : Json(arguments.limit)},
+                       {"bos", bos},
+                       {"activations", arguments.runtime.runtime.activations == ActivationFormat::f32 ? "f32" : "i8"},
+                       {"kv", arguments.runtime.kv == KvType::f16 ? "f16" : "i8"},
+                       {"tasks", tasks},
+                       {"mean", mean.mean},
+                       {"mean_standard_error", mean.standard_error},
+                       {"seconds", seconds}};
+  write_file_atomically(arguments.json, report.dump(1));
+}
+
+}  // namespace
+
+void add_zeroshot(CLI::App& app) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* const command = app.add_subcommand("zeroshot", "Measure how many questions a model answers right");
+  command->add_option("MODEL", arguments->model, "Hugging Face folder, GGUF file or artifact")->required();
+  command->add_option("--data", arguments->data, "Where the tasks' files are (JSON lines)")
+      ->required()
+      ->type_name("FOLDER");
+  command
+      ->add_option("--tasks", arguments->tasks,
+                   "Of arc_easy, arc_challenge, hellaswag, piqa, openbookqa, boolq, with commas between [all]")
+      ->delimiter(',')
+      ->type_name("TASKS");
+  command->add_option("--limit", arguments->limit, "Ask N questions of each task, the same ones every time [all]")
+      ->check(CLI::Range(1, 1 << 30))
+      ->type_name("N");
+  command->add_flag("--bos,!--no-bos", arguments->bos, "Put the tokenizer's BOS first, or not [as it does by itself]");
+  command->add_option("--json", arguments->json, "Write the results as JSON")->type_name("FILE");
+  command->add_option("--items", arguments->items, "Write every question's log-likelihoods as JSON lines")
+      ->type_name("FILE");
+  add_runtime_options(*command, arguments->runtime);
+  command->add_flag("--quiet", arguments->quiet, "No progress");
+  command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace scalebits::cli
