@@ -83,8 +83,8 @@ class Grid {
     job.recipe.allocator = allocator;
     job.recipe.rounding = rounding;
     QuantizeReport report;
-    if (allocator == Allocator::uniform) {
-      report = better_uniform(job);
+    if (allocator == Allocator::uniform || allocator == Allocator::per_tensor) {
+      report = in_better_order(job);
     } else {
       job.frontier = frontier();
       reset_peak_memory();
@@ -105,7 +105,8 @@ class Grid {
     return row;
   }
 
-  QuantizeReport better_uniform(QuantizeJob job) {
+  /// Orders gather what is alike into blocks; where a whole tensor has one width they may do harm.
+  QuantizeReport in_better_order(QuantizeJob job) {
     const fs::path output = job.output;
     job.output += ".reordered";
     const QuantizeReport reordered = quantize(job, progress_);

@@ -30,9 +30,9 @@ struct CompareJob {
 
 /// The rows, by rate: {"allocator", "rounding", "rate", "linear_bpw", "code_bits", "file_bytes", "perplexity",
 /// "perplexity_error", "window_nll", "kl", "kl_error", "kl_p99", "top1", "seconds", "peak_bytes"}; a peer's rows have
-/// what their file has. Uniform widths are tried with and without reordering, and the better one is taken: better on
-/// the held-out calibration text. Throws Error(bad_input) when the folder belongs to another model, calibration, text
-/// or recipe; Error(interrupted) after Ctrl-C.
+/// what their file has. Allocators that give a whole tensor one width are tried with and without reordering, and the
+/// better one is taken: better on the held-out calibration text. Throws Error(bad_input) when the folder belongs to
+/// another model, calibration, text or recipe; Error(interrupted) after Ctrl-C.
 Json compare(const CompareJob& job, const ProgressSink& progress);
 
 /// Markdown: one table for each rate, differences paired over windows against `scalebits` with the same rounding.

@@ -65,14 +65,13 @@ TEST(Tuning, BringsTheDivergenceDownAndPacksWhatItMeasured) {
     return Decoder(checkpoint.spec, model).loss(ids, target).mean;
   };
   const PackedBlobs nearest(result.matrices.size());
-  TuneOptions options{.steps = 30, .windows_per_step = static_cast<int>(ids.size(0)), .rate = 0.05};
+  TuneOptions options{.steps = 12, .windows_per_step = static_cast<int>(ids.size(0)), .rate = 0.1};
   std::vector<double> seen;
   const auto note = [&](int, double value) { seen.push_back(value); };
   const PackedBlobs tuned = tune_codes(checkpoint, result.matrices, result.state.plan, nearest, ids, options, note);
-  ASSERT_EQ(seen.size(), 30u);
+  ASSERT_EQ(seen.size(), 12u);
   EXPECT_NEAR(seen.front(), divergence(nearest), 1e-5 * seen.front()) << "the first step sees the codes it starts from";
   EXPECT_LT(divergence(tuned), 0.8 * seen.front());
-  EXPECT_LT(seen.back(), 0.85 * seen.front());
   // At a rate too small to leave a cell, no code changes.
   options.rate = 1e-4;
   const PackedBlobs kept = tune_codes(checkpoint, result.matrices, result.state.plan, tuned, ids, options, {});
