@@ -16,6 +16,16 @@ struct ProgressReport {
 
 using ProgressSink = std::function<void(const ProgressReport&)>;
 
+/// For a part of a job that goes from `from` to `to` of the whole.
+inline ProgressSink part_of(const ProgressSink& whole, double from, double to) {
+  if (!whole) return {};
+  return [=](const ProgressReport& report) {
+    ProgressReport scaled = report;
+    if (report.fraction >= 0) scaled.fraction = from + (to - from) * report.fraction;
+    whole(scaled);
+  };
+}
+
 /// Set by the command line's Ctrl-C handler; long loops look at it between steps, save, and stop.
 inline std::atomic<bool> interrupt_requested{false};
 

@@ -105,28 +105,34 @@ FinalRounding final_rounding(const Checkpoint& checkpoint, const CalibrationSet&
   options.clip_search = recipe.clip != ClipWeighting::none;
   options.decoder.compute = recipe.compute;
   const auto layers = static_cast<double>(checkpoint.spec.layers);
+  const bool tuned = recipe.rounding == FinalRoundingMethod::tuned;
+  const ProgressSink feedback_progress = part_of(progress, 0, tuned ? 0.2 : 1),
+                     tune_progress = part_of(progress, 0.2, 1);
   FinalRounding rounding;
   rounding.blobs = round_with_feedback(
       checkpoint, result.matrices, result.state.plan, windows.narrow(0, 0, count).contiguous(), options,
       [&](std::int64_t layer) {
         if (interrupt_requested) fail(ErrorKind::interrupted, "interrupted");
-        if (progress) progress({static_cast<double>(layer) / layers, "rounding", fmt::format("layer {}", layer)});
+        if (feedback_progress)
+          feedback_progress({static_cast<double>(layer) / layers, "rounding", fmt::format("layer {}", layer)});
       });
-  if (recipe.rounding == FinalRoundingMethod::tuned) {
+  if (tuned) {
     TuneOptions tune = recipe.tune;
     tune.decoder = options.decoder;
     rounding.blobs = tune_codes(checkpoint, result.matrices, result.state.plan, rounding.blobs, windows, tune,
                                 [&](int step, double divergence) {
                                   if (interrupt_requested) fail(ErrorKind::interrupted, "interrupted");
-                                  if (progress)
-                                    progress({(step + 1) % 20 == 0 ? -1 : static_cast<double>(step + 1) / tune.steps,
-                                              "tuning", fmt::format("step {}, KL {:.4f}", step + 1, divergence)});
+                                  if (!tune_progress) return;
+                                  const auto done = static_cast<double>(step + 1);
+                                  tune_progress({(step + 1) % 20 == 0 ? -1 : done / tune.steps, "tuning",
+                                                 fmt::format("step {}, KL {:.4f}", step + 1, divergence)});
                                 });
   }
   RefinedModel model(checkpoint, result.matrices, rounding.blobs);
   model.use(result.state.plan);
+  const LossTarget target = loss_target(checkpoint, calibration.validation_windows, recipe);
   rounding.validation_loss =
-      Decoder(checkpoint.spec, model, options.decoder).loss(calibration.validation_windows, {}).mean;
+      Decoder(checkpoint.spec, model, options.decoder).loss(calibration.validation_windows, target).mean;
   return rounding;
 }
 
@@ -175,9 +181,12 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
     state = std::move(earlier->state);
   }
   SearchCallbacks callbacks;
-  callbacks.progress = progress;
   callbacks.save_state = [&](const SearchState& current) { save_search_state(state_path, current, provenance); };
   if (job.time_limit_seconds) callbacks.seconds_left = *job.time_limit_seconds - seconds_since(start);
+  const double search_share = job.recipe.rounding == FinalRoundingMethod::nearest ? 1
+                              : job.recipe.rounding == FinalRoundingMethod::gptq  ? 0.7
+                                                                                  : 0.3;
+  callbacks.progress = part_of(progress, 0, search_share);
   const SearchResult result = (earlier ? plan_from_frontier : run_search)(checkpoint, calibration, job.recipe, budget,
                                                                           std::move(state), callbacks);
   if (!job.save_frontier.empty()) save_search_state(job.save_frontier, result.state, provenance);
@@ -190,7 +199,8 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   const ArtifactSizes sizes = artifact_sizes(description);
   if ((job.recipe.bpw ? sizes.linear_bytes : sizes.file()) > budget.bytes)
     throw InternalError("the plan that the search ended with does not meet the budget");
-  const FinalRounding rounding = final_rounding(checkpoint, calibration, job.recipe, result, progress);
+  const FinalRounding rounding =
+      final_rounding(checkpoint, calibration, job.recipe, result, part_of(progress, search_share, 0.99));
   write_packed_model(job.output, description, checkpoint, result.state.partition, result.matrices,
                      [&](std::size_t i, std::span<std::byte> blob) {
                        if (progress) progress({0.99, "packing", result.matrices[i]->name()});

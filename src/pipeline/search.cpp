@@ -119,22 +119,11 @@ class Search {
 
   DecoderOptions decoder_options() const { return {.compute = recipe_.compute}; }
 
-  LossTarget target_for(const at::Tensor& windows) const {
-    LossTarget target{.kind = recipe_.loss};
-    if (recipe_.loss == LossTarget::Kind::kl) {
-      CheckpointWeights reference(checkpoint_);
-      Decoder decoder(checkpoint_.spec, reference, decoder_options());
-      target.reference_hidden = decoder.hidden(windows);
-      target.reference_head = reference.head();
-    }
-    return target;
-  }
-
   double gradient_pass(const BitPlan& plan, GradientKind kind, const GradientReducer::Reduce& reduce) {
     const at::Tensor windows = next_windows();
     GradientReducer reducer(matrices_, checkpoint_.spec.layers, kind, reduce);
     model_.use(plan);
-    return decoder_.loss_and_gradients(windows, target_for(windows), reducer).mean;
+    return decoder_.loss_and_gradients(windows, loss_target(checkpoint_, windows, recipe_), reducer).mean;
   }
 
   /// What turns a score into nats per token. The loss that a rounding error D costs is half of its quadratic form in
@@ -192,7 +181,7 @@ class Search {
   }
 
   double validation_loss(const BitPlan& plan) {
-    if (!validation_target_) validation_target_ = target_for(calibration_.validation_windows);
+    if (!validation_target_) validation_target_ = loss_target(checkpoint_, calibration_.validation_windows, recipe_);
     model_.use(plan);
     return decoder_.loss(calibration_.validation_windows, *validation_target_).mean;
   }
@@ -521,6 +510,17 @@ class Search {
 };
 
 }  // namespace
+
+LossTarget loss_target(const Checkpoint& checkpoint, const at::Tensor& windows, const Recipe& recipe) {
+  LossTarget target{.kind = recipe.loss};
+  if (recipe.loss == LossTarget::Kind::kl) {
+    CheckpointWeights reference(checkpoint);
+    Decoder decoder(checkpoint.spec, reference, {.compute = recipe.compute});
+    target.reference_hidden = decoder.hidden(windows);
+    target.reference_head = reference.head();
+  }
+  return target;
+}
 
 void require_feasible(const Checkpoint& checkpoint, const Recipe& recipe, const Budget& budget) {
   Partition partition = identity_partition(checkpoint.spec, recipe.embedding != EmbeddingMode::sixteen_bits);

@@ -72,6 +72,9 @@ struct Budget {
 /// weight once, runs nothing.
 void require_feasible(const Checkpoint& checkpoint, const Recipe& recipe, const Budget& budget);
 
+/// What `recipe.loss` asks for on these windows; for KL the full-precision model runs over them.
+LossTarget loss_target(const Checkpoint& checkpoint, const at::Tensor& windows, const Recipe& recipe);
+
 struct SearchCallbacks {
   ProgressSink progress;                               // may be empty
   std::function<void(const SearchState&)> save_state;  // called after each step; may be empty
