@@ -62,7 +62,7 @@ Continuation::Continuation(const ModelSpec& spec, WeightSource& source, std::int
   at::set_num_threads(thread_count());
   rope_.reserve(capacity);
   std::uint64_t weight_bytes = 0;
-  for (const LinearKind kind : kLinearKinds) {
+  for (const LinearKind kind : linear_kinds(spec)) {
     const auto [rows, cols] = linear_shape(spec, kind);
     weight_bytes += static_cast<std::uint64_t>(rows * cols) * 4 * static_cast<std::uint64_t>(spec.layers);
   }

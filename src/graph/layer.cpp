@@ -46,7 +46,7 @@ LayerWeights fetch_layer(const ModelSpec& spec, WeightSource& source, std::int64
                          Workspace& workspace) {
   LayerWeights weights;
   const auto norm = [&](std::string_view suffix) { return source.vector(layer_tensor(layer, suffix)); };
-  for (const LinearKind kind : kLinearKinds) {
+  for (const LinearKind kind : linear_kinds(spec)) {
     const auto index = static_cast<std::size_t>(kind);
     at::Tensor weight = source.linear(layer, kind);
     const auto [rows, cols] = linear_shape(spec, kind);

@@ -19,8 +19,8 @@ namespace scalebits {
 
 /// A layer's weights, asked for once and dropped with the struct.
 struct LayerWeights {
-  std::array<at::Tensor, kLinearKinds.size()> linears;  // in the operand type
-  std::array<at::Tensor, kLinearKinds.size()> biases;   // undefined where there is none
+  std::array<at::Tensor, kLinearKinds.size()> linears;  // by LinearKind, in the operand type
+  std::array<at::Tensor, kLinearKinds.size()> biases;   // f32. Of both: undefined where there is none
   at::Tensor attention_norm, mlp_norm, q_norm, k_norm;  // f32; the last two undefined without qk_norm
 
   const at::Tensor& linear(LinearKind kind) const { return linears[static_cast<std::size_t>(kind)]; }

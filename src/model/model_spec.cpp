@@ -1,5 +1,6 @@
 #include "model/model_spec.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace scalebits {
@@ -28,6 +29,25 @@ std::string_view linear_suffix(LinearKind kind) {
 }
 
 }  // namespace
+
+std::span<const LinearKind> linear_kinds(const ModelSpec&) { return kLinearKinds; }
+
+std::span<const LinearKind> mlp_inputs(const ModelSpec& spec) {
+  const auto kinds = linear_kinds(spec);
+  const auto output = std::find(kinds.begin(), kinds.end(), LinearKind::o);  // the MLP's inputs lie behind it
+  return {output + 1, kinds.end() - 1};
+}
+
+std::size_t linear_count(const ModelSpec& spec) {
+  return linear_kinds(spec).size() * static_cast<std::size_t>(spec.layers);
+}
+
+std::size_t linear_index(const ModelSpec& spec, std::int64_t layer, LinearKind kind) {
+  const auto kinds = linear_kinds(spec);
+  const auto found = std::find(kinds.begin(), kinds.end(), kind);
+  SCALEBITS_ASSERT(found != kinds.end());
+  return kinds.size() * static_cast<std::size_t>(layer) + static_cast<std::size_t>(found - kinds.begin());
+}
 
 bool has_bias(const ModelSpec& spec, LinearKind kind) {
   switch (kind) {
@@ -176,7 +196,7 @@ std::vector<TensorShape> required_tensors(const ModelSpec& spec) {
   tensors.push_back({std::string(kEmbeddingName), {spec.vocab, spec.hidden}});
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
     tensors.push_back({layer_tensor(layer, "input_layernorm.weight"), {spec.hidden}});
-    for (const LinearKind kind : kLinearKinds) {
+    for (const LinearKind kind : linear_kinds(spec)) {
       const auto [rows, cols] = linear_shape(spec, kind);
       tensors.push_back({linear_name(layer, kind), {rows, cols}});
       if (has_bias(spec, kind)) tensors.push_back({bias_name(layer, kind), {rows}});

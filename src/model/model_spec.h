@@ -5,7 +5,9 @@
 #include "core/json.h"
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -56,10 +58,17 @@ std::string_view name_of(Family family);
 /// Throws Error(bad_input) naming `where`, the architecture found and the known ones.
 Family family_from_name(const std::string& name, const std::string& where);
 
-/// The seven linear layers of a decoder layer, in the order they run.
+/// The linear layers that a decoder layer may have, in the order they run.
 enum class LinearKind { q, k, v, o, gate, up, down };
 inline constexpr std::array kLinearKinds = {LinearKind::q,    LinearKind::k,  LinearKind::v,   LinearKind::o,
                                             LinearKind::gate, LinearKind::up, LinearKind::down};
+/// Those that this model's decoder layers have, in the order they run.
+std::span<const LinearKind> linear_kinds(const ModelSpec& spec);
+/// Those among them that read the MLP's input.
+std::span<const LinearKind> mlp_inputs(const ModelSpec& spec);
+/// How many linear layers there are in all, and the place of one among them: layer by layer, in the order they run.
+std::size_t linear_count(const ModelSpec& spec);
+std::size_t linear_index(const ModelSpec& spec, std::int64_t layer, LinearKind kind);
 
 /// "model.layers.<layer>.<suffix>".
 std::string layer_tensor(std::int64_t layer, std::string_view suffix);

@@ -35,9 +35,10 @@ void RuntimeModel::take_weights(const MakeLinear& make_linear, const ReadVector&
   embedding_.emplace(make_linear(std::string(kEmbeddingName)));
   for (std::int64_t index = 0; index < spec_.layers; ++index) {
     RuntimeLayer& layer = layers_.emplace_back();
-    for (const LinearKind kind : kLinearKinds) {
-      layer.linears.push_back(make_linear(linear_name(index, kind)));
-      layer.biases.push_back(has_bias(spec_, kind) ? read_vector(bias_name(index, kind)) : std::vector<float>{});
+    for (const LinearKind kind : linear_kinds(spec_)) {
+      const auto at = static_cast<std::size_t>(kind);
+      layer.linears[at].emplace(make_linear(linear_name(index, kind)));
+      if (has_bias(spec_, kind)) layer.biases[at] = read_vector(bias_name(index, kind));
     }
     layer.attention_norm = read_vector(layer_tensor(index, "input_layernorm.weight"));
     layer.mlp_norm = read_vector(layer_tensor(index, "post_attention_layernorm.weight"));
@@ -99,7 +100,7 @@ std::uint64_t RuntimeModel::bytes_per_token() const {
   std::uint64_t bytes = head().bytes() + vector_bytes(final_norm_);
   bytes += embedding().bytes() / static_cast<std::uint64_t>(embedding().rows());
   for (const RuntimeLayer& layer : layers_) {
-    for (const Linear& linear : layer.linears) bytes += linear.bytes();
+    for (const LinearKind kind : linear_kinds(spec_)) bytes += layer.linear(kind).bytes();
     for (const std::vector<float>& bias : layer.biases) bytes += vector_bytes(bias);
     for (const auto* norm : {&layer.attention_norm, &layer.mlp_norm, &layer.q_norm, &layer.k_norm})
       bytes += vector_bytes(*norm);

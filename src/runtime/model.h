@@ -9,6 +9,7 @@
 #include "model/model_spec.h"
 #include "runtime/profile.h"
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -30,14 +31,14 @@ struct RuntimeOptions {
   bool profile = false;             // collect profile()
 };
 
-/// One decoder layer. `linears`: by LinearKind; `biases`: the same, empty where there is none.
+/// One decoder layer. `linears` and `biases`: by LinearKind, empty where there is none.
 struct RuntimeLayer {
-  std::vector<Linear> linears;
-  std::vector<std::vector<float>> biases;
+  std::array<std::optional<Linear>, kLinearKinds.size()> linears;
+  std::array<std::vector<float>, kLinearKinds.size()> biases;
   std::vector<float> attention_norm, mlp_norm;
   std::vector<float> q_norm, k_norm;  // empty without qk_norm
 
-  const Linear& linear(LinearKind kind) const { return linears[static_cast<std::size_t>(kind)]; }
+  const Linear& linear(LinearKind kind) const { return *linears[static_cast<std::size_t>(kind)]; }
   const std::vector<float>& bias(LinearKind kind) const { return biases[static_cast<std::size_t>(kind)]; }
 };
 

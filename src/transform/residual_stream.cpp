@@ -4,16 +4,15 @@ namespace scalebits {
 
 std::vector<NormReaders> norm_readers(const ModelSpec& spec) {
   std::vector<NormReaders> norms;
-  const auto named = [](std::int64_t layer, std::initializer_list<LinearKind> kinds) {
+  const auto named = [](std::int64_t layer, std::span<const LinearKind> kinds) {
     std::vector<std::string> names;
     for (const LinearKind kind : kinds) names.push_back(linear_name(layer, kind));
     return names;
   };
+  constexpr std::array kAttentionInputs = {LinearKind::q, LinearKind::k, LinearKind::v};
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
-    norms.push_back(
-        {layer_tensor(layer, "input_layernorm.weight"), named(layer, {LinearKind::q, LinearKind::k, LinearKind::v})});
-    norms.push_back(
-        {layer_tensor(layer, "post_attention_layernorm.weight"), named(layer, {LinearKind::gate, LinearKind::up})});
+    norms.push_back({layer_tensor(layer, "input_layernorm.weight"), named(layer, kAttentionInputs)});
+    norms.push_back({layer_tensor(layer, "post_attention_layernorm.weight"), named(layer, mlp_inputs(spec))});
   }
   norms.push_back({std::string(kFinalNormName), {std::string(kHeadName)}});
   return norms;
