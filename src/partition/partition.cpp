@@ -104,11 +104,12 @@ void fold_residual(const ModelSpec& spec, std::span<const ChannelScores> scores,
   for (std::size_t i = 0; i < partition.matrices.size(); ++i)
     (writes[i] ? partition.matrices[i].row_order : partition.matrices[i].col_order) = order;
   for (std::int64_t layer = 0; layer < spec.layers; ++layer)
-    for (const char* suffix :
-         {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.bias", "mlp.down_proj.bias"})
+    for (const char* suffix : {"input_layernorm.weight", "input_layernorm.bias", "post_attention_layernorm.weight",
+                               "post_attention_layernorm.bias", "self_attn.o_proj.bias", "mlp.down_proj.bias"})
       partition.dense_orders[layer_tensor(layer, suffix)] = order;
-  for (const std::string_view name : {kEmbeddingName, kFinalNormName, kHeadName})
+  for (const std::string_view name : {kEmbeddingName, kPositionsName, kFinalNormName, kHeadName})
     partition.dense_orders[std::string(name)] = order;
+  partition.dense_orders[norm_bias_name(kFinalNormName)] = order;
 }
 
 void order_by_site(const LayerMatrices& layer) {

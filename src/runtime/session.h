@@ -30,7 +30,8 @@ std::span<const float> evaluate(std::span<const SessionStep> steps);
 
 struct SessionOptions {
   KvType kv = KvType::f16;
-  std::int64_t max_positions = 0;  // tokens it may hold; 0: what the model was made for. More is the caller's risk
+  std::int64_t max_positions = 0;  // tokens it may hold; 0: what the model was made for. More is the caller's risk,
+                                   // and an error where positions are learned
 };
 
 /// Logits [rows, vocab] of tokens number first … first + rows - 1 of those given; valid during the call.

@@ -21,8 +21,10 @@ std::vector<NormReaders> norm_readers(const ModelSpec& spec) {
 ResidualTensors residual_tensors(const ModelSpec& spec) {
   ResidualTensors tensors;
   tensors.last_dimension.emplace_back(kEmbeddingName);
+  if (spec.positions == PositionKind::learned) tensors.last_dimension.emplace_back(kPositionsName);
   for (const auto& [norm, readers] : norm_readers(spec)) {
     tensors.norms.push_back(norm);
+    if (spec.norm == NormKind::layer) tensors.norms.push_back(norm_bias_name(norm));
     for (const std::string& reader : readers)
       if (!(spec.tied_head && reader == kHeadName)) tensors.last_dimension.push_back(reader);
   }

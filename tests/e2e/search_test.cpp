@@ -1,5 +1,5 @@
-// The search end to end on a tiny random Llama: budgets are met, the packed file computes what the search measured
-// under every reordering, and a search resumed after any step ends in the same plan.
+// The search end to end on a tiny random Llama and a tiny random OPT: budgets are met, the packed file computes what
+// the search measured under every reordering, and a search resumed after any step ends in the same plan.
 #include "artifact/artifact.h"
 #include "artifact/verify_artifact.h"
 #include "core/random.h"
@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Checkpoint random_checkpoint(bool tied, bool biases) {
+Checkpoint random_checkpoint(bool tied, bool biases, Family family = Family::llama) {
   Checkpoint checkpoint;
   checkpoint.spec = {.family = Family::llama,
                      .layers = 2,
@@ -32,6 +32,14 @@ Checkpoint random_checkpoint(bool tied, bool biases) {
                      .max_positions = 64};
   checkpoint.spec.tied_head = tied;
   checkpoint.spec.qkv_bias = checkpoint.spec.o_bias = checkpoint.spec.mlp_bias = biases;
+  if (family == Family::opt) {
+    ModelSpec& spec = checkpoint.spec;
+    spec.family = family;
+    spec.norm = NormKind::layer, spec.mlp = MlpKind::relu;
+    spec.positions = PositionKind::learned, spec.position_offset = 2;
+    // As many weights of linear layers as with a gate, so that budgets are the same.
+    spec.intermediate = 258;
+  }
   std::uint64_t stream = 0;
   for (const TensorShape& tensor : required_tensors(checkpoint.spec)) {
     std::int64_t count = 1;
@@ -83,11 +91,11 @@ Budget budget_for(const Checkpoint& checkpoint, const Recipe& recipe, std::uint6
 
 constexpr std::uint64_t kLinearWeights = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 3 * 64 * 172);
 
-class EveryReordering : public testing::TestWithParam<std::tuple<Reordering, bool>> {};
+class EveryReordering : public testing::TestWithParam<std::tuple<Reordering, bool, Family>> {};
 
 TEST_P(EveryReordering, ThePackedFileComputesWhatTheSearchMeasured) {
-  const auto [reordering, searched_embedding] = GetParam();
-  const Checkpoint checkpoint = random_checkpoint(searched_embedding, true);
+  const auto [reordering, searched_embedding, family] = GetParam();
+  const Checkpoint checkpoint = random_checkpoint(searched_embedding, true, family);
   Recipe recipe = small_recipe();
   recipe.reordering = reordering;
   std::uint64_t bytes = kLinearWeights * 36 / 80;  // 3.6 bits
@@ -106,8 +114,8 @@ TEST_P(EveryReordering, ThePackedFileComputesWhatTheSearchMeasured) {
   ArtifactDescription description =
       describe_artifact(checkpoint, result.state.partition, result.matrices, to_json(recipe));
   set_widths(description, result.matrices, result.state.plan);
-  const fs::path path =
-      fs::path(testing::TempDir()) / fmt::format("search_{}_{}.safetensors", name_of(reordering), searched_embedding);
+  const fs::path path = fs::path(testing::TempDir()) / fmt::format("search_{}_{}_{}.safetensors", name_of(family),
+                                                                   name_of(reordering), searched_embedding);
   write_packed_model(path, description, checkpoint, result.state.partition, result.matrices, {});
   EXPECT_EQ(fs::file_size(path), artifact_file_bytes(description));
   EXPECT_TRUE(!recipe.budget_bytes || fs::file_size(path) <= bytes);
@@ -126,7 +134,7 @@ TEST_P(EveryReordering, ThePackedFileComputesWhatTheSearchMeasured) {
 INSTANTIATE_TEST_SUITE_P(All, EveryReordering,
                          testing::Combine(testing::Values(Reordering::none, Reordering::folded, Reordering::site,
                                                           Reordering::free),
-                                          testing::Bool()));
+                                          testing::Bool(), testing::Values(Family::llama, Family::opt)));
 
 TEST(Search, ResumedAfterAnyStepEndsInTheSamePlan) {
   const Checkpoint checkpoint = random_checkpoint(false, false);
