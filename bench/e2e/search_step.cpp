@@ -96,7 +96,7 @@ int main(int argc, char** argv) try {
   EitherModel model;
   Decoder decoder(spec, model, options);
   BarePass dropped;
-  GradientReducer scored(matrices, spec.layers, GradientKind::tokens, [&](std::size_t m, const float* gradient) {
+  GradientReducer scored(matrices, spec, GradientKind::tokens, [&](std::size_t m, const float* gradient) {
     score_blocks(*matrices[m], gradient, Statistic::absolute);
   });
   std::vector<double> matmul, bare, step, forward;

@@ -16,7 +16,7 @@ namespace scalebits {
 
 /// A quantised tensor. Tables are named; empty: identity. Several matrices may name the same table.
 struct MatrixDeclaration {
-  std::string name;  // Hugging Face's, one of required_tensors(spec) with two dimensions
+  std::string name;  // one of required_tensors(spec) with two dimensions
   MatrixFormat format;
   std::vector<std::uint8_t> widths;  // 0 to 8, row-major by (block row, block column)
   std::string row_order;             // scatter: stored row i is row row_order[i] of the original

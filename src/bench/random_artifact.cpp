@@ -132,7 +132,7 @@ ArtifactDescription describe_random_artifact(const RandomArtifactOptions& option
 
   std::map<std::string, std::pair<std::int64_t, LinearKind>> linears;
   for (std::int64_t layer = 0; layer < options.layers; ++layer)
-    for (const LinearKind kind : kLinearKinds) linears[linear_name(layer, kind)] = {layer, kind};
+    for (const LinearKind kind : linear_kinds(description.spec)) linears[linear_name(layer, kind)] = {layer, kind};
   for (const TensorShape& tensor : required_tensors(description.spec)) {
     const auto linear = linears.find(tensor.name);
     if (linear != linears.end()) {

@@ -127,6 +127,8 @@ ModelSpec spec_from_gguf(const GgufFile& file) {
   const Keys keys(file, *architecture);
   ModelSpec spec;
   spec.family = family_from_name(*architecture, where);
+  if (spec.family == Family::opt)
+    fail_input("{}: opt models are read from Hugging Face folders only: llama.cpp does not define them", where);
   if (keys.integer_or("expert_count", 0) != 0) fail_input("{}: mixtures of experts are not known", where);
 
   spec.layers = keys.integer("block_count");

@@ -1,5 +1,8 @@
 #include "checkpoint/hf_config.h"
 
+#include "checkpoint/config_keys.h"
+#include "checkpoint/opt_config.h"
+
 #include <algorithm>
 #include <optional>
 
@@ -18,7 +21,8 @@ struct FamilyDefaults {
 constexpr FamilyDefaults kDefaults[] = {{Family::llama, "LlamaForCausalLM", 0, 0, 2048, 0},
                                         {Family::mistral, "MistralForCausalLM", 8, 0, 131072, 4096},
                                         {Family::qwen2, "Qwen2ForCausalLM", 32, 0, 32768, 4096},
-                                        {Family::qwen3, "Qwen3ForCausalLM", 32, 128, 32768, 4096}};
+                                        {Family::qwen3, "Qwen3ForCausalLM", 32, 128, 32768, 4096},
+                                        {Family::opt, "OPTForCausalLM", 0, 0, 2048, 0}};
 
 const FamilyDefaults& defaults_of(Family family) {
   for (const FamilyDefaults& defaults : kDefaults)
@@ -26,62 +30,7 @@ const FamilyDefaults& defaults_of(Family family) {
   throw InternalError("family without defaults");
 }
 
-/// Typed look-ups in one JSON object. nlohmann converts between numbers and booleans silently; this does not.
-class Keys {
- public:
-  Keys(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
-    if (!object.is_object()) fail_input("{}: wanted a JSON object, found {}", where_, object.type_name());
-  }
-  const std::string& where() const { return where_; }
-  bool has(const char* key) const { return object_.contains(key); }
-  /// Null when the key is absent.
-  Json get(const char* key) const { return has(key) ? object_.at(key) : Json(); }
-
-  std::optional<std::int64_t> integer(const char* key) const {
-    const Json value = get(key);
-    if (value.is_null()) return std::nullopt;
-    if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX))
-      fail(key, "an integer");
-    return value.get<std::int64_t>();
-  }
-  std::int64_t required_integer(const char* key) const {
-    const auto value = integer(key);
-    if (!value) fail_input("{}: key '{}' is missing", where_, key);
-    return *value;
-  }
-  std::optional<double> number(const char* key) const {
-    const Json value = get(key);
-    if (value.is_null()) return std::nullopt;
-    if (!value.is_number()) fail(key, "a number");
-    return value.get<double>();
-  }
-  double required_number(const char* key) const {
-    const auto value = number(key);
-    if (!value) fail_input("{}: key '{}' is missing", where_, key);
-    return *value;
-  }
-  bool flag(const char* key, bool otherwise) const {
-    const Json value = get(key);
-    if (value.is_null()) return otherwise;
-    if (!value.is_boolean()) fail(key, "true or false");
-    return value.get<bool>();
-  }
-  std::optional<std::string> text(const char* key) const {
-    const Json value = get(key);
-    if (value.is_null()) return std::nullopt;
-    if (!value.is_string()) fail(key, "a string");
-    return value.get<std::string>();
-  }
-
- private:
-  [[noreturn]] void fail(const char* key, const char* wanted) const {
-    fail_input("{}: key '{}' must be {}, found {}", where_, key, wanted, get(key).dump().substr(0, 80));
-  }
-  const Json& object_;
-  std::string where_;
-};
-
-Family family_of(const Keys& config) {
+Family family_of(const ConfigKeys& config) {
   if (const auto model_type = config.text("model_type")) return family_from_name(*model_type, config.where());
   const Json architectures = config.get("architectures");
   if (!architectures.is_array() || architectures.empty() || !architectures[0].is_string())
@@ -92,7 +41,7 @@ Family family_of(const Keys& config) {
   return family_from_name(name, config.where());
 }
 
-RopeScaling scaling_from(const Keys& rope) {
+RopeScaling scaling_from(const ConfigKeys& rope) {
   const std::string type = rope.text("rope_type").value_or(rope.text("type").value_or("default"));
   RopeScaling scaling;
   if (type == "default") return scaling;
@@ -112,23 +61,23 @@ RopeScaling scaling_from(const Keys& rope) {
   return scaling;
 }
 
-void read_rope(const Keys& config, ModelSpec& spec) {
+void read_rope(const ConfigKeys& config, ModelSpec& spec) {
   // transformers 5 writes rope_parameters with everything; before, rope_theta stood beside rope_scaling.
   const bool is_new = !config.get("rope_parameters").is_null();
   const char* key = is_new ? "rope_parameters" : "rope_scaling";
   const Json object = config.get(key).is_null() ? Json::object() : config.get(key);
-  const Keys rope(object, fmt::format("{}: {}", config.where(), key));
+  const ConfigKeys rope(object, fmt::format("{}: {}", config.where(), key));
   spec.rope_theta = config.number("rope_theta").value_or(10000);
   if (is_new) spec.rope_theta = rope.number("rope_theta").value_or(spec.rope_theta);
   spec.rope_scaling = scaling_from(rope);
-  for (const Keys* keys : {&config, &rope})
+  for (const ConfigKeys* keys : {&config, &rope})
     if (keys->number("partial_rotary_factor").value_or(1) != 1)
       fail_input("{}: partial_rotary_factor must be 1, found {}", keys->where(),
                  *keys->number("partial_rotary_factor"));
 }
 
-std::int64_t sliding_window_of(const Keys& config, const ModelSpec& spec) {
-  if (spec.family == Family::llama) return 0;
+std::int64_t sliding_window_of(const ConfigKeys& config, const ModelSpec& spec) {
+  if (spec.family == Family::llama || spec.family == Family::opt) return 0;
   const std::int64_t otherwise = defaults_of(spec.family).sliding_window;
   const std::int64_t window = config.has("sliding_window") ? config.integer("sliding_window").value_or(0) : otherwise;
   if (window < 0) fail_input("{}: sliding_window must not be negative, found {}", config.where(), window);
@@ -144,35 +93,18 @@ std::int64_t sliding_window_of(const Keys& config, const ModelSpec& spec) {
   return sliding == 0 ? 0 : window;
 }
 
-std::vector<std::int32_t> eos_of(const Keys& config, const ModelSpec& spec) {
-  const Json value = config.get("eos_token_id");
-  std::vector<std::int32_t> ids;
-  for (const Json& id : value.is_array() ? value : value.is_null() ? Json::array() : Json::array({value})) {
-    if (!id.is_number_integer() || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() >= spec.vocab)
-      fail_input("{}: eos_token_id must be in [0, {}), found {}", config.where(), spec.vocab, id.dump().substr(0, 40));
-    ids.push_back(id.get<std::int32_t>());
-  }
-  return ids;
-}
-
-}  // namespace
-
-ModelSpec spec_from_hf_config(const Json& json, const Json& generation_json, const std::string& where) {
-  const Keys config(json, where);
-  ModelSpec spec;
-  spec.family = family_of(config);
+/// All but family, sliding_window and eos_ids, for the families that are variations of Llama.
+void read_llama_config(const ConfigKeys& config, ModelSpec& spec) {
   const FamilyDefaults& defaults = defaults_of(spec.family);
-  if (!config.get("quantization_config").is_null())
-    fail_input("{}: the checkpoint is already quantised (quantization_config); wanted F32, F16 or BF16 weights", where);
   const std::string act = config.text("hidden_act").value_or("silu");
-  if (act != "silu" && act != "swish") fail_input("{}: hidden_act must be silu, found '{}'", where, act);
+  if (act != "silu" && act != "swish") fail_input("{}: hidden_act must be silu, found '{}'", config.where(), act);
 
   spec.layers = config.required_integer("num_hidden_layers");
   spec.hidden = config.required_integer("hidden_size");
   spec.intermediate = config.required_integer("intermediate_size");
   spec.heads = config.required_integer("num_attention_heads");
   spec.vocab = config.required_integer("vocab_size");
-  if (spec.heads < 1) fail_input("{}: num_attention_heads must be positive, found {}", where, spec.heads);
+  if (spec.heads < 1) fail_input("{}: num_attention_heads must be positive, found {}", config.where(), spec.heads);
   // An explicit null means "as many as heads" everywhere; an absent key means the architecture's default.
   const std::int64_t absent_kv_heads = config.has("num_key_value_heads") ? 0 : defaults.kv_heads;
   spec.kv_heads = config.integer("num_key_value_heads").value_or(absent_kv_heads == 0 ? spec.heads : absent_kv_heads);
@@ -188,17 +120,30 @@ ModelSpec spec_from_hf_config(const Json& json, const Json& generation_json, con
   spec.mlp_bias = spec.family == Family::llama && config.flag("mlp_bias", false);
   spec.qk_norm = spec.family == Family::qwen3;
   read_rope(config, spec);
-  validate(spec, where);
-  spec.sliding_window = sliding_window_of(config, spec);
-  spec.eos_ids = eos_of(config, spec);
-  if (!generation_json.is_null()) {
-    const Keys generation(generation_json, where + " (generation_config.json)");
-    if (generation.has("eos_token_id")) spec.eos_ids = eos_of(generation, spec);
-  }
-  return spec;
 }
 
-Json hf_config_from_spec(const ModelSpec& spec, DType dtype, const std::string& where) {
+std::vector<std::int32_t> eos_of(const ConfigKeys& config, const ModelSpec& spec) {
+  const Json value = config.get("eos_token_id");
+  std::vector<std::int32_t> ids;
+  for (const Json& id : value.is_array() ? value : value.is_null() ? Json::array() : Json::array({value})) {
+    if (!id.is_number_integer() || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() >= spec.vocab)
+      fail_input("{}: eos_token_id must be in [0, {}), found {}", config.where(), spec.vocab, id.dump().substr(0, 40));
+    ids.push_back(id.get<std::int32_t>());
+  }
+  return ids;
+}
+
+std::string torch_name(DType dtype) {
+  return dtype == DType::f32 ? "float32" : dtype == DType::f16 ? "float16" : "bfloat16";
+}
+
+/// As transformers writes it: null, one id or a list.
+Json eos_config(const ModelSpec& spec) {
+  if (spec.eos_ids.empty()) return nullptr;
+  return spec.eos_ids.size() == 1 ? Json(spec.eos_ids[0]) : Json(spec.eos_ids);
+}
+
+Json llama_config(const ModelSpec& spec, DType dtype) {
   Json config = {{"architectures", Json::array({defaults_of(spec.family).architecture})},
                  {"model_type", name_of(spec.family)},
                  {"vocab_size", spec.vocab},
@@ -214,12 +159,8 @@ Json hf_config_from_spec(const ModelSpec& spec, DType dtype, const std::string& 
                  {"rope_theta", spec.rope_theta},
                  {"rope_scaling", nullptr},
                  {"tie_word_embeddings", spec.tied_head},
-                 {"torch_dtype", dtype == DType::f32   ? "float32"
-                                 : dtype == DType::f16 ? "float16"
-                                                       : "bfloat16"},
-                 {"eos_token_id", nullptr}};
-  if (spec.eos_ids.size() == 1) config["eos_token_id"] = spec.eos_ids[0];
-  if (spec.eos_ids.size() > 1) config["eos_token_id"] = spec.eos_ids;
+                 {"torch_dtype", torch_name(dtype)},
+                 {"eos_token_id", eos_config(spec)}};
   if (spec.rope_scaling.kind == RopeScaling::Kind::linear)
     config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", spec.rope_scaling.factor}};
   if (spec.rope_scaling.kind == RopeScaling::Kind::llama3)
@@ -235,12 +176,49 @@ Json hf_config_from_spec(const ModelSpec& spec, DType dtype, const std::string& 
       config["mlp_bias"] = spec.mlp_bias;
       break;
     case Family::mistral: config["sliding_window"] = window; break;
+    case Family::opt: throw InternalError("no variation of Llama");
     case Family::qwen3: config["attention_bias"] = spec.qkv_bias; [[fallthrough]];
     case Family::qwen2:
       config["use_sliding_window"] = spec.sliding_window != 0;
       config["sliding_window"] = window;
       config["max_window_layers"] = spec.sliding_window == 0 ? spec.layers : 0;
       break;
+  }
+  return config;
+}
+
+}  // namespace
+
+ModelSpec spec_from_hf_config(const Json& json, const Json& generation_json, const std::string& where) {
+  const ConfigKeys config(json, where);
+  ModelSpec spec;
+  spec.family = family_of(config);
+  if (!config.get("quantization_config").is_null())
+    fail_input("{}: the checkpoint is already quantised (quantization_config); wanted F32, F16 or BF16 weights", where);
+  if (spec.family == Family::opt)
+    read_opt_config(config, spec);
+  else
+    read_llama_config(config, spec);
+  validate(spec, where);
+  spec.sliding_window = sliding_window_of(config, spec);
+  spec.eos_ids = eos_of(config, spec);
+  if (!generation_json.is_null()) {
+    const ConfigKeys generation(generation_json, where + " (generation_config.json)");
+    if (generation.has("eos_token_id")) spec.eos_ids = eos_of(generation, spec);
+  }
+  return spec;
+}
+
+Json hf_config_from_spec(const ModelSpec& spec, DType dtype, const std::string& where) {
+  Json config;
+  if (spec.family == Family::opt) {
+    config = opt_config(spec);
+    config["architectures"] = Json::array({defaults_of(spec.family).architecture});
+    config["model_type"] = name_of(spec.family);
+    config["torch_dtype"] = torch_name(dtype);
+    config["eos_token_id"] = eos_config(spec);
+  } else {
+    config = llama_config(spec, dtype);
   }
   // Each architecture knows only some combinations of biases, norms and windows.
   if (to_json(spec_from_hf_config(config, Json(), where)) != to_json(spec))

@@ -1,5 +1,5 @@
-// config.json of a Hugging Face model ↔ ModelSpec, for the Llama family. Absent keys take the defaults that
-// transformers gives that architecture, because its own writer may leave out what equals a default.
+// config.json of a Hugging Face model ↔ ModelSpec, for the variations of Llama and OPT. Absent keys take the defaults
+// that transformers gives that architecture, because its own writer may leave out what equals a default.
 #pragma once
 
 #include "core/float_types.h"

@@ -2,6 +2,7 @@
 
 #include "checkpoint/finite_values.h"
 #include "checkpoint/hf_config.h"
+#include "checkpoint/hf_tensor_name.h"
 #include "checkpoint/load_tokenizer.h"
 #include "core/json.h"
 #include "safetensors/safetensors.h"
@@ -17,9 +18,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Buffers that old exporters stored and every reader computes anew.
+/// Buffers that old exporters stored and no reader needs.
 constexpr std::string_view kIgnoredSuffixes[] = {".rotary_emb.inv_freq", ".rotary_emb.cos_cached",
-                                                 ".rotary_emb.sin_cached"};
+                                                 ".rotary_emb.sin_cached", "decoder.version"};
 
 bool is_ignored(std::string_view name) {
   return std::any_of(std::begin(kIgnoredSuffixes), std::end(kIgnoredSuffixes),
@@ -96,7 +97,10 @@ Weights open_weights(const fs::path& folder) {
 }
 
 NamedTensor take(Weights& weights, const TensorShape& wanted) {
-  const auto found = weights.tensors.find(wanted.name);
+  auto found = weights.tensors.find(wanted.name);
+  // A model saved without its head's class lacks the first part of the names, as older OPT checkpoints do.
+  if (constexpr std::string_view kBase = "model."; found == weights.tensors.end() && wanted.name.starts_with(kBase))
+    found = weights.tensors.find(wanted.name.substr(kBase.size()));
   if (found == weights.tensors.end())
     fail_input("{}: tensor '{}' of shape [{}] is missing", weights.where, wanted.name, fmt::join(wanted.shape, ", "));
   const auto& [file, entry] = found->second;
@@ -113,13 +117,13 @@ NamedTensor take(Weights& weights, const TensorShape& wanted) {
 
 /// A head stored beside a tied embedding is a copy and is dropped; one that differs is not the model the config tells
 /// of.
-void drop_tied_head(Weights& weights, const HostTensor& embedding) {
+void drop_tied_head(Weights& weights, const HostTensor& embedding, const std::string& embedding_name) {
   const auto found = weights.tensors.find(std::string(kHeadName));
   if (found == weights.tensors.end()) return;
   const auto stored = found->second.second->bytes;
   if (stored.size() != embedding.bytes.size() || std::memcmp(stored.data(), embedding.bytes.data(), stored.size()) != 0)
     fail_input("{}: tensor '{}' differs from '{}', but config.json ties them (tie_word_embeddings)", weights.where,
-               kHeadName, kEmbeddingName);
+               kHeadName, embedding_name);
   weights.tensors.erase(found);
 }
 
@@ -162,10 +166,12 @@ HfFolder read_hf_folder(const fs::path& folder, bool check_values) {
                weights.tensors.size());
   std::vector<NamedTensor> taken;
   for (const TensorShape& wanted : required_tensors(checkpoint.spec)) {
-    taken.push_back(take(weights, wanted));
+    taken.push_back(take(weights, {hf_tensor_name(checkpoint.spec.family, wanted.name), wanted.shape}));
     checkpoint.tensors[wanted.name] = taken.back().tensor;
   }
-  if (checkpoint.spec.tied_head) drop_tied_head(weights, checkpoint.tensor(kEmbeddingName));
+  if (checkpoint.spec.tied_head)
+    drop_tied_head(weights, checkpoint.tensor(kEmbeddingName),
+                   hf_tensor_name(checkpoint.spec.family, std::string(kEmbeddingName)));
   for (const auto& [name, place] : weights.tensors)
     if (!is_ignored(name))
       fail_input("{}: tensor '{}' is unknown to a {} model", weights.files[place.first].first.string(), name,

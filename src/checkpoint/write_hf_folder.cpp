@@ -3,6 +3,7 @@
 #include "checkpoint/finite_values.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/hf_folder.h"
+#include "checkpoint/hf_tensor_name.h"
 #include "core/atomic_file.h"
 #include "safetensors/safetensors_writer.h"
 #include "tokenizer/tokenizer.h"
@@ -84,8 +85,9 @@ void write_weights(const Checkpoint& checkpoint, const fs::path& folder, DType d
     writer.set_metadata("format", "pt");
     for (const TensorShape& tensor : shards[i]) {
       const auto size = static_cast<std::uint64_t>(checkpoint.tensor(tensor.name).elements()) * size_bytes(dtype);
-      writer.add(tensor.name, name_of(dtype), tensor.shape, size);
-      weight_map[tensor.name] = name;
+      const std::string stored = hf_tensor_name(checkpoint.spec.family, tensor.name);
+      writer.add(stored, name_of(dtype), tensor.shape, size);
+      weight_map[stored] = name;
       total_bytes += size;
     }
     writer.write(folder / name, [&](std::size_t entry, AtomicFile& file) {

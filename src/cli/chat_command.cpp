@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -87,11 +88,20 @@ class Chat {
   }
 
  private:
+  /// False once Ctrl-C was pressed: a read that begins just after would wait for a line first. A terminal hands over
+  /// one line at a time, so none lies in a buffer.
+  bool input_comes() const {
+    pollfd input{.fd = STDIN_FILENO, .events = POLLIN};
+    while (interactive_ && !interrupt_requested)
+      if (::poll(&input, 1, 100) > 0) return true;
+    return !interactive_;
+  }
+
   /// nullopt at the end of the input.
   std::optional<std::string> read_words() {
     std::string words, line;
     if (interactive_) print_now("\n> ");
-    while (std::getline(std::cin, line)) {
+    while (input_comes() && std::getline(std::cin, line)) {
       words += line;
       if (!words.ends_with('\\')) return words;
       words.back() = '\n';

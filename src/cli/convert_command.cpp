@@ -42,6 +42,7 @@ void convert(const ConvertOptions& options) {
   Checkpoint model = read_checkpoint(options.model);
   fmt::print("Read {}: {}, {} layers of {}, vocabulary of {}\n", options.model, name_of(model.spec.family),
              model.spec.layers, model.spec.hidden, model.spec.vocab);
+  if (!options.rotation.empty()) require_rotatable(model);  // else folding would be what fails
   if (options.fold_norms || !options.rotation.empty()) {
     model = fold_norms(model);
     fmt::print("Folded the norms into the linear layers; the head has its own weights\n");

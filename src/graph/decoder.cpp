@@ -5,6 +5,7 @@
 #include "core/units.h"
 #include "graph/denormals.h"
 #include "graph/elementwise.h"
+#include "graph/embedding.h"
 #include "graph/head_loss.h"
 #include "graph/layer.h"
 #include "graph/memory_budget.h"
@@ -141,7 +142,7 @@ LayerActivations Decoder::State::activations(const Plan& plan, std::int64_t slot
   }
   a.attended = take("attended", {n, q}, operand);
   a.log_sums = take("log sums", {held, spec.heads, plan.length}, at::kFloat);
-  a.gate = take("gate", {n, spec.intermediate}, operand);
+  if (has_gate(spec)) a.gate = take("gate", {n, spec.intermediate}, operand);
   a.up = take("up", {n, spec.intermediate}, operand);
   return a;
 }
@@ -150,7 +151,7 @@ LayerActivations Decoder::State::activations(const Plan& plan, std::int64_t slot
 at::Tensor Decoder::State::forward(const at::Tensor& ids, const Plan& plan, bool backward_follows,
                                    PassObserver* observer) {
   at::Tensor x = layer_input(plan, 0);
-  look_up(weights.embedding(), ids, x);
+  embed(fetch_embedding(spec, weights), ids, 0, x);
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
     const at::Tensor y = backward_follows ? layer_input(plan, layer + 1) : x;
     run_layer(plan, layer, x, y, observer);
@@ -179,7 +180,7 @@ void Decoder::State::run_layer(const Plan& plan, std::int64_t layer, const at::T
 
 at::Tensor Decoder::State::final_norm(const Plan& plan, const at::Tensor& x) {
   const at::Tensor hidden = workspace.take("final hidden", {plan.tokens(), spec.hidden}, at::kFloat);
-  add_norm(x, {}, weights.vector(std::string(kFinalNormName)), spec.norm_eps, {}, hidden);
+  add_norm(x, {}, fetch_norm(spec, weights, std::string(kFinalNormName)), {}, hidden);
   return hidden;
 }
 
@@ -292,7 +293,7 @@ LossResult Decoder::loss_and_gradients(const at::Tensor& ids, const LossTarget& 
   if (wants_embedding && !s.spec.tied_head) observer.head_gradient(squares ? gradients.head.sqrt_() : gradients.head);
 
   const at::Tensor dx = s.workspace.take("residual gradient", hidden.sizes(), at::kFloat).zero_();
-  norm_backward(gradients.hidden, last, s.weights.vector(std::string(kFinalNormName)), s.spec.norm_eps, dx, {});
+  norm_backward(gradients.hidden, last, fetch_norm(s.spec, s.weights, std::string(kFinalNormName)), dx, {});
   s.backward(plan, dx, observer);
   if (wants_embedding) {
     if (!s.spec.tied_head) gradients.head.zero_();
@@ -328,7 +329,7 @@ Decoder::Walk::Walk(Decoder& decoder, const at::Tensor& ids) {
   State& state = *decoder.state_;
   const State::Plan plan = state.plan(ids, false);
   const at::Tensor x = state.layer_input(plan, 0);
-  look_up(state.weights.embedding(), ids, x);
+  embed(fetch_embedding(state.spec, state.weights), ids, 0, x);
   progress_.reset(new Progress{state, plan, x});
 }
 

@@ -21,36 +21,42 @@ void for_pieces(std::int64_t count, Body&& body) {
 
 }  // namespace
 
-void add_norm(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, double eps, const at::Tensor& sum,
+void add_norm(const at::Tensor& x, const at::Tensor& delta, const Norm& norm, const at::Tensor& sum,
               const at::Tensor& out) {
   const std::int64_t width = x.size(-1);
   with_kernel_type(out.scalar_type(), [&]<typename T>() {
     const auto* px = data_of<float>(x);
-    const auto* pw = data_of<float>(weight);
+    const auto* pw = data_of<float>(norm.weight);
+    const auto* pb = data_of<float>(norm.bias);
     const auto* pd = data_of<T>(delta);
     auto* ps = data_of<float>(sum);
     auto* po = data_of<T>(out);
+    const auto eps = static_cast<float>(norm.eps);
     for_rows(rows_of(x), width, [&](std::int64_t row) {
       const std::int64_t at = row * width;
-      row_kernels<T>().add_norm(px + at, pd ? pd + at : nullptr, pw, static_cast<float>(eps), width,
-                                ps ? ps + at : nullptr, po + at);
+      const T* const d = pd ? pd + at : nullptr;
+      float* const s = ps ? ps + at : nullptr;
+      if (pb)
+        row_kernels<T>().add_layer_norm(px + at, d, pw, pb, eps, width, s, po + at);
+      else
+        row_kernels<T>().add_norm(px + at, d, pw, eps, width, s, po + at);
     });
   });
 }
 
-void norm_backward(const at::Tensor& dout, const at::Tensor& x, const at::Tensor& weight, double eps,
-                   const at::Tensor& dx, const at::Tensor& dx_rounded) {
+void norm_backward(const at::Tensor& dout, const at::Tensor& x, const Norm& norm, const at::Tensor& dx,
+                   const at::Tensor& dx_rounded) {
   const std::int64_t width = x.size(-1);
   with_kernel_type(dout.scalar_type(), [&]<typename T>() {
+    const auto backward = norm.bias.defined() ? row_kernels<T>().layer_norm_backward : row_kernels<T>().norm_backward;
     const auto* pd = data_of<T>(dout);
     const auto* px = data_of<float>(x);
-    const auto* pw = data_of<float>(weight);
+    const auto* pw = data_of<float>(norm.weight);
     auto* pg = data_of<float>(dx);
     auto* pr = data_of<T>(dx_rounded);
     for_rows(rows_of(x), width, [&](std::int64_t row) {
       const std::int64_t at = row * width;
-      row_kernels<T>().norm_backward(pd + at, px + at, pw, static_cast<float>(eps), width, pg + at,
-                                     pr ? pr + at : nullptr);
+      backward(pd + at, px + at, pw, static_cast<float>(norm.eps), width, pg + at, pr ? pr + at : nullptr);
     });
   });
 }
@@ -107,6 +113,23 @@ void swiglu_backward(const at::Tensor& gate, const at::Tensor& up, const at::Ten
     for_pieces(gate.numel(), [&](std::int64_t at, std::int64_t count) {
       row_kernels<T>().swiglu_backward(pg + at, pu + at, pp + at, count);
     });
+  });
+}
+
+void relu(const at::Tensor& x, const at::Tensor& out) {
+  with_kernel_type(x.scalar_type(), [&]<typename T>() {
+    const auto* px = data_of<T>(x);
+    auto* po = data_of<T>(out);
+    for_pieces(x.numel(), [&](std::int64_t at, std::int64_t count) { row_kernels<T>().relu(px + at, count, po + at); });
+  });
+}
+
+void relu_backward(const at::Tensor& x, const at::Tensor& out) {
+  with_kernel_type(x.scalar_type(), [&]<typename T>() {
+    auto* px = data_of<T>(x);
+    auto* po = data_of<T>(out);
+    for_pieces(x.numel(),
+               [&](std::int64_t at, std::int64_t count) { row_kernels<T>().relu_backward(px + at, po + at, count); });
   });
 }
 

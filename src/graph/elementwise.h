@@ -36,13 +36,18 @@ void for_rows(std::int64_t rows, std::int64_t row_elements, Body&& body) {
   });
 }
 
-/// sum = x + delta, out = norm(sum) * weight. With an undefined delta, sum is not touched and out = norm(x) * weight.
-void add_norm(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, double eps, const at::Tensor& sum,
+/// A norm of the residual stream: RMSNorm or, with a bias, LayerNorm.
+struct Norm {
+  at::Tensor weight, bias;  // [hidden] f32
+  double eps = 0;
+};
+/// sum = x + delta, out = norm(sum). With an undefined delta, sum is not touched and out = norm(x).
+void add_norm(const at::Tensor& x, const at::Tensor& delta, const Norm& norm, const at::Tensor& sum,
               const at::Tensor& out);
 /// dx += gradient of the norm at x; dx_rounded (may be undefined) = dx in dout's type.
-void norm_backward(const at::Tensor& dout, const at::Tensor& x, const at::Tensor& weight, double eps,
-                   const at::Tensor& dx, const at::Tensor& dx_rounded);
-/// x, out [rows, heads * head_dim]: each head on its own; weight [head_dim].
+void norm_backward(const at::Tensor& dout, const at::Tensor& x, const Norm& norm, const at::Tensor& dx,
+                   const at::Tensor& dx_rounded);
+/// RMSNorm of each head on its own: x, out [rows, heads * head_dim]; weight [head_dim].
 void head_norm(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& out);
 /// In place on dout.
 void head_norm_backward(const at::Tensor& dout, const at::Tensor& x, const at::Tensor& weight, double eps);
@@ -50,6 +55,9 @@ void add_bias(const at::Tensor& rows, const at::Tensor& bias);
 void swiglu(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& product);
 /// gate → d(gate), up → d(up), d(product) → product, in place.
 void swiglu_backward(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& product);
+void relu(const at::Tensor& x, const at::Tensor& out);
+/// x → d(x), d(out) → out, in place.
+void relu_backward(const at::Tensor& x, const at::Tensor& out);
 /// rows [n, width] f32: row i = table[ids[i]], table f32, ids int64 and within it.
 void look_up(const at::Tensor& table, const at::Tensor& ids, const at::Tensor& rows);
 /// sum = x + delta; sum may be x.

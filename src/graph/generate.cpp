@@ -5,6 +5,7 @@
 #include "core/random.h"
 #include "graph/denormals.h"
 #include "graph/elementwise.h"
+#include "graph/embedding.h"
 #include "graph/layer.h"
 #include "graph/memory_budget.h"
 #include "graph/product.h"
@@ -51,7 +52,9 @@ class Continuation {
   Workspace workspace_;
   std::vector<Cache> caches_;
   std::vector<std::unique_ptr<KeptLayer>> kept_;
-  at::Tensor embedding_, head_, final_norm_;
+  EmbeddingTables embedding_;
+  at::Tensor head_;
+  Norm final_norm_;
   std::int64_t position_ = 0;
 };
 
@@ -62,7 +65,7 @@ Continuation::Continuation(const ModelSpec& spec, WeightSource& source, std::int
   at::set_num_threads(thread_count());
   rope_.reserve(capacity);
   std::uint64_t weight_bytes = 0;
-  for (const LinearKind kind : kLinearKinds) {
+  for (const LinearKind kind : linear_kinds(spec)) {
     const auto [rows, cols] = linear_shape(spec, kind);
     weight_bytes += static_cast<std::uint64_t>(rows * cols) * 4 * static_cast<std::uint64_t>(spec.layers);
   }
@@ -74,14 +77,14 @@ Continuation::Continuation(const ModelSpec& spec, WeightSource& source, std::int
     kept_.push_back(std::make_unique<KeptLayer>());
     kept_.back()->weights = fetch_layer(spec, source, layer, operand_, kept_.back()->memory);
   }
-  embedding_ = source.embedding();
+  embedding_ = fetch_embedding(spec, source);
   head_ = source.head();
   if (operand_ != at::kFloat) {
     const at::Tensor rounded = at::empty(head_.sizes(), operand_);
     convert(head_, rounded);
     head_ = rounded;
   }
-  final_norm_ = source.vector(std::string(kFinalNormName));
+  final_norm_ = fetch_norm(spec, source, std::string(kFinalNormName));
 }
 
 LayerActivations Continuation::buffers(const at::Tensor& x, std::int64_t length) {
@@ -99,7 +102,7 @@ LayerActivations Continuation::buffers(const at::Tensor& x, std::int64_t length)
   }
   a.attended = take("attended", q);
   a.log_sums = workspace_.take("log sums", {sequences_, spec_.heads, length}, at::kFloat);
-  a.gate = take("gate", spec_.intermediate);
+  if (has_gate(spec_)) a.gate = take("gate", spec_.intermediate);
   a.up = take("up", spec_.intermediate);
   return a;
 }
@@ -129,7 +132,7 @@ at::Tensor Continuation::advance(const at::Tensor& ids) {
   const std::int64_t length = ids.size(1);
   SCALEBITS_ASSERT(ids.size(0) == sequences_ && position_ + length <= capacity_ && (length == 1 || position_ == 0));
   const at::Tensor x = workspace_.take("x", {sequences_ * length, spec_.hidden}, at::kFloat);
-  look_up(embedding_, ids, x);
+  embed(embedding_, ids, position_, x);
   for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
     const auto index = static_cast<std::size_t>(layer);
     const LayerWeights weights =
@@ -143,7 +146,7 @@ at::Tensor Continuation::advance(const at::Tensor& ids) {
   const at::Tensor last = workspace_.take("last", {sequences_, spec_.hidden}, at::kFloat);
   last.copy_(x.view({sequences_, length, spec_.hidden}).select(1, length - 1));
   const at::Tensor normed = workspace_.take("normed last", {sequences_, spec_.hidden}, operand_);
-  add_norm(last, {}, final_norm_, spec_.norm_eps, {}, normed);
+  add_norm(last, {}, final_norm_, {}, normed);
   const at::Tensor logits = workspace_.take("logits", {sequences_, spec_.vocab}, at::kFloat);
   product_forward(normed, head_, logits);
   return logits;

@@ -2,7 +2,6 @@
 
 #include "core/error.h"
 #include "graph/attention.h"
-#include "graph/elementwise.h"
 #include "graph/product.h"
 
 #include <fmt/format.h>
@@ -42,11 +41,16 @@ Attention attention_of(const LayerContext& context, const LayerActivations& a) {
 
 }  // namespace
 
+Norm fetch_norm(const ModelSpec& spec, WeightSource& source, const std::string& weight_name) {
+  Norm norm{source.vector(weight_name), {}, spec.norm_eps};
+  if (spec.norm == NormKind::layer) norm.bias = source.vector(norm_bias_name(weight_name));
+  return norm;
+}
+
 LayerWeights fetch_layer(const ModelSpec& spec, WeightSource& source, std::int64_t layer, at::ScalarType operand,
                          Workspace& workspace) {
   LayerWeights weights;
-  const auto norm = [&](std::string_view suffix) { return source.vector(layer_tensor(layer, suffix)); };
-  for (const LinearKind kind : kLinearKinds) {
+  for (const LinearKind kind : linear_kinds(spec)) {
     const auto index = static_cast<std::size_t>(kind);
     at::Tensor weight = source.linear(layer, kind);
     const auto [rows, cols] = linear_shape(spec, kind);
@@ -62,19 +66,19 @@ LayerWeights fetch_layer(const ModelSpec& spec, WeightSource& source, std::int64
     weights.linears[index] = std::move(weight);
     if (has_bias(spec, kind)) weights.biases[index] = source.vector(bias_name(layer, kind));
   }
-  weights.attention_norm = norm("input_layernorm.weight");
-  weights.mlp_norm = norm("post_attention_layernorm.weight");
+  weights.attention_norm = fetch_norm(spec, source, layer_tensor(layer, "input_layernorm.weight"));
+  weights.mlp_norm = fetch_norm(spec, source, layer_tensor(layer, "post_attention_layernorm.weight"));
   if (spec.qk_norm) {
-    weights.q_norm = norm("self_attn.q_norm.weight");
-    weights.k_norm = norm("self_attn.k_norm.weight");
+    weights.q_norm = source.vector(layer_tensor(layer, "self_attn.q_norm.weight"));
+    weights.k_norm = source.vector(layer_tensor(layer, "self_attn.k_norm.weight"));
   }
   return weights;
 }
 
 std::uint64_t layer_activation_bytes(const ModelSpec& spec, at::ScalarType operand) {
   const Widths w(spec);
-  const auto operands =
-      static_cast<std::uint64_t>((spec.qk_norm ? 3 : 2) * w.q + (spec.qk_norm ? 3 : 2) * w.kv + 2 * w.intermediate);
+  const auto operands = static_cast<std::uint64_t>((spec.qk_norm ? 3 : 2) * w.q + (spec.qk_norm ? 3 : 2) * w.kv +
+                                                   (has_gate(spec) ? 2 : 1) * w.intermediate);
   return operands * size_of(operand) + 4 * static_cast<std::uint64_t>(w.hidden + spec.heads);
 }
 
@@ -101,7 +105,7 @@ void layer_forward(const LayerContext& context, const LayerWeights& weights, con
   };
 
   const at::Tensor normed = temporary("normed", spec.hidden);
-  add_norm(a.x, {}, weights.attention_norm, spec.norm_eps, {}, normed);
+  add_norm(a.x, {}, weights.attention_norm, {}, normed);
   seen(InputSite::attention, normed);
   linear(LinearKind::q, normed, spec.qk_norm ? a.raw_q : a.q);
   linear(LinearKind::k, normed, spec.qk_norm ? a.raw_k : a.k);
@@ -110,19 +114,20 @@ void layer_forward(const LayerContext& context, const LayerWeights& weights, con
     head_norm(a.raw_q, weights.q_norm, spec.norm_eps, a.q);
     head_norm(a.raw_k, weights.k_norm, spec.norm_eps, a.k);
   }
-  context.rope.rotate(a.q, context.length, context.first_position, 1);
-  context.rope.rotate(a.k, context.length, context.first_position, 1);
+  if (spec.positions == PositionKind::rotary)
+    for (const at::Tensor& rows : {a.q, a.k}) context.rope.rotate(rows, context.length, context.first_position, 1);
   context.attention(attention_of(context, a));
 
   seen(InputSite::output, a.attended);
   const at::Tensor delta = temporary("delta", spec.hidden);
   linear(LinearKind::o, a.attended, delta);
-  add_norm(a.x, delta, weights.mlp_norm, spec.norm_eps, a.middle, normed);
+  add_norm(a.x, delta, weights.mlp_norm, a.middle, normed);
   seen(InputSite::mlp, normed);
-  linear(LinearKind::gate, normed, a.gate);
+  const bool gated = has_gate(spec);
+  if (gated) linear(LinearKind::gate, normed, a.gate);
   linear(LinearKind::up, normed, a.up);
   const at::Tensor product = temporary("product", spec.intermediate);
-  swiglu(a.gate, a.up, product);
+  gated ? swiglu(a.gate, a.up, product) : relu(a.up, product);
   seen(InputSite::down, product);
   linear(LinearKind::down, product, delta);
   add(a.middle, delta, y);
@@ -146,14 +151,15 @@ void layer_backward(const LayerContext& context, const LayerWeights& weights, co
 
   const at::Tensor product = temporary("product", spec.intermediate);
   product_input_gradient(operand_of(dx, rounded), weights.linear(LinearKind::down), product, false);
-  swiglu_backward(a.gate, a.up, product);
+  const bool gated = has_gate(spec);
+  gated ? swiglu_backward(a.gate, a.up, product) : relu_backward(a.up, product);
   hand_over(LinearKind::down, operand_of(dx, rounded), product);
-  add_norm(a.middle, {}, weights.mlp_norm, spec.norm_eps, {}, normed);
-  product_input_gradient(a.gate, weights.linear(LinearKind::gate), d_normed, false);
-  product_input_gradient(a.up, weights.linear(LinearKind::up), d_normed, true);
+  add_norm(a.middle, {}, weights.mlp_norm, {}, normed);
+  if (gated) product_input_gradient(a.gate, weights.linear(LinearKind::gate), d_normed, false);
+  product_input_gradient(a.up, weights.linear(LinearKind::up), d_normed, gated);
   hand_over(LinearKind::up, a.up, normed);
-  hand_over(LinearKind::gate, a.gate, normed);
-  norm_backward(d_normed, a.middle, weights.mlp_norm, spec.norm_eps, dx, rounded);
+  if (gated) hand_over(LinearKind::gate, a.gate, normed);
+  norm_backward(d_normed, a.middle, weights.mlp_norm, dx, rounded);
 
   const at::Tensor d_attended = temporary("attended gradient", spec.heads * spec.head_dim);
   product_input_gradient(operand_of(dx, rounded), weights.linear(LinearKind::o), d_attended, false);
@@ -163,20 +169,20 @@ void layer_backward(const LayerContext& context, const LayerWeights& weights, co
   const Attention attention = attention_of(context, a);
   attend_backward(attention, {d_attended.view_as(attention.q), dq.view_as(attention.q), dk.view_as(attention.k),
                               dv.view_as(attention.v)});
-  context.rope.rotate(dq, context.length, context.first_position, -1);
-  context.rope.rotate(dk, context.length, context.first_position, -1);
+  if (spec.positions == PositionKind::rotary)
+    for (const at::Tensor& rows : {dq, dk}) context.rope.rotate(rows, context.length, context.first_position, -1);
   if (spec.qk_norm) {
     head_norm_backward(dq, a.raw_q, weights.q_norm, spec.norm_eps);
     head_norm_backward(dk, a.raw_k, weights.k_norm, spec.norm_eps);
   }
-  add_norm(a.x, {}, weights.attention_norm, spec.norm_eps, {}, normed);
+  add_norm(a.x, {}, weights.attention_norm, {}, normed);
   product_input_gradient(dq, weights.linear(LinearKind::q), d_normed, false);
   product_input_gradient(dk, weights.linear(LinearKind::k), d_normed, true);
   product_input_gradient(dv, weights.linear(LinearKind::v), d_normed, true);
   hand_over(LinearKind::v, dv, normed);
   hand_over(LinearKind::k, dk, normed);
   hand_over(LinearKind::q, dq, normed);
-  norm_backward(d_normed, a.x, weights.attention_norm, spec.norm_eps, dx, {});
+  norm_backward(d_normed, a.x, weights.attention_norm, dx, {});
 }
 
 }  // namespace scalebits

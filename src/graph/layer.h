@@ -3,6 +3,7 @@
 #pragma once
 
 #include "graph/attention.h"
+#include "graph/elementwise.h"
 #include "graph/observer.h"
 #include "graph/rope.h"
 #include "graph/weight_source.h"
@@ -14,18 +15,22 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <string>
 
 namespace scalebits {
 
 /// A layer's weights, asked for once and dropped with the struct.
 struct LayerWeights {
-  std::array<at::Tensor, kLinearKinds.size()> linears;  // in the operand type
-  std::array<at::Tensor, kLinearKinds.size()> biases;   // undefined where there is none
-  at::Tensor attention_norm, mlp_norm, q_norm, k_norm;  // f32; the last two undefined without qk_norm
+  std::array<at::Tensor, kLinearKinds.size()> linears;  // by LinearKind, in the operand type
+  std::array<at::Tensor, kLinearKinds.size()> biases;   // f32. Of both: undefined where there is none
+  Norm attention_norm, mlp_norm;
+  at::Tensor q_norm, k_norm;  // f32; undefined without qk_norm
 
   const at::Tensor& linear(LinearKind kind) const { return linears[static_cast<std::size_t>(kind)]; }
   const at::Tensor& bias(LinearKind kind) const { return biases[static_cast<std::size_t>(kind)]; }
 };
+/// `weight_name`: as in required_tensors().
+Norm fetch_norm(const ModelSpec& spec, WeightSource& source, const std::string& weight_name);
 LayerWeights fetch_layer(const ModelSpec& spec, WeightSource& source, std::int64_t layer, at::ScalarType operand,
                          Workspace& workspace);
 
@@ -37,7 +42,7 @@ struct LayerActivations {
   at::Tensor raw_q, raw_k;  // before their norm; undefined without qk_norm
   at::Tensor attended;      // [n, heads * head_dim]
   at::Tensor log_sums;      // [windows, heads, length] f32
-  at::Tensor gate, up;      // [n, intermediate]; turned into their gradients by the backward pass
+  at::Tensor gate, up;  // [n, intermediate]; turned into their gradients by the backward pass. gate: where there is one
 };
 /// Bytes of all but x for each token.
 std::uint64_t layer_activation_bytes(const ModelSpec& spec, at::ScalarType operand);

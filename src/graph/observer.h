@@ -14,7 +14,7 @@ namespace scalebits {
 enum class InputSite {
   attention,  // q, k, v
   output,     // o
-  mlp,        // gate, up
+  mlp,        // gate where there is one, up
   down
 };
 

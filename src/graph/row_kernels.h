@@ -20,7 +20,12 @@ struct RowKernels {
   /// dx += J(x)^T dout of out = x / rms(x) * weight; dx_rounded (unless null) = the updated dx.
   void (*norm_backward)(const T* dout, const float* x, const float* weight, float eps, std::int64_t width, float* dx,
                         T* dx_rounded);
-  /// The same norm over one head, x and out of type T; out may be x.
+  /// As add_norm with LayerNorm: out = (sum - mean(sum)) / deviation(sum) * weight + bias; and its gradient.
+  void (*add_layer_norm)(const float* x, const T* delta, const float* weight, const float* bias, float eps,
+                         std::int64_t width, float* sum, T* out);
+  void (*layer_norm_backward)(const T* dout, const float* x, const float* weight, float eps, std::int64_t width,
+                              float* dx, T* dx_rounded);
+  /// The norm of add_norm over one head, x and out of type T; out may be x.
   void (*head_norm)(const T* x, const float* weight, float eps, std::int64_t width, T* out);
   /// dx = J(x)^T dout, dx may be dout.
   void (*head_norm_backward)(const T* dout, const T* x, const float* weight, float eps, std::int64_t width, T* dx);
@@ -33,6 +38,10 @@ struct RowKernels {
   void (*swiglu)(const T* gate, const T* up, std::int64_t count, T* product);
   /// In: gate, up and d(product). Out, in their places: d(gate), d(up) and the product itself.
   void (*swiglu_backward)(T* gate, T* up, T* product, std::int64_t count);
+  /// out = max(x, 0).
+  void (*relu)(const T* x, std::int64_t count, T* out);
+  /// In: x and d(out). Out, in their places: d(x) and out itself.
+  void (*relu_backward)(T* x, T* out, std::int64_t count);
   /// Returns log(sum exp(logits)) - logits[target]. Unless null, gradient = (softmax(logits) - onehot(target)) * scale;
   /// it may be logits when T is f32.
   double (*nll)(const float* logits, std::int64_t vocab, std::int64_t target, float scale, T* gradient);

@@ -184,6 +184,18 @@ SCALEBITS_INLINE NormBackward norm_backward_factors(const T* dout, const X* x, c
   return {scale, scale * scale * scale * sum_of(dot) / static_cast<float>(width)};
 }
 
+/// dx = updated(i) for each vector i, dx_rounded (unless null) the same.
+template <typename Updated, typename T>
+SCALEBITS_INLINE void store_updated(const Updated& updated, std::int64_t width, float* dx, T* dx_rounded) {
+  if (!dx_rounded)
+    return for_vectors(width, [&](std::int64_t i, auto lanes) { store(dx + i, updated(i, lanes), lanes); });
+  for_vectors(width, [&](std::int64_t i, auto lanes) {
+    const Floats value = updated(i, lanes);
+    store(dx + i, value, lanes);
+    store(dx_rounded + i, value, lanes);
+  });
+}
+
 template <typename T>
 void norm_backward(const T* dout, const float* x, const float* weight, float eps, std::int64_t width, float* dx,
                    T* dx_rounded) {
@@ -192,13 +204,55 @@ void norm_backward(const T* dout, const float* x, const float* weight, float eps
     return load(dx + i, lanes) + load(dout + i, lanes) * load(weight + i, lanes) * factors.scale -
            load(x + i, lanes) * factors.along;
   };
-  if (!dx_rounded)
-    return for_vectors(width, [&](std::int64_t i, auto lanes) { store(dx + i, updated(i, lanes), lanes); });
+  store_updated(updated, width, dx, dx_rounded);
+}
+
+struct Moments {
+  float mean, scale;  // scale: 1 / deviation
+};
+SCALEBITS_INLINE Moments moments_of(const float* x, float eps, std::int64_t width) {
+  Floats values = {}, squares = {};
+  for_vectors(width, [&](std::int64_t i, auto lanes) { values += load(x + i, lanes); });
+  const float mean = sum_of(values) / static_cast<float>(width);
   for_vectors(width, [&](std::int64_t i, auto lanes) {
-    const Floats value = updated(i, lanes);
-    store(dx + i, value, lanes);
-    store(dx_rounded + i, value, lanes);
+    const Floats v = only(load(x + i, lanes) - mean, lanes);
+    squares += v * v;
   });
+  return {mean, 1.0f / __builtin_sqrtf(sum_of(squares) / static_cast<float>(width) + eps)};
+}
+
+template <typename T>
+void add_layer_norm(const float* x, const T* delta, const float* weight, const float* bias, float eps,
+                    std::int64_t width, float* total, T* out) {
+  if (delta) {
+    sum(x, delta, width, total);
+    x = total;
+  }
+  const Moments moments = moments_of(x, eps, width);
+  for_vectors(width, [&](std::int64_t i, auto lanes) {
+    const Floats normed = (load(x + i, lanes) - moments.mean) * moments.scale;
+    store(out + i, normed * load(weight + i, lanes) + load(bias + i, lanes), lanes);
+  });
+}
+
+/// With g = w dout and n = (x - mean) scale: d(norm) = scale * (g - mean(g) - n mean(g n)).
+template <typename T>
+void layer_norm_backward(const T* dout, const float* x, const float* weight, float eps, std::int64_t width, float* dx,
+                         T* dx_rounded) {
+  const Moments moments = moments_of(x, eps, width);
+  Floats slopes = {}, dot = {};
+  for_vectors(width, [&](std::int64_t i, auto lanes) {
+    const Floats slope = load(dout + i, lanes) * load(weight + i, lanes);
+    slopes += slope;
+    dot += slope * (load(x + i, lanes) - moments.mean);
+  });
+  const float scale = moments.scale, mean_slope = sum_of(slopes) / static_cast<float>(width);
+  const float along = scale * scale * scale * sum_of(dot) / static_cast<float>(width);
+  const auto updated = [&](std::int64_t i, auto lanes) {
+    const Floats slope = load(dout + i, lanes) * load(weight + i, lanes);
+    return load(dx + i, lanes) + (slope - mean_slope) * scale - (load(x + i, lanes) - moments.mean) * along;
+  };
+  store_updated(updated, width, dx, dx_rounded);
 }
 
 template <typename T>
@@ -251,6 +305,23 @@ void swiglu_backward(T* gate, T* up, T* product, std::int64_t count) {
     store(gate + i, d * u * (s + silu * (1.0f - s)), lanes);
     store(up + i, d * silu, lanes);
     store(product + i, silu * u, lanes);
+  });
+}
+
+/// NaN stays NaN.
+SCALEBITS_INLINE Floats positive_part(Floats x) { return select(x < 0.0f, Floats{}, x); }
+
+template <typename T>
+void relu(const T* x, std::int64_t count, T* out) {
+  for_vectors(count, [&](std::int64_t i, auto lanes) { store(out + i, positive_part(load(x + i, lanes)), lanes); });
+}
+
+template <typename T>
+void relu_backward(T* x, T* out, std::int64_t count) {
+  for_vectors(count, [&](std::int64_t i, auto lanes) {
+    const Floats v = load(x + i, lanes), d = load(out + i, lanes);
+    store(x + i, select(v > 0.0f, d, Floats{}), lanes);
+    store(out + i, positive_part(v), lanes);
   });
 }
 
@@ -381,14 +452,26 @@ void to_f32(const T* in, std::int64_t count, float* out) {
 
 template <typename T>
 RowKernels<T> table() {
-  return {add_norm<T>,  norm_backward<T>,
-          head_norm<T>, head_norm_backward<T>,
-          rotate<T>,    add_bias<T>,
-          swiglu<T>,    swiglu_backward<T>,
-          nll<T>,       kl<T>,
-          softmax<T>,   softmax_backward<T>,
-          dot<T>,       from_f32<T>,
-          to_f32<T>,    sum<T>};
+  return {add_norm<T>,
+          norm_backward<T>,
+          add_layer_norm<T>,
+          layer_norm_backward<T>,
+          head_norm<T>,
+          head_norm_backward<T>,
+          rotate<T>,
+          add_bias<T>,
+          swiglu<T>,
+          swiglu_backward<T>,
+          relu<T>,
+          relu_backward<T>,
+          nll<T>,
+          kl<T>,
+          softmax<T>,
+          softmax_backward<T>,
+          dot<T>,
+          from_f32<T>,
+          to_f32<T>,
+          sum<T>};
 }
 template RowKernels<float> table<float>();
 template RowKernels<Bf16> table<Bf16>();

@@ -22,7 +22,7 @@ class WeightSource {
   virtual at::Tensor embedding() = 0;
   /// [vocab, hidden] f32, contiguous; the embedding when tied.
   virtual at::Tensor head() = 0;
-  /// A norm weight or a bias by its Hugging Face name, f32.
+  /// Any other tensor by its name, f32, contiguous: a norm's weight, a bias, the table of learned positions.
   virtual at::Tensor vector(const std::string& name) = 0;
 };
 

@@ -33,7 +33,7 @@ struct HostTensor {
 
 struct Checkpoint {
   ModelSpec spec;
-  std::map<std::string, HostTensor> tensors;   // keys: Hugging Face names, exactly those of required_tensors()
+  std::map<std::string, HostTensor> tensors;   // keys: exactly those of required_tensors()
   std::shared_ptr<const Tokenizer> tokenizer;  // null when the source carries none
   std::string chat_template;                   // Jinja text, empty when none
   std::string source;                          // the path it was read from, for messages

@@ -1,15 +1,44 @@
 #include "model/model_spec.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace scalebits {
 namespace {
 
-constexpr std::pair<Family, std::string_view> kFamilies[] = {
-    {Family::llama, "llama"}, {Family::mistral, "mistral"}, {Family::qwen2, "qwen2"}, {Family::qwen3, "qwen3"}};
+constexpr std::pair<Family, std::string_view> kFamilies[] = {{Family::llama, "llama"},
+                                                             {Family::mistral, "mistral"},
+                                                             {Family::qwen2, "qwen2"},
+                                                             {Family::qwen3, "qwen3"},
+                                                             {Family::opt, "opt"}};
+constexpr std::pair<NormKind, std::string_view> kNormKinds[] = {{NormKind::rms, "rms"}, {NormKind::layer, "layer"}};
+constexpr std::pair<PositionKind, std::string_view> kPositionKinds[] = {{PositionKind::rotary, "rotary"},
+                                                                        {PositionKind::learned, "learned"}};
+constexpr std::pair<MlpKind, std::string_view> kMlpKinds[] = {{MlpKind::swiglu, "swiglu"}, {MlpKind::relu, "relu"}};
 
 constexpr std::pair<RopeScaling::Kind, std::string_view> kRopeKinds[] = {
     {RopeScaling::Kind::none, "none"}, {RopeScaling::Kind::linear, "linear"}, {RopeScaling::Kind::llama3, "llama3"}};
+
+constexpr std::array kUngatedKinds = {LinearKind::q, LinearKind::k,  LinearKind::v,
+                                      LinearKind::o, LinearKind::up, LinearKind::down};
+
+/// The name of `value`, and the value of `name`, in a table of them.
+template <typename Value, std::size_t N>
+std::string_view name_in(const std::pair<Value, std::string_view> (&table)[N], Value value) {
+  for (const auto& [known, name] : table)
+    if (known == value) return name;
+  throw InternalError("a value without a name");
+}
+template <typename Value, std::size_t N>
+Value value_in(const std::pair<Value, std::string_view> (&table)[N], std::string_view name, const std::string& where,
+               const char* what) {
+  std::string known;
+  for (const auto& [value, known_name] : table) {
+    if (name == known_name) return value;
+    known += (known.empty() ? "" : ", ") + std::string(known_name);
+  }
+  fail_input("{}: unknown {} '{}'; known are {}", where, what, name, known);
+}
 
 /// No dimension of a real model comes near; the product of any two fits 64 bits.
 constexpr std::int64_t kMaxDimension = std::int64_t{1} << 28;
@@ -29,6 +58,30 @@ std::string_view linear_suffix(LinearKind kind) {
 
 }  // namespace
 
+bool has_gate(const ModelSpec& spec) { return spec.mlp == MlpKind::swiglu; }
+
+std::span<const LinearKind> linear_kinds(const ModelSpec& spec) {
+  if (has_gate(spec)) return kLinearKinds;
+  return kUngatedKinds;
+}
+
+std::span<const LinearKind> mlp_inputs(const ModelSpec& spec) {
+  const auto kinds = linear_kinds(spec);
+  const auto output = std::find(kinds.begin(), kinds.end(), LinearKind::o);  // the MLP's inputs lie behind it
+  return {output + 1, kinds.end() - 1};
+}
+
+std::size_t linear_count(const ModelSpec& spec) {
+  return linear_kinds(spec).size() * static_cast<std::size_t>(spec.layers);
+}
+
+std::size_t linear_index(const ModelSpec& spec, std::int64_t layer, LinearKind kind) {
+  const auto kinds = linear_kinds(spec);
+  const auto found = std::find(kinds.begin(), kinds.end(), kind);
+  SCALEBITS_ASSERT(found != kinds.end());
+  return kinds.size() * static_cast<std::size_t>(layer) + static_cast<std::size_t>(found - kinds.begin());
+}
+
 bool has_bias(const ModelSpec& spec, LinearKind kind) {
   switch (kind) {
     case LinearKind::q:
@@ -39,19 +92,10 @@ bool has_bias(const ModelSpec& spec, LinearKind kind) {
   }
 }
 
-std::string_view name_of(Family family) {
-  for (const auto& [value, name] : kFamilies)
-    if (value == family) return name;
-  throw InternalError("unknown family");
-}
+std::string_view name_of(Family family) { return name_in(kFamilies, family); }
 
 Family family_from_name(const std::string& name, const std::string& where) {
-  std::string known;
-  for (const auto& [family, known_name] : kFamilies) {
-    if (name == known_name) return family;
-    known += (known.empty() ? "" : ", ") + std::string(known_name);
-  }
-  fail_input("{}: unknown architecture '{}'; known are {}", where, name, known);
+  return value_in(kFamilies, name, where, "architecture");
 }
 
 void validate(const ModelSpec& spec, const std::string& where) {
@@ -75,39 +119,47 @@ void validate(const ModelSpec& spec, const std::string& where) {
     fail_input("{}: norm_eps must be in (0, 1), found {}", where, spec.norm_eps);
   if (!(spec.rope_theta > 1)) fail_input("{}: rope_theta must be above 1, found {}", where, spec.rope_theta);
   if (!(spec.rope_scaling.factor > 0)) fail_input("{}: rope scaling factor must be positive", where);
+  if (spec.position_offset < 0 || spec.position_offset > kMaxDimension)
+    fail_input("{}: position_offset must be 0 to {}, found {}", where, kMaxDimension, spec.position_offset);
   if (spec.sliding_window < 0)
     fail_input("{}: sliding_window must not be negative, found {}", where, spec.sliding_window);
 }
 
 Json to_json(const ModelSpec& spec) {
-  Json rope = {{"kind", "none"}};
-  for (const auto& [kind, name] : kRopeKinds)
-    if (kind == spec.rope_scaling.kind) rope["kind"] = name;
+  Json rope = {{"kind", name_in(kRopeKinds, spec.rope_scaling.kind)}};
   if (spec.rope_scaling.kind != RopeScaling::Kind::none) rope["factor"] = spec.rope_scaling.factor;
   if (spec.rope_scaling.kind == RopeScaling::Kind::llama3) {
     rope["low_freq_factor"] = spec.rope_scaling.low_freq_factor;
     rope["high_freq_factor"] = spec.rope_scaling.high_freq_factor;
     rope["original_max_positions"] = spec.rope_scaling.original_max_positions;
   }
-  return {{"family", name_of(spec.family)},
-          {"layers", spec.layers},
-          {"hidden", spec.hidden},
-          {"intermediate", spec.intermediate},
-          {"heads", spec.heads},
-          {"kv_heads", spec.kv_heads},
-          {"head_dim", spec.head_dim},
-          {"vocab", spec.vocab},
-          {"max_positions", spec.max_positions},
-          {"sliding_window", spec.sliding_window},
-          {"norm_eps", spec.norm_eps},
-          {"rope_theta", spec.rope_theta},
-          {"rope_scaling", rope},
-          {"tied_head", spec.tied_head},
-          {"qkv_bias", spec.qkv_bias},
-          {"o_bias", spec.o_bias},
-          {"mlp_bias", spec.mlp_bias},
-          {"qk_norm", spec.qk_norm},
-          {"eos_ids", spec.eos_ids}};
+  Json json = {{"family", name_of(spec.family)},
+               {"layers", spec.layers},
+               {"hidden", spec.hidden},
+               {"intermediate", spec.intermediate},
+               {"heads", spec.heads},
+               {"kv_heads", spec.kv_heads},
+               {"head_dim", spec.head_dim},
+               {"vocab", spec.vocab},
+               {"max_positions", spec.max_positions},
+               {"sliding_window", spec.sliding_window},
+               {"norm_eps", spec.norm_eps},
+               {"rope_theta", spec.rope_theta},
+               {"rope_scaling", rope},
+               {"tied_head", spec.tied_head},
+               {"qkv_bias", spec.qkv_bias},
+               {"o_bias", spec.o_bias},
+               {"mlp_bias", spec.mlp_bias},
+               {"qk_norm", spec.qk_norm},
+               {"eos_ids", spec.eos_ids}};
+  // What every model had before there were two kinds is left out, so that their files stay the same bytes.
+  if (spec.norm != NormKind::rms) json["norm"] = name_in(kNormKinds, spec.norm);
+  if (spec.mlp != MlpKind::swiglu) json["mlp"] = name_in(kMlpKinds, spec.mlp);
+  if (spec.positions != PositionKind::rotary) {
+    json["positions"] = name_in(kPositionKinds, spec.positions);
+    json["position_offset"] = spec.position_offset;
+  }
+  return json;
 }
 
 ModelSpec model_spec_from_json(const Json& json, const std::string& where) {
@@ -127,11 +179,7 @@ ModelSpec model_spec_from_json(const Json& json, const std::string& where) {
   spec.norm_eps = json_value<double>(json, "norm_eps", where);
   spec.rope_theta = json_value<double>(json, "rope_theta", where);
   const Json rope = json_value<Json>(json, "rope_scaling", where);
-  const auto kind_name = json_value<std::string>(rope, "kind", where);
-  bool known = false;
-  for (const auto& [kind, name] : kRopeKinds)
-    if (name == kind_name) spec.rope_scaling.kind = kind, known = true;
-  if (!known) fail_input("{}: unknown rope scaling '{}'", where, kind_name);
+  spec.rope_scaling.kind = value_in(kRopeKinds, json_value<std::string>(rope, "kind", where), where, "rope scaling");
   spec.rope_scaling.factor = json_value_or<double>(rope, "factor", 1, where);
   spec.rope_scaling.low_freq_factor = json_value_or<double>(rope, "low_freq_factor", 1, where);
   spec.rope_scaling.high_freq_factor = json_value_or<double>(rope, "high_freq_factor", 4, where);
@@ -142,6 +190,13 @@ ModelSpec model_spec_from_json(const Json& json, const std::string& where) {
   spec.mlp_bias = flag("mlp_bias");
   spec.qk_norm = flag("qk_norm");
   spec.eos_ids = json_value<std::vector<std::int32_t>>(json, "eos_ids", where);
+  const auto kind = [&](const char* key, const char* otherwise) {
+    return json_value_or<std::string>(json, key, otherwise, where);
+  };
+  spec.norm = value_in(kNormKinds, kind("norm", "rms"), where, "norm");
+  spec.mlp = value_in(kMlpKinds, kind("mlp", "swiglu"), where, "MLP");
+  spec.positions = value_in(kPositionKinds, kind("positions", "rotary"), where, "kind of positions");
+  spec.position_offset = json_value_or<std::int64_t>(json, "position_offset", 0, where);
   validate(spec, where);
   return spec;
 }
@@ -156,6 +211,12 @@ std::string linear_name(std::int64_t layer, LinearKind kind) {
 
 std::string bias_name(std::int64_t layer, LinearKind kind) {
   return fmt::format("model.layers.{}.{}.bias", layer, linear_suffix(kind));
+}
+
+std::string norm_bias_name(std::string_view weight_name) {
+  constexpr std::string_view kWeight = "weight";
+  SCALEBITS_ASSERT(weight_name.ends_with(kWeight));
+  return std::string(weight_name.substr(0, weight_name.size() - kWeight.size())) + "bias";
 }
 
 std::array<std::int64_t, 2> linear_shape(const ModelSpec& spec, LinearKind kind) {
@@ -173,21 +234,26 @@ std::array<std::int64_t, 2> linear_shape(const ModelSpec& spec, LinearKind kind)
 
 std::vector<TensorShape> required_tensors(const ModelSpec& spec) {
   std::vector<TensorShape> tensors;
+  const auto add_norm = [&](const std::string& name) {
+    tensors.push_back({name, {spec.hidden}});
+    if (spec.norm == NormKind::layer) tensors.push_back({norm_bias_name(name), {spec.hidden}});
+  };
   tensors.push_back({std::string(kEmbeddingName), {spec.vocab, spec.hidden}});
+  if (spec.positions == PositionKind::learned)
+    tensors.push_back({std::string(kPositionsName), {spec.position_offset + spec.max_positions, spec.hidden}});
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
-    tensors.push_back({layer_tensor(layer, "input_layernorm.weight"), {spec.hidden}});
-    for (const LinearKind kind : kLinearKinds) {
+    add_norm(layer_tensor(layer, "input_layernorm.weight"));
+    for (const LinearKind kind : linear_kinds(spec)) {
       const auto [rows, cols] = linear_shape(spec, kind);
       tensors.push_back({linear_name(layer, kind), {rows, cols}});
       if (has_bias(spec, kind)) tensors.push_back({bias_name(layer, kind), {rows}});
-      if (kind == LinearKind::o)
-        tensors.push_back({layer_tensor(layer, "post_attention_layernorm.weight"), {spec.hidden}});
+      if (kind == LinearKind::o) add_norm(layer_tensor(layer, "post_attention_layernorm.weight"));
     }
     if (spec.qk_norm)
       for (const char* suffix : {"self_attn.q_norm.weight", "self_attn.k_norm.weight"})
         tensors.push_back({layer_tensor(layer, suffix), {spec.head_dim}});
   }
-  tensors.push_back({std::string(kFinalNormName), {spec.hidden}});
+  add_norm(std::string(kFinalNormName));
   if (!spec.tied_head) tensors.push_back({std::string(kHeadName), {spec.vocab, spec.hidden}});
   return tensors;
 }

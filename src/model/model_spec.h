@@ -1,18 +1,27 @@
-// What a decoder is: dimensions, norms, rotary embedding, biases. Everything downstream reads this and never the
-// checkpoint's own configuration. Tensor names are Hugging Face's, whatever the checkpoint was.
+// What a decoder is: dimensions, norms, positions, MLP, biases. Everything downstream reads this and never the
+// checkpoint's own configuration, and asks for what varies, not for the family. Tensor names are those that Hugging
+// Face gives a Llama, whatever the checkpoint was.
 #pragma once
 
 #include "core/json.h"
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace scalebits {
 
-enum class Family { llama, mistral, qwen2, qwen3 };
+enum class Family { llama, mistral, qwen2, qwen3, opt };
+/// Of the residual stream: RMSNorm, or LayerNorm, which subtracts the mean first and has a bias.
+enum class NormKind { rms, layer };
+/// Rotary: q and k are turned. Learned: a vector for each position is added to the embedded tokens.
+enum class PositionKind { rotary, learned };
+/// down(silu(gate x) · up x), or down(relu(up x)).
+enum class MlpKind { swiglu, relu };
 
 struct RopeScaling {
   enum class Kind { none, linear, llama3 };
@@ -34,7 +43,11 @@ struct ModelSpec {
   std::int64_t vocab = 0;
   std::int64_t max_positions = 0;
   std::int64_t sliding_window = 0;  // tokens each position sees, itself included; 0: all
+  NormKind norm = NormKind::rms;
   double norm_eps = 1e-5;
+  MlpKind mlp = MlpKind::swiglu;
+  PositionKind positions = PositionKind::rotary;
+  std::int64_t position_offset = 0;  // learned: the row of the table that position 0 takes
   double rope_theta = 10000;
   RopeScaling rope_scaling;
   bool tied_head = false;  // lm_head.weight is model.embed_tokens.weight
@@ -56,10 +69,19 @@ std::string_view name_of(Family family);
 /// Throws Error(bad_input) naming `where`, the architecture found and the known ones.
 Family family_from_name(const std::string& name, const std::string& where);
 
-/// The seven linear layers of a decoder layer, in the order they run.
+/// The linear layers that a decoder layer may have, in the order they run.
 enum class LinearKind { q, k, v, o, gate, up, down };
 inline constexpr std::array kLinearKinds = {LinearKind::q,    LinearKind::k,  LinearKind::v,   LinearKind::o,
                                             LinearKind::gate, LinearKind::up, LinearKind::down};
+/// Whether the MLP is gated, so that there is a linear `gate`.
+bool has_gate(const ModelSpec& spec);
+/// Those that this model's decoder layers have, in the order they run.
+std::span<const LinearKind> linear_kinds(const ModelSpec& spec);
+/// Those among them that read the MLP's input.
+std::span<const LinearKind> mlp_inputs(const ModelSpec& spec);
+/// How many linear layers there are in all, and the place of one among them: layer by layer, in the order they run.
+std::size_t linear_count(const ModelSpec& spec);
+std::size_t linear_index(const ModelSpec& spec, std::int64_t layer, LinearKind kind);
 
 /// "model.layers.<layer>.<suffix>".
 std::string layer_tensor(std::int64_t layer, std::string_view suffix);
@@ -72,15 +94,20 @@ std::string bias_name(std::int64_t layer, LinearKind kind);
 std::array<std::int64_t, 2> linear_shape(const ModelSpec& spec, LinearKind kind);
 
 inline constexpr std::string_view kEmbeddingName = "model.embed_tokens.weight";
+inline constexpr std::string_view kPositionsName = "model.embed_positions.weight";
 inline constexpr std::string_view kFinalNormName = "model.norm.weight";
 inline constexpr std::string_view kHeadName = "lm_head.weight";
+
+/// "model.norm.weight" → "model.norm.bias"; only LayerNorms have it.
+std::string norm_bias_name(std::string_view weight_name);
 
 struct TensorShape {
   std::string name;
   std::vector<std::int64_t> shape;
 };
 
-/// Every tensor such a model has, in the order it runs them: embedding, layers, final norm, head unless tied.
+/// Every tensor such a model has, in the order it runs them: embedding, learned positions, layers, final norm, head
+/// unless tied.
 std::vector<TensorShape> required_tensors(const ModelSpec& spec);
 
 }  // namespace scalebits

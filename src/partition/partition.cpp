@@ -1,6 +1,7 @@
 #include "partition/partition.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <span>
 #include <utility>
@@ -35,40 +36,44 @@ ChannelOrderPtr descending_order(std::span<const double> scores, std::string tab
   return result;
 }
 
-/// The matrices of one decoder layer, by kind; running order makes their index 7 · layer + kind.
+/// The matrices of one decoder layer and their scores, by kind.
 struct LayerMatrices {
-  std::span<MatrixPartition> matrices;
+  const ModelSpec& spec;
+  std::int64_t index;
+  std::span<MatrixPartition> matrices;  // of all layers
   std::span<const ChannelScores> scores;
-  MatrixPartition& matrix(LinearKind kind) const { return matrices[static_cast<std::size_t>(kind)]; }
-  const ChannelScores& score(LinearKind kind) const { return scores[static_cast<std::size_t>(kind)]; }
+  MatrixPartition& matrix(LinearKind kind) const { return matrices[linear_index(spec, index, kind)]; }
+  const ChannelScores& score(LinearKind kind) const { return scores[linear_index(spec, index, kind)]; }
 
-  Scores row_sum(std::initializer_list<LinearKind> kinds) const {
+  Scores row_sum(std::span<const LinearKind> kinds) const {
     Scores sum;
     for (const LinearKind kind : kinds) add_to(sum, score(kind).rows);
     return sum;
   }
-  Scores col_sum(std::initializer_list<LinearKind> kinds) const {
+  Scores col_sum(std::span<const LinearKind> kinds) const {
     Scores sum;
     for (const LinearKind kind : kinds) add_to(sum, score(kind).cols);
     return sum;
   }
 };
 
-constexpr auto kAttentionInputs = {LinearKind::q, LinearKind::k, LinearKind::v};
-constexpr auto kMlpInputs = {LinearKind::gate, LinearKind::up};
+constexpr std::array kAttentionInputs = {LinearKind::q, LinearKind::k, LinearKind::v};
 
-void fold_intermediate(const LayerMatrices& layer, std::int64_t index, Partition& partition) {
-  Scores sum = layer.row_sum(kMlpInputs);
+void fold_intermediate(const LayerMatrices& layer, Partition& partition) {
+  const auto inputs = mlp_inputs(layer.spec);
+  Scores sum = layer.row_sum(inputs);
   add_to(sum, layer.score(LinearKind::down).cols);
   const ChannelOrderPtr order = descending_order(sum, "");
-  layer.matrix(LinearKind::gate).row_order = layer.matrix(LinearKind::up).row_order = order;
+  for (const LinearKind kind : inputs) {
+    layer.matrix(kind).row_order = order;
+    partition.dense_orders[bias_name(layer.index, kind)] = order;
+  }
   layer.matrix(LinearKind::down).col_order = order;
-  for (const char* bias : {"mlp.gate_proj.bias", "mlp.up_proj.bias"})
-    partition.dense_orders[layer_tensor(index, bias)] = order;
 }
 
 /// Channels of V move inside their KV head; every query head of the group reads them in the same order.
-void fold_values(const ModelSpec& spec, const LayerMatrices& layer, std::int64_t index, Partition& partition) {
+void fold_values(const LayerMatrices& layer, Partition& partition) {
+  const ModelSpec& spec = layer.spec;
   const auto head_dim = static_cast<std::size_t>(spec.head_dim);
   const auto group = static_cast<std::size_t>(spec.heads / spec.kv_heads);
   auto v_rows = std::make_shared<ChannelOrder>(), o_cols = std::make_shared<ChannelOrder>();
@@ -86,38 +91,34 @@ void fold_values(const ModelSpec& spec, const LayerMatrices& layer, std::int64_t
   }
   layer.matrix(LinearKind::v).row_order = v_rows;
   layer.matrix(LinearKind::o).col_order = o_cols;
-  partition.dense_orders[layer_tensor(index, "self_attn.v_proj.bias")] = v_rows;
+  partition.dense_orders[bias_name(layer.index, LinearKind::v)] = v_rows;
 }
 
 void fold_residual(const ModelSpec& spec, std::span<const ChannelScores> scores, Partition& partition) {
-  Scores sum;
-  for (std::size_t i = 0; i < partition.matrices.size(); ++i) {
-    const bool in_layer = i < static_cast<std::size_t>(7 * spec.layers);
-    const auto kind = static_cast<LinearKind>(i % 7);
-    const bool writes = in_layer && (kind == LinearKind::o || kind == LinearKind::down);
-    add_to(sum, writes ? scores[i].rows : scores[i].cols);
-  }
-  const ChannelOrderPtr order = descending_order(sum, "");
-  for (std::size_t i = 0; i < partition.matrices.size(); ++i) {
-    const bool in_layer = i < static_cast<std::size_t>(7 * spec.layers);
-    const auto kind = static_cast<LinearKind>(i % 7);
-    const bool writes = in_layer && (kind == LinearKind::o || kind == LinearKind::down);
-    (writes ? partition.matrices[i].row_order : partition.matrices[i].col_order) = order;
-  }
+  std::vector<bool> writes(partition.matrices.size());  // the others read it
   for (std::int64_t layer = 0; layer < spec.layers; ++layer)
-    for (const char* suffix :
-         {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.bias", "mlp.down_proj.bias"})
+    for (const LinearKind kind : {LinearKind::o, LinearKind::down}) writes[linear_index(spec, layer, kind)] = true;
+  Scores sum;
+  for (std::size_t i = 0; i < partition.matrices.size(); ++i) add_to(sum, writes[i] ? scores[i].rows : scores[i].cols);
+  const ChannelOrderPtr order = descending_order(sum, "");
+  for (std::size_t i = 0; i < partition.matrices.size(); ++i)
+    (writes[i] ? partition.matrices[i].row_order : partition.matrices[i].col_order) = order;
+  for (std::int64_t layer = 0; layer < spec.layers; ++layer)
+    for (const char* suffix : {"input_layernorm.weight", "input_layernorm.bias", "post_attention_layernorm.weight",
+                               "post_attention_layernorm.bias", "self_attn.o_proj.bias", "mlp.down_proj.bias"})
       partition.dense_orders[layer_tensor(layer, suffix)] = order;
-  for (const std::string_view name : {kEmbeddingName, kFinalNormName, kHeadName})
+  for (const std::string_view name : {kEmbeddingName, kPositionsName, kFinalNormName, kHeadName})
     partition.dense_orders[std::string(name)] = order;
+  partition.dense_orders[norm_bias_name(kFinalNormName)] = order;
 }
 
-void order_by_site(const LayerMatrices& layer, std::int64_t index) {
-  const auto table = [&](const char* name) { return layer_tensor(index, name); };
+void order_by_site(const LayerMatrices& layer) {
+  const auto table = [&](const char* name) { return layer_tensor(layer.index, name); };
   const ChannelOrderPtr attention = descending_order(layer.col_sum(kAttentionInputs), table("attention.input_order"));
   for (const LinearKind kind : kAttentionInputs) layer.matrix(kind).col_order = attention;
-  const ChannelOrderPtr mlp = descending_order(layer.col_sum(kMlpInputs), table("mlp.input_order"));
-  for (const LinearKind kind : kMlpInputs) layer.matrix(kind).col_order = mlp;
+  const auto mlp_kinds = mlp_inputs(layer.spec);
+  const ChannelOrderPtr mlp = descending_order(layer.col_sum(mlp_kinds), table("mlp.input_order"));
+  for (const LinearKind kind : mlp_kinds) layer.matrix(kind).col_order = mlp;
   layer.matrix(LinearKind::o).col_order =
       descending_order(layer.score(LinearKind::o).cols, table("output.input_order"));
   for (const LinearKind kind : {LinearKind::q, LinearKind::k, LinearKind::v, LinearKind::o, LinearKind::down})
@@ -144,7 +145,7 @@ Partition identity_partition(const ModelSpec& spec, bool with_embedding) {
     partition.matrices.push_back({std::move(name), rows, cols, nullptr, nullptr});
   };
   for (std::int64_t layer = 0; layer < spec.layers; ++layer)
-    for (const LinearKind kind : kLinearKinds) {
+    for (const LinearKind kind : linear_kinds(spec)) {
       const auto [rows, cols] = linear_shape(spec, kind);
       add(linear_name(layer, kind), rows, cols);
     }
@@ -163,23 +164,22 @@ Partition reorder(const ModelSpec& spec, const Partition& base, const std::vecto
   if (reordering == Reordering::none) return partition;
   const std::span all_scores(scores);
   for (std::int64_t index = 0; index < spec.layers; ++index) {
-    const auto first = static_cast<std::size_t>(7 * index);
-    const LayerMatrices layer{std::span(partition.matrices).subspan(first, 7), all_scores.subspan(first, 7)};
+    const LayerMatrices layer{spec, index, partition.matrices, all_scores};
     if (reordering == Reordering::free) {
-      for (std::size_t i = 0; i < 7; ++i) {
-        MatrixPartition& matrix = layer.matrices[i];
-        matrix.row_order = descending_order(layer.scores[i].rows, matrix.name + ".row_order");
-        matrix.col_order = descending_order(layer.scores[i].cols, matrix.name + ".input_order");
+      for (const LinearKind kind : linear_kinds(spec)) {
+        MatrixPartition& matrix = layer.matrix(kind);
+        matrix.row_order = descending_order(layer.score(kind).rows, matrix.name + ".row_order");
+        matrix.col_order = descending_order(layer.score(kind).cols, matrix.name + ".input_order");
       }
       continue;
     }
-    if (reordering == Reordering::site) order_by_site(layer, index);
-    if (reordering == Reordering::folded) fold_values(spec, layer, index, partition);
-    fold_intermediate(layer, index, partition);
+    if (reordering == Reordering::site) order_by_site(layer);
+    if (reordering == Reordering::folded) fold_values(layer, partition);
+    fold_intermediate(layer, partition);
   }
   if (reordering == Reordering::folded) fold_residual(spec, all_scores, partition);
   // The vocabulary's order is the tokenizer's; only the columns of embedding and head may move.
-  for (std::size_t i = static_cast<std::size_t>(7 * spec.layers); i < partition.matrices.size(); ++i)
+  for (std::size_t i = linear_count(spec); i < partition.matrices.size(); ++i)
     if (reordering == Reordering::site || reordering == Reordering::free)
       partition.matrices[i].col_order = descending_order(scores[i].cols, partition.matrices[i].name + ".input_order");
   return partition;

@@ -47,7 +47,8 @@ struct MatrixPartition {
 struct Partition {
   Reordering reordering = Reordering::none;
   std::vector<MatrixPartition> matrices;
-  /// Orders of the last dimension of tensors that are not partitioned themselves (norms, biases, embedding, head).
+  /// Orders of the last dimension of tensors that are not partitioned themselves (norms, biases, embedding, positions,
+  /// head), of those that the model has among them.
   std::map<std::string, ChannelOrderPtr> dense_orders;
 };
 

@@ -69,7 +69,7 @@ class StoredSize {
 std::uint64_t bytes_at_rate(const ModelSpec& spec, const Recipe& recipe) {
   double weights = 0;
   for (std::int64_t layer = 0; layer < spec.layers; ++layer)
-    for (const LinearKind kind : kLinearKinds)
+    for (const LinearKind kind : linear_kinds(spec))
       if (kept_bits(recipe, linear_name(layer, kind)) != 16) {
         const auto [rows, cols] = linear_shape(spec, kind);
         weights += static_cast<double>(rows) * static_cast<double>(cols);

@@ -83,7 +83,7 @@ struct Recipe {
   // The final rounding.
   FinalRoundingMethod rounding = FinalRoundingMethod::nearest;
   FeedbackOptions feedback;
-  int feedback_windows = 64;
+  int feedback_windows = 32;
   TuneOptions tune;
 
   // What is measured.

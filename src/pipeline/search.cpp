@@ -121,7 +121,7 @@ class Search {
 
   double gradient_pass(const BitPlan& plan, GradientKind kind, const GradientReducer::Reduce& reduce) {
     const at::Tensor windows = next_windows();
-    GradientReducer reducer(matrices_, checkpoint_.spec.layers, kind, reduce);
+    GradientReducer reducer(matrices_, checkpoint_.spec, kind, reduce);
     model_.use(plan);
     return decoder_.loss_and_gradients(windows, loss_target(checkpoint_, windows, recipe_), reducer).mean;
   }
@@ -249,9 +249,8 @@ class Search {
     state_.next_window = 0;
     state_.importance.assign(state_.partition.matrices.size(), {});
     for (std::int64_t layer = 0; layer < checkpoint_.spec.layers; ++layer)
-      for (const LinearKind kind : kLinearKinds)
-        state_.importance[static_cast<std::size_t>(7 * layer) + static_cast<std::size_t>(kind)] =
-            moments.mean_squares(layer, input_site(kind));
+      for (const LinearKind kind : linear_kinds(checkpoint_.spec))
+        state_.importance[linear_index(checkpoint_.spec, layer, kind)] = moments.mean_squares(layer, input_site(kind));
   }
 
   int start_bits() const {

@@ -82,10 +82,10 @@ void pack_refined(const RoundedMatrices& matrices, const BitPlan& plan, const Pa
 }
 
 RefinedModel::RefinedModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const PackedBlobs& blobs)
-    : SearchModel(checkpoint, matrices), matrices_(matrices), blobs_(blobs) {}
+    : SearchModel(checkpoint, matrices), spec_(checkpoint.spec), matrices_(matrices), blobs_(blobs) {}
 
 at::Tensor RefinedModel::linear(std::int64_t layer, LinearKind kind) {
-  const std::size_t index = linear_index(layer, kind);
+  const std::size_t index = linear_index(spec_, layer, kind);
   if (blobs_[index].empty()) return SearchModel::linear(layer, kind);
   const RoundedMatrix& matrix = *matrices_[index];
   const MatrixFormat& format = matrix.format();
@@ -119,13 +119,13 @@ PackedBlobs round_with_feedback(const Checkpoint& checkpoint, const RoundedMatri
     for (const InputSite site : kSites) {
       SiteMoments moments(site, asymmetric ? &exact_inputs : nullptr);
       bool wanted = false;
-      for (const LinearKind kind : kLinearKinds)
-        wanted = wanted || (input_site(kind) == site && matrices[linear_index(layer, kind)]);
+      for (const LinearKind kind : linear_kinds(checkpoint.spec))
+        wanted = wanted || (input_site(kind) == site && matrices[linear_index(checkpoint.spec, layer, kind)]);
       if (!wanted) continue;
       walk.look(moments);
       SiteFactors factors(moments, options, linear_name(layer, LinearKind::q));
-      for (const LinearKind kind : kLinearKinds) {
-        const std::size_t index = linear_index(layer, kind);
+      for (const LinearKind kind : linear_kinds(checkpoint.spec)) {
+        const std::size_t index = linear_index(checkpoint.spec, layer, kind);
         if (input_site(kind) != site || !matrices[index]) continue;
         const RoundedMatrix& matrix = *matrices[index];
         const SiteFactors::Entry& entry = factors.at(matrix.partition().col_order);

@@ -18,9 +18,9 @@
 namespace scalebits {
 
 struct FeedbackOptions {
-  double damping = 0.01;  // of the mean of the Hessian's diagonal, added to it
-  double asymmetry = 1;   // part of the way from the layer's own weights to those that make up for what the layers
-                          // before it did to its inputs (GPTAQ, arXiv 2504.02692)
+  double damping = 0.01;    // of the mean of the Hessian's diagonal, added to it
+  double asymmetry = 0.25;  // part of the way from the layer's own weights to those that make up for what the layers
+                            // before it did to its inputs (GPTAQ, arXiv 2504.02692)
   bool clip_search = true;
   DecoderOptions decoder;
 };
@@ -40,6 +40,7 @@ class RefinedModel : public SearchModel {
   at::Tensor linear(std::int64_t layer, LinearKind kind) override;
 
  private:
+  const ModelSpec& spec_;
   const RoundedMatrices& matrices_;
   const PackedBlobs& blobs_;
   Workspace workspace_;

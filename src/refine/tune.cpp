@@ -116,10 +116,9 @@ class TunedModel : public SearchModel {
  public:
   TunedModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
              const PackedBlobs& start)
-      : SearchModel(checkpoint, matrices), tuned_(matrices.size()) {
+      : SearchModel(checkpoint, matrices), spec_(checkpoint.spec), tuned_(matrices.size()) {
     use(plan);
-    const std::size_t linears = linear_index(checkpoint.spec.layers, LinearKind{});
-    for (std::size_t m = 0; m < std::min(linears, matrices.size()); ++m) {
+    for (std::size_t m = 0; m < linear_count(spec_); ++m) {
       if (!matrices[m]) continue;
       const RoundedMatrix& matrix = *matrices[m];
       CodedMatrix coded = start[m].empty() ? matrix.nearest(plan.widths[m])
@@ -129,7 +128,7 @@ class TunedModel : public SearchModel {
   }
 
   at::Tensor linear(std::int64_t layer, LinearKind kind) override {
-    const std::size_t index = linear_index(layer, kind);
+    const std::size_t index = linear_index(spec_, layer, kind);
     if (!tuned_[index]) return SearchModel::linear(layer, kind);
     const MatrixFormat& format = tuned_[index]->format();
     at::Tensor weight =
@@ -141,6 +140,7 @@ class TunedModel : public SearchModel {
   TunedMatrix* tuned(std::size_t index) { return tuned_[index].get(); }
 
  private:
+  const ModelSpec& spec_;
   std::vector<std::unique_ptr<TunedMatrix>> tuned_;
   Workspace workspace_;
 };
@@ -160,10 +160,9 @@ PackedBlobs tune_codes(const Checkpoint& checkpoint, const RoundedMatrices& matr
     for (std::int64_t i = 0; i < per_step; ++i) rows.push_back((step * per_step + i) % available);
     const at::Tensor windows = ids.index_select(0, at::tensor(rows, at::TensorOptions().dtype(at::kLong)));
     const float rate = static_cast<float>(options.rate * (1 - static_cast<double>(step) / options.steps));
-    GradientReducer update(matrices, checkpoint.spec.layers, GradientKind::mean,
-                           [&](std::size_t m, const float* gradient) {
-                             if (TunedMatrix* tuned = model.tuned(m)) tuned->update(gradient, rate, step + 1);
-                           });
+    GradientReducer update(matrices, checkpoint.spec, GradientKind::mean, [&](std::size_t m, const float* gradient) {
+      if (TunedMatrix* tuned = model.tuned(m)) tuned->update(gradient, rate, step + 1);
+    });
     const LossTarget target{LossTarget::Kind::kl, teacher.hidden(windows), exact.head()};
     const double divergence = decoder.loss_and_gradients(windows, target, update).mean;
     if (on_step) on_step(step, divergence);

@@ -18,9 +18,9 @@
 namespace scalebits {
 
 struct TuneOptions {
-  int steps = 200;
+  int steps = 100;
   int windows_per_step = 4;
-  double rate = 0.02;  // levels per step at the start, when the gradient keeps its sign; falls linearly to 0
+  double rate = 0.03;  // levels per step at the start, when the gradient keeps its sign; falls linearly to 0
   DecoderOptions decoder;
 };
 

@@ -57,7 +57,8 @@ void ForwardPass::rotate_and_store(const RuntimeLayer& layer, std::int64_t index
   const auto turn = [&](float* row, std::int64_t heads, const std::vector<float>& norm, std::int64_t position) {
     if (!norm.empty())
       for (std::int64_t head = 0; head < heads; ++head) rms_norm(row + head * d, norm.data(), eps, d, row + head * d);
-    rotate_heads(row, heads, d, rotary_.cosines(position), rotary_.sines(position));
+    if (spec_.positions == PositionKind::rotary)
+      rotate_heads(row, heads, d, rotary_.cosines(position), rotary_.sines(position));
   };
   for_rows(static_cast<std::int64_t>(tokens.size()), q_width + 2 * kv_width, [&](std::int64_t row) {
     const PassToken& token = tokens[static_cast<std::size_t>(row)];
@@ -73,6 +74,40 @@ void ForwardPass::rotate_and_store(const RuntimeLayer& layer, std::int64_t index
     const auto at = static_cast<std::int64_t>(row) * q_width;
     queries_.push_back({&tokens[row].cache->layer(index), q_.data() + at, attended_.data() + at, first, last});
   }
+}
+
+void ForwardPass::norm(const RuntimeNorm& norm, bool adds_delta, std::int64_t rows) {
+  const std::int64_t width = spec_.hidden;
+  const auto eps = static_cast<float>(spec_.norm_eps);
+  const float* const weight = norm.weight.data();
+  for_rows(rows, width, [&](std::int64_t row) {
+    float *const x = x_.data() + row * width, *const delta = delta_.data() + row * width,
+                 *const out = normed_.data() + row * width;
+    if (spec_.norm == NormKind::layer) {
+      if (adds_delta) add_row(x, delta, width);
+      layer_norm(x, weight, norm.bias.data(), eps, width, out);
+    } else if (adds_delta) {
+      add_then_norm(x, delta, weight, eps, width, out);
+    } else {
+      rms_norm(x, weight, eps, width, out);
+    }
+  });
+}
+
+/// → x_.
+void ForwardPass::embed(std::span<const PassToken> tokens) {
+  const std::int64_t width = spec_.hidden;
+  const auto row_of = [&](const Linear& table, std::int64_t index, float* out) {
+    table.row(index, {out, static_cast<std::size_t>(width)});
+  };
+  for_rows(static_cast<std::int64_t>(tokens.size()), width, [&](std::int64_t row) {
+    const PassToken& token = tokens[static_cast<std::size_t>(row)];
+    float *const x = x_.data() + row * width, *const added = delta_.data() + row * width;
+    row_of(model_.embedding(), token.id, x);
+    if (model_.positions() == nullptr) return;
+    row_of(*model_.positions(), spec_.position_offset + token.position, added);
+    add_row(x, added, width);
+  });
 }
 
 /// x_ and normed_ → x_ and delta_, which the next norm adds.
@@ -93,50 +128,43 @@ void ForwardPass::layer(const RuntimeLayer& layer, std::int64_t index, std::span
   const Product output[] = {product(LinearKind::o, delta_.data())};
   multiply(output, attended_.data(), rows, spec_.heads * spec_.head_dim);
   clock.spent_on(Operation::output);
-  for_rows(rows, hidden, [&](std::int64_t row) {
-    const std::int64_t at = row * hidden;
-    add_then_norm(x_.data() + at, delta_.data() + at, layer.mlp_norm.data(), static_cast<float>(spec_.norm_eps), hidden,
-                  normed_.data() + at);
-  });
+  norm(layer.mlp_norm, true, rows);
   clock.spent_on(Operation::norm);
-  const Product gate_up[] = {product(LinearKind::gate, gate_.data()), product(LinearKind::up, up_.data())};
-  multiply(gate_up, normed_.data(), rows, hidden);
+  const bool gated = has_gate(spec_);
+  if (gated) {
+    const Product gate_up[] = {product(LinearKind::gate, gate_.data()), product(LinearKind::up, up_.data())};
+    multiply(gate_up, normed_.data(), rows, hidden);
+  } else {
+    const Product up[] = {product(LinearKind::up, up_.data())};
+    multiply(up, normed_.data(), rows, hidden);
+  }
   clock.spent_on(Operation::gate_up);
+  float* const inner = gated ? gate_.data() : up_.data();
   for_rows(rows, intermediate, [&](std::int64_t row) {
-    silu_times(gate_.data() + row * intermediate, up_.data() + row * intermediate, intermediate);
+    const std::int64_t at = row * intermediate;
+    gated ? silu_times(inner + at, up_.data() + at, intermediate) : relu(inner + at, intermediate);
   });
   clock.spent_on(Operation::activation);
   const Product down[] = {product(LinearKind::down, delta_.data())};
-  multiply(down, gate_.data(), rows, intermediate);
+  multiply(down, inner, rows, intermediate);
   clock.spent_on(Operation::down);
 }
 
 const float* ForwardPass::hidden(std::span<const PassToken> tokens) {
   const auto rows = static_cast<std::int64_t>(tokens.size());
-  const std::int64_t width = spec_.hidden;
-  const auto eps = static_cast<float>(spec_.norm_eps);
   const std::vector<RuntimeLayer>& layers = model_.layers();
   make_room(rows);
   for (const PassToken& token : tokens) rotary_.reserve(token.position + 1);
 
   ProfileClock clock(profile_);
-  for_rows(rows, width, [&](std::int64_t row) {
-    model_.embedding().row(tokens[static_cast<std::size_t>(row)].id,
-                           {x_.data() + row * width, static_cast<std::size_t>(width)});
-  });
+  embed(tokens);
   clock.spent_on(Operation::embedding);
-  for_rows(rows, width, [&](std::int64_t row) {
-    rms_norm(x_.data() + row * width, layers.front().attention_norm.data(), eps, width, normed_.data() + row * width);
-  });
+  norm(layers.front().attention_norm, false, rows);
   clock.spent_on(Operation::norm);
   for (std::size_t i = 0; i < layers.size(); ++i) {
     layer(layers[i], static_cast<std::int64_t>(i), tokens);
-    const std::vector<float>& norm = i + 1 < layers.size() ? layers[i + 1].attention_norm : model_.final_norm();
     ProfileClock norm_clock(profile_);
-    for_rows(rows, width, [&](std::int64_t row) {
-      const std::int64_t at = row * width;
-      add_then_norm(x_.data() + at, delta_.data() + at, norm.data(), eps, width, normed_.data() + at);
-    });
+    norm(i + 1 < layers.size() ? layers[i + 1].attention_norm : model_.final_norm(), true, rows);
     norm_clock.spent_on(Operation::norm);
   }
   if (profile_ != nullptr) profile_->passes += 1, profile_->tokens += rows;

@@ -42,6 +42,9 @@ class ForwardPass {
   };
   /// All from the same x [rows, width]; y [rows, rows of the matrix], biases added.
   void multiply(std::span<const Product> products, const float* x, std::int64_t rows, std::int64_t width);
+  /// x_ → x_ (plus delta_, where that is asked for) and normed_.
+  void norm(const RuntimeNorm& norm, bool adds_delta, std::int64_t rows);
+  void embed(std::span<const PassToken> tokens);
   void layer(const RuntimeLayer& layer, std::int64_t index, std::span<const PassToken> tokens);
   void rotate_and_store(const RuntimeLayer& layer, std::int64_t index, std::span<const PassToken> tokens);
   void make_room(std::int64_t rows);

@@ -32,20 +32,27 @@ RuntimeModel::~RuntimeModel() = default;
 /// make_linear(name) → Linear, read_vector(name) → f32 values, both of required tensors.
 template <typename MakeLinear, typename ReadVector>
 void RuntimeModel::take_weights(const MakeLinear& make_linear, const ReadVector& read_vector) {
+  const auto read_norm = [&](const std::string& weight_name) {
+    RuntimeNorm norm{read_vector(weight_name), {}};
+    if (spec_.norm == NormKind::layer) norm.bias = read_vector(norm_bias_name(weight_name));
+    return norm;
+  };
   embedding_.emplace(make_linear(std::string(kEmbeddingName)));
+  if (spec_.positions == PositionKind::learned) positions_.emplace(make_linear(std::string(kPositionsName)));
   for (std::int64_t index = 0; index < spec_.layers; ++index) {
     RuntimeLayer& layer = layers_.emplace_back();
-    for (const LinearKind kind : kLinearKinds) {
-      layer.linears.push_back(make_linear(linear_name(index, kind)));
-      layer.biases.push_back(has_bias(spec_, kind) ? read_vector(bias_name(index, kind)) : std::vector<float>{});
+    for (const LinearKind kind : linear_kinds(spec_)) {
+      const auto at = static_cast<std::size_t>(kind);
+      layer.linears[at].emplace(make_linear(linear_name(index, kind)));
+      if (has_bias(spec_, kind)) layer.biases[at] = read_vector(bias_name(index, kind));
     }
-    layer.attention_norm = read_vector(layer_tensor(index, "input_layernorm.weight"));
-    layer.mlp_norm = read_vector(layer_tensor(index, "post_attention_layernorm.weight"));
+    layer.attention_norm = read_norm(layer_tensor(index, "input_layernorm.weight"));
+    layer.mlp_norm = read_norm(layer_tensor(index, "post_attention_layernorm.weight"));
     if (!spec_.qk_norm) continue;
     layer.q_norm = read_vector(layer_tensor(index, "self_attn.q_norm.weight"));
     layer.k_norm = read_vector(layer_tensor(index, "self_attn.k_norm.weight"));
   }
-  final_norm_ = read_vector(std::string(kFinalNormName));
+  final_norm_ = read_norm(std::string(kFinalNormName));
   if (!spec_.tied_head) head_.emplace(make_linear(std::string(kHeadName)));
   forward_ = std::make_unique<ForwardPass>(*this);
 }
@@ -96,13 +103,15 @@ const Tokenizer& RuntimeModel::require_tokenizer() const {
 
 std::uint64_t RuntimeModel::bytes_per_token() const {
   const auto vector_bytes = [](const std::vector<float>& values) { return values.size() * sizeof(float); };
-  std::uint64_t bytes = head().bytes() + vector_bytes(final_norm_);
-  bytes += embedding().bytes() / static_cast<std::uint64_t>(embedding().rows());
+  const auto norm_bytes = [&](const RuntimeNorm& norm) { return vector_bytes(norm.weight) + vector_bytes(norm.bias); };
+  const auto row_bytes = [](const Linear& table) { return table.bytes() / static_cast<std::uint64_t>(table.rows()); };
+  std::uint64_t bytes = head().bytes() + norm_bytes(final_norm_) + row_bytes(embedding());
+  if (positions_) bytes += row_bytes(*positions_);
   for (const RuntimeLayer& layer : layers_) {
-    for (const Linear& linear : layer.linears) bytes += linear.bytes();
+    for (const LinearKind kind : linear_kinds(spec_)) bytes += layer.linear(kind).bytes();
     for (const std::vector<float>& bias : layer.biases) bytes += vector_bytes(bias);
-    for (const auto* norm : {&layer.attention_norm, &layer.mlp_norm, &layer.q_norm, &layer.k_norm})
-      bytes += vector_bytes(*norm);
+    bytes += norm_bytes(layer.attention_norm) + norm_bytes(layer.mlp_norm);
+    bytes += vector_bytes(layer.q_norm) + vector_bytes(layer.k_norm);
   }
   return bytes;
 }

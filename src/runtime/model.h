@@ -9,6 +9,7 @@
 #include "model/model_spec.h"
 #include "runtime/profile.h"
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -30,14 +31,19 @@ struct RuntimeOptions {
   bool profile = false;             // collect profile()
 };
 
-/// One decoder layer. `linears`: by LinearKind; `biases`: the same, empty where there is none.
+/// A norm of the residual stream; `bias` is empty unless it is a LayerNorm.
+struct RuntimeNorm {
+  std::vector<float> weight, bias;
+};
+
+/// One decoder layer. `linears` and `biases`: by LinearKind, empty where there is none.
 struct RuntimeLayer {
-  std::vector<Linear> linears;
-  std::vector<std::vector<float>> biases;
-  std::vector<float> attention_norm, mlp_norm;
+  std::array<std::optional<Linear>, kLinearKinds.size()> linears;
+  std::array<std::vector<float>, kLinearKinds.size()> biases;
+  RuntimeNorm attention_norm, mlp_norm;
   std::vector<float> q_norm, k_norm;  // empty without qk_norm
 
-  const Linear& linear(LinearKind kind) const { return linears[static_cast<std::size_t>(kind)]; }
+  const Linear& linear(LinearKind kind) const { return *linears[static_cast<std::size_t>(kind)]; }
   const std::vector<float>& bias(LinearKind kind) const { return biases[static_cast<std::size_t>(kind)]; }
 };
 
@@ -68,11 +74,14 @@ class RuntimeModel {
   const std::string& chat_template() const { return chat_template_; }
 
   const Linear& embedding() const { return *embedding_; }
+  /// [position_offset + max_positions, hidden]; null unless positions are learned.
+  const Linear* positions() const { return positions_ ? &*positions_ : nullptr; }
   /// The embedding when tied.
   const Linear& head() const { return head_ ? *head_ : *embedding_; }
   const std::vector<RuntimeLayer>& layers() const { return layers_; }
-  const std::vector<float>& final_norm() const { return final_norm_; }
-  /// Bytes of weights that decoding one token reads: all layers, norms, the head, and one row of the embedding.
+  const RuntimeNorm& final_norm() const { return final_norm_; }
+  /// Bytes of weights that decoding one token reads: all layers, norms, the head, and one row of the embedding and of
+  /// learned positions.
   std::uint64_t bytes_per_token() const;
 
   ThreadPool& threads() { return threads_; }
@@ -92,9 +101,9 @@ class RuntimeModel {
   std::string source_, chat_template_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::vector<std::shared_ptr<const void>> owners_;  // of the bytes that weights are views of
-  std::optional<Linear> embedding_, head_;
+  std::optional<Linear> embedding_, positions_, head_;
   std::vector<RuntimeLayer> layers_;
-  std::vector<float> final_norm_;
+  RuntimeNorm final_norm_;
   Profile profile_;
   ThreadPool threads_;
   LinearRunner runner_;

@@ -46,6 +46,32 @@ void add_then_norm(float* x, const float* delta, const float* weight, float eps,
 }
 
 SCALEBITS_CLONES
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, std::int64_t width, float* out) {
+  Lanes values = {}, squares = {};
+  for_lanes(width, [&](std::int64_t i, auto which) SCALEBITS_STEP {
+    Lanes value;
+    load_lanes(value, x + i, which);
+    values += value;
+  });
+  const float mean = sum_lanes(values) / static_cast<float>(width);
+  for_lanes(width, [&](std::int64_t i, auto which) SCALEBITS_STEP {
+    Lanes value;
+    load_lanes(value, x + i, which);
+    value -= mean;
+    keep_lanes(value, which);
+    squares += value * value;
+  });
+  const float scale = 1.0f / std::sqrt(sum_lanes(squares) / static_cast<float>(width) + eps);
+  for_lanes(width, [&](std::int64_t i, auto which) SCALEBITS_STEP {
+    Lanes value, factor, shift;
+    load_lanes(value, x + i, which);
+    load_lanes(factor, weight + i, which);
+    load_lanes(shift, bias + i, which);
+    store_lanes(out + i, (value - mean) * scale * factor + shift, which);
+  });
+}
+
+SCALEBITS_CLONES
 void add_row(float* x, const float* delta, std::int64_t width) {
   for_lanes(width, [&](std::int64_t i, auto which) SCALEBITS_STEP {
     Lanes value, more;
@@ -80,6 +106,15 @@ void silu_times(float* gate, const float* up, std::int64_t count) {
     Lanes power = -value;
     exp_lanes(power);
     store_lanes(gate + i, value * (1.0f / (1.0f + power)) * factor, which);
+  });
+}
+
+SCALEBITS_CLONES
+void relu(float* x, std::int64_t count) {
+  for_lanes(count, [&](std::int64_t i, auto which) SCALEBITS_STEP {
+    Lanes value;
+    load_lanes(value, x + i, which);
+    store_lanes(x + i, value < Lanes{} ? Lanes{} : value, which);
   });
 }
 

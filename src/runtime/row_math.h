@@ -12,6 +12,9 @@ void rms_norm(const float* x, const float* weight, float eps, std::int64_t width
 /// x += delta; then out = rms_norm(x).
 void add_then_norm(float* x, const float* delta, const float* weight, float eps, std::int64_t width, float* out);
 
+/// out = (x - mean(x)) / sqrt(variance(x) + eps) · weight + bias; out may be x.
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, std::int64_t width, float* out);
+
 /// x += delta.
 void add_row(float* x, const float* delta, std::int64_t width);
 
@@ -20,6 +23,9 @@ void rotate_heads(float* row, std::int64_t heads, std::int64_t head_dim, const f
 
 /// gate = gate · sigmoid(gate) · up.
 void silu_times(float* gate, const float* up, std::int64_t count);
+
+/// x = max(x, 0); NaN stays NaN.
+void relu(float* x, std::int64_t count);
 
 /// No NaN and no Inf among them.
 bool all_finite(const float* values, std::int64_t count);

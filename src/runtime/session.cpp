@@ -15,6 +15,9 @@ std::int64_t positions_of(const RuntimeModel& model, const SessionOptions& optio
   const std::int64_t wanted = options.max_positions == 0 ? model.spec().max_positions : options.max_positions;
   if (wanted < 1 || wanted > kMost)
     fail(ErrorKind::usage, "positions of a session must be 1 to {}, found {}", kMost, wanted);
+  if (model.spec().positions == PositionKind::learned && wanted > model.spec().max_positions)
+    fail(ErrorKind::usage, "{}: this model has learned {} positions and cannot hold more, found {}", model.source(),
+         model.spec().max_positions, wanted);
   return wanted;
 }
 

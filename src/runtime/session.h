@@ -36,7 +36,8 @@ void evaluate_all(std::span<const SessionStep> steps, const LogitsSink& sink);
 
 struct SessionOptions {
   KvType kv = KvType::f16;
-  std::int64_t max_positions = 0;  // tokens it may hold; 0: what the model was made for. More is the caller's risk
+  std::int64_t max_positions = 0;  // tokens it may hold; 0: what the model was made for. More is the caller's risk,
+                                   // and an error where positions are learned
 };
 
 class Session {

@@ -4,19 +4,9 @@
 #include <fmt/format.h>
 
 namespace scalebits {
-namespace {
-
-constexpr std::size_t kKinds = kLinearKinds.size();
-
-}  // namespace
-
-std::size_t linear_index(std::int64_t layer, LinearKind kind) {
-  return kKinds * static_cast<std::size_t>(layer) + static_cast<std::size_t>(kind);
-}
 
 SearchModel::SearchModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices)
-    : unrounded_(checkpoint), matrices_(matrices), tied_head_(checkpoint.spec.tied_head),
-      linears_(kKinds * static_cast<std::size_t>(checkpoint.spec.layers)) {}
+    : unrounded_(checkpoint), matrices_(matrices), spec_(checkpoint.spec), linears_(linear_count(spec_)) {}
 
 void SearchModel::use(const BitPlan& plan) {
   plan_ = &plan;
@@ -35,7 +25,7 @@ at::Tensor SearchModel::dequantized(std::size_t index, const std::string& buffer
 }
 
 at::Tensor SearchModel::linear(std::int64_t layer, LinearKind kind) {
-  const std::size_t index = linear_index(layer, kind);
+  const std::size_t index = linear_index(spec_, layer, kind);
   if (rounded(index) == nullptr) return unrounded_.linear(layer, kind);
   return dequantized(index, fmt::format("linear {}", static_cast<int>(kind)));
 }
@@ -47,15 +37,15 @@ at::Tensor SearchModel::embedding() {
 }
 
 at::Tensor SearchModel::head() {
-  if (tied_head_) return embedding();
+  if (spec_.tied_head) return embedding();
   if (!head_.defined())
     head_ = rounded(linears_ + 1) != nullptr ? dequantized(linears_ + 1, "head") : unrounded_.head();
   return head_;
 }
 
-GradientReducer::GradientReducer(const RoundedMatrices& matrices, std::int64_t layers, GradientKind kind, Reduce reduce)
-    : matrices_(matrices), linears_(kKinds * static_cast<std::size_t>(layers)), kind_(kind),
-      reduce_(std::move(reduce)) {}
+GradientReducer::GradientReducer(const RoundedMatrices& matrices, const ModelSpec& spec, GradientKind kind,
+                                 Reduce reduce)
+    : matrices_(matrices), spec_(spec), linears_(linear_count(spec)), kind_(kind), reduce_(std::move(reduce)) {}
 
 bool GradientReducer::wants_embedding_gradient() const {
   for (std::size_t index = linears_; index < matrices_.size(); ++index)
@@ -70,7 +60,7 @@ void GradientReducer::hand_on(std::size_t matrix, const at::Tensor& gradient) {
 }
 
 void GradientReducer::linear_gradient(std::int64_t layer, LinearKind kind, const at::Tensor& gradient) {
-  hand_on(linear_index(layer, kind), gradient);
+  hand_on(linear_index(spec_, layer, kind), gradient);
 }
 void GradientReducer::embedding_gradient(const at::Tensor& gradient) { hand_on(linears_, gradient); }
 void GradientReducer::head_gradient(const at::Tensor& gradient) { hand_on(linears_ + 1, gradient); }

@@ -16,9 +16,6 @@
 
 namespace scalebits {
 
-/// Index in the partition.
-std::size_t linear_index(std::int64_t layer, LinearKind kind);
-
 class SearchModel : public WeightSource {
  public:
   /// Keeps references to the arguments. One serves all passes of a search, so that its memory is touched for the first
@@ -38,7 +35,7 @@ class SearchModel : public WeightSource {
   CheckpointWeights unrounded_;
   const RoundedMatrices& matrices_;
   const BitPlan* plan_ = nullptr;
-  bool tied_head_;
+  const ModelSpec& spec_;
   std::size_t linears_;
   Workspace workspace_;
   at::Tensor embedding_, head_;  // rounded once: look-up, head and their backward all ask for them
@@ -49,7 +46,7 @@ class SearchModel : public WeightSource {
 class GradientReducer : public PassObserver {
  public:
   using Reduce = std::function<void(std::size_t matrix, const float* gradient)>;
-  GradientReducer(const RoundedMatrices& matrices, std::int64_t layers, GradientKind kind, Reduce reduce);
+  GradientReducer(const RoundedMatrices& matrices, const ModelSpec& spec, GradientKind kind, Reduce reduce);
   GradientKind gradient_kind() const override { return kind_; }
   bool wants_embedding_gradient() const override;
   void linear_gradient(std::int64_t layer, LinearKind kind, const at::Tensor& gradient) override;
@@ -59,6 +56,7 @@ class GradientReducer : public PassObserver {
  private:
   void hand_on(std::size_t matrix, const at::Tensor& gradient);
   const RoundedMatrices& matrices_;
+  const ModelSpec& spec_;
   std::size_t linears_;
   GradientKind kind_;
   Reduce reduce_;

@@ -66,6 +66,7 @@ TokenizerDefinition read_vocab_and_merges(const std::filesystem::path& vocab_jso
                               json_value<std::string>(token, "content", config_where));
     }
   }
+  builder.add_named_tokens(config);
   definition = builder.finish();
   restore_digit_splitting(definition);
   apply_tokenizer_config(definition, config, config_where);

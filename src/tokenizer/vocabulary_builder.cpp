@@ -141,6 +141,22 @@ void VocabularyBuilder::add_added_token(AddedToken token, const std::string& con
   definition_.added.push_back(token);
 }
 
+void VocabularyBuilder::add_named_tokens(const Json& config) {
+  for (const char* key : {"bos_token", "eos_token", "unk_token", "pad_token"}) {
+    const auto named = json_value_or<Json>(config, key, Json(), where_);
+    if (named.is_null()) continue;
+    const auto content = named.is_object() ? json_value<std::string>(named, "content", where_)
+                                           : json_value<std::string>(config, key, where_);
+    const auto found = ids_.find(content);
+    const auto is_it = [&](const AddedToken& added) { return found->second == added.id; };
+    if (found == ids_.end() || std::any_of(definition_.added.begin(), definition_.added.end(), is_it)) continue;
+    AddedToken token{.id = found->second};
+    if (named.is_object()) token = added_token_from_json(named, found->second, where_);
+    token.special = true;
+    add_added_token(token, content);
+  }
+}
+
 void VocabularyBuilder::add_merge(std::string_view left, std::string_view right) {
   Merge merge;
   merge.left = id_of(std::string(left), "a merge's left part");

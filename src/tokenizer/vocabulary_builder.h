@@ -28,6 +28,9 @@ class VocabularyBuilder {
   void add_token(std::int64_t id, const std::string& text, TokenKind kind, float score = 0);
   /// `content` is literal text. Names an existing token of that id (whose text must agree) or makes one.
   void add_added_token(AddedToken token, const std::string& content);
+  /// Makes the tokens that a tokenizer_config.json names as beginning, end, unknown or padding special added ones,
+  /// unless they are added already or not in the vocabulary: older files list them nowhere else.
+  void add_named_tokens(const Json& config);
   /// Parts and their concatenation must be tokens.
   void add_merge(std::string_view left, std::string_view right);
   /// "left right".

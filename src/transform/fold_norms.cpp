@@ -22,6 +22,11 @@ HostTensor scale_columns(const HostTensor& matrix, const std::vector<float>& sca
 }  // namespace
 
 Checkpoint fold_norms(const Checkpoint& checkpoint) {
+  if (checkpoint.spec.norm != NormKind::rms)
+    fail_input(
+        "{}: norms can be folded only where they are RMSNorm: the bias of the last LayerNorm of this {} model has "
+        "no place in the head, which has none",
+        checkpoint.source, name_of(checkpoint.spec.family));
   Checkpoint folded = checkpoint;
   if (folded.spec.tied_head) {
     folded.spec.tied_head = false;

@@ -9,7 +9,8 @@ namespace scalebits {
 
 /// The same function with spec.tied_head false and norm weights of 1: input column j of q, k, v (gate, up; head) is
 /// multiplied by weight j of the norm before it. The norms inside attention (q_norm, k_norm) stay. Changed tensors are
-/// f32 with one rounding per weight; the others share the input's bytes.
+/// f32 with one rounding per weight; the others share the input's bytes. Throws Error(bad_input) for a model with
+/// LayerNorm, whose last bias has no linear layer with a bias behind it to move into.
 Checkpoint fold_norms(const Checkpoint& checkpoint);
 
 }  // namespace scalebits

@@ -59,7 +59,7 @@ void permute_residual(const ChannelPermutation& order, const ModelSpec& spec, Or
 
 void permute_intermediate(const ChannelPermutation& order, std::int64_t layer, const ModelSpec& spec,
                           OrdersByName& orders) {
-  for (const LinearKind kind : {LinearKind::gate, LinearKind::up}) {
+  for (const LinearKind kind : mlp_inputs(spec)) {
     orders[linear_name(layer, kind)].rows = order;
     if (has_bias(spec, kind)) orders[bias_name(layer, kind)].cols = order;
   }

@@ -10,9 +10,10 @@
 namespace scalebits {
 
 struct ResidualTensors {
-  std::vector<std::string> last_dimension;   // embedding, q, k, v, gate, up, head when untied; biases of o and down
+  // Embedding, learned positions, q, k, v, gate, up, head when untied; biases of o and down.
+  std::vector<std::string> last_dimension;
   std::vector<std::string> first_dimension;  // o, down
-  std::vector<std::string> norms;            // [hidden] each, two per layer and the final one
+  std::vector<std::string> norms;            // [hidden] each, weights and biases: two norms per layer and the final one
 };
 
 ResidualTensors residual_tensors(const ModelSpec& spec);

@@ -143,7 +143,16 @@ void Rotation::apply(std::span<double> x) const {
   std::copy(mixed.begin(), mixed.end(), x.begin());
 }
 
+void require_rotatable(const Checkpoint& checkpoint) {
+  if (checkpoint.spec.norm != NormKind::rms)
+    fail_input(
+        "{}: the residual stream can be rotated only where its norms are RMSNorm: this {} model's LayerNorm "
+        "subtracts the mean of the channels, which a rotation changes",
+        checkpoint.source, name_of(checkpoint.spec.family));
+}
+
 Checkpoint rotate_residual(const Checkpoint& checkpoint, const RotationOptions& options) {
+  require_rotatable(checkpoint);
   const ResidualTensors touched = residual_tensors(checkpoint.spec);
   check_folded(checkpoint, touched.norms);
   const Rotation rotation(checkpoint.spec.hidden, options);

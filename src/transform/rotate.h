@@ -52,8 +52,11 @@ class Rotation {
   std::size_t order_ = 0;              // hadamard: m
 };
 
+/// Throws Error(bad_input) for a model with LayerNorm, which does not commute with a rotation.
+void require_rotatable(const Checkpoint& checkpoint);
+
 /// The same function in the basis R. Sums in double, one rounding to f32 per weight. Throws Error(bad_input) naming the
-/// tensor when a norm of the stream has a weight other than 1.
+/// tensor when a norm of the stream has a weight other than 1, and as require_rotatable().
 Checkpoint rotate_residual(const Checkpoint& checkpoint, const RotationOptions& options);
 
 }  // namespace scalebits

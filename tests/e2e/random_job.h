@@ -14,7 +14,7 @@
 
 namespace scalebits {
 
-inline Checkpoint random_checkpoint(bool tied, bool biases) {
+inline Checkpoint random_checkpoint(bool tied, bool biases, Family family = Family::llama) {
   Checkpoint checkpoint;
   checkpoint.spec = {.family = Family::llama,
                      .layers = 2,
@@ -27,6 +27,14 @@ inline Checkpoint random_checkpoint(bool tied, bool biases) {
                      .max_positions = 64};
   checkpoint.spec.tied_head = tied;
   checkpoint.spec.qkv_bias = checkpoint.spec.o_bias = checkpoint.spec.mlp_bias = biases;
+  if (family == Family::opt) {
+    ModelSpec& spec = checkpoint.spec;
+    spec.family = family;
+    spec.norm = NormKind::layer, spec.mlp = MlpKind::relu;
+    spec.positions = PositionKind::learned, spec.position_offset = 2;
+    // As many weights of linear layers as with a gate, so that budgets are the same.
+    spec.intermediate = 258;
+  }
   std::uint64_t stream = 0;
   for (const TensorShape& tensor : required_tensors(checkpoint.spec)) {
     std::int64_t count = 1;

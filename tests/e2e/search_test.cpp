@@ -1,5 +1,5 @@
-// The search end to end on a tiny random Llama: budgets are met, the packed file computes what the search measured
-// under every reordering, and a search resumed after any step ends in the same plan.
+// The search end to end on a tiny random Llama and a tiny random OPT: budgets are met, the packed file computes what
+// the search measured under every reordering, and a search resumed after any step ends in the same plan.
 #include "random_job.h"
 
 #include "artifact/artifact.h"
@@ -19,11 +19,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class EveryReordering : public testing::TestWithParam<std::tuple<Reordering, bool>> {};
+class EveryReordering : public testing::TestWithParam<std::tuple<Reordering, bool, Family>> {};
 
 TEST_P(EveryReordering, ThePackedFileComputesWhatTheSearchMeasured) {
-  const auto [reordering, searched_embedding] = GetParam();
-  const Checkpoint checkpoint = random_checkpoint(searched_embedding, true);
+  const auto [reordering, searched_embedding, family] = GetParam();
+  const Checkpoint checkpoint = random_checkpoint(searched_embedding, true, family);
   Recipe recipe = small_recipe();
   recipe.reordering = reordering;
   std::uint64_t bytes = kLinearWeights * 36 / 80;  // 3.6 bits
@@ -42,8 +42,8 @@ TEST_P(EveryReordering, ThePackedFileComputesWhatTheSearchMeasured) {
   ArtifactDescription description =
       describe_artifact(checkpoint, result.state.partition, result.matrices, to_json(recipe));
   set_widths(description, result.matrices, result.state.plan);
-  const fs::path path =
-      fs::path(testing::TempDir()) / fmt::format("search_{}_{}.safetensors", name_of(reordering), searched_embedding);
+  const fs::path path = fs::path(testing::TempDir()) / fmt::format("search_{}_{}_{}.safetensors", name_of(family),
+                                                                   name_of(reordering), searched_embedding);
   // Every other case with feedback, so that both ways of rounding are packed under every order.
   PackedBlobs blobs(result.matrices.size());
   if (!searched_embedding)
@@ -68,7 +68,7 @@ TEST_P(EveryReordering, ThePackedFileComputesWhatTheSearchMeasured) {
 INSTANTIATE_TEST_SUITE_P(All, EveryReordering,
                          testing::Combine(testing::Values(Reordering::none, Reordering::folded, Reordering::site,
                                                           Reordering::free),
-                                          testing::Bool()));
+                                          testing::Bool(), testing::Values(Family::llama, Family::opt)));
 
 TEST(Search, ResumedAfterAnyStepEndsInTheSamePlan) {
   const Checkpoint checkpoint = random_checkpoint(false, false);

@@ -5,12 +5,13 @@ compute what the original computes, whatever the rewrite, and `perplexity` must 
 """
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig, OPTForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 program, shared, smollm2, scratch = sys.argv[1], *map(pathlib.Path, sys.argv[2:5])
@@ -61,16 +62,44 @@ for name, options in REWRITES.items():
     same_function(f"SmolLM2-135M {name}", wanted, convert(smollm2, f"smollm2-{name}", *options), ids)
 
 text = shared / "data/text/wiki.test.raw"
+
+
+def same_loss(what, model, window, wanted_logits, layers):
+    """window: the first ids of the text, [1, context]. Keys and values are kept as f16: each layer errs by at most 2^-11 of
+    what its attention adds, which moves a token's loss by about as many nats; the errors of the tokens are independent."""
+    rows = wanted_logits[0, :-1].log_softmax(-1)
+    wanted_nll = -rows.gather(1, window[0, 1:, None]).mean().item()
+    context, result = window.shape[1], scratch / "perplexity.json"
+    subprocess.run([program, "perplexity", model, "--text", text, "--context", str(context), "--windows", "1", "--json", result,
+                    "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    found_nll = json.loads(result.read_text())["result"]["window_nll"][0]
+    check(what, abs(found_nll - wanted_nll), 1e-5 + layers * 2**-11 / (context - 1)**0.5)
+
+
 tokenizer = Tokenizer.from_file(str(shared / "data/tokenizers/smollm2/tokenizer.json"))
 tokenizer.no_truncation()
 ids = torch.tensor([tokenizer.encode(text.read_text()[:20000], add_special_tokens=False).ids[:512]])
-rows = logits(plain, ids)[0, :-1].log_softmax(-1)
-wanted_nll = -rows.gather(1, ids[0, 1:, None]).mean().item()
-result = scratch / "perplexity.json"
-subprocess.run([program, "perplexity", smollm2, "--text", text, "--context", "512", "--windows", "1", "--json", result,
-                "--quiet"], check=True, stdout=subprocess.DEVNULL)
-found_nll = json.loads(result.read_text())["result"]["window_nll"][0]
-# Keys and values are kept as f16: each of 30 layers errs by at most 2^-11 of what its attention adds, which moves a token's
-# loss by about as many nats; the errors of 511 tokens are independent.
-check("SmolLM2-135M's loss on a window of WikiText-2", abs(found_nll - wanted_nll), 1e-5 + 30 * 2**-11 / 511**0.5)
+same_loss("SmolLM2-135M's loss on a window of WikiText-2", smollm2, ids, logits(plain, ids), 30)
+
+# No real OPT can be fetched here: random weights in the proportions of opt-125m, with a small vocabulary.
+opt = scratch / "opt"
+model = OPTForCausalLM(OPTConfig(hidden_size=384, word_embed_proj_dim=384, ffn_dim=1536, num_hidden_layers=6, num_attention_heads=6,
+                                 vocab_size=1000, max_position_embeddings=256))
+for name, parameter in model.named_parameters():
+    offset = 1.0 if name.endswith("norm.weight") else 0.0
+    parameter.copy_(offset + torch.randn_like(parameter) * (0.1 if parameter.dim() == 1 else 0.05))
+model.save_pretrained(opt)
+for file in (pathlib.Path(__file__).parents[1] / "data/tokenizer/opt").iterdir():
+    shutil.copy(file, opt)
+ids = torch.randint(0, 1000, (2, 256))
+wanted = logits(opt, ids)
+same_function("OPT written by transformers", wanted, convert(opt, "opt-converted"), ids)
+begun = torch.tensor([AutoTokenizer.from_pretrained(opt)(text.read_text()[:5000]).input_ids[:256]])
+begins = begun[0, 0] == 2
+ids = begun[:, 1:] if begins else begun
+check("OPT's tokenizer begins texts with </s>", int(not begins), 0)
+same_loss("OPT's loss on a window of WikiText-2", opt, ids, logits(opt, ids), 6)
+for option in (["--fold-norms"], ["--rotate", "hadamard"]):
+    status = subprocess.run([program, "convert", opt, "-o", scratch / "opt-refused", *option], capture_output=True).returncode
+    check(f"OPT is refused with status 3: {option[0]}", abs(status - 3), 0)
 sys.exit(failures > 0)

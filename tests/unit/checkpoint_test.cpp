@@ -15,6 +15,8 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <numeric>
+#include <tuple>
 
 namespace scalebits {
 namespace {
@@ -22,7 +24,8 @@ namespace {
 using namespace testing_models;
 namespace fs = std::filesystem;
 
-constexpr Family kFamilies[] = {Family::llama, Family::mistral, Family::qwen2, Family::qwen3};
+constexpr Family kGgufFamilies[] = {Family::llama, Family::mistral, Family::qwen2, Family::qwen3};
+constexpr Family kFamilies[] = {Family::llama, Family::mistral, Family::qwen2, Family::qwen3, Family::opt};
 
 /// The message of the Error that reading must throw; empty and a failure when it loads.
 std::string error_of(const fs::path& path) {
@@ -157,7 +160,7 @@ TEST(HfConfig, RefusesWhatItDoesNotKnow) {
     }
     return "";
   };
-  EXPECT_MENTIONS(message("model_type", "bloom"), "config.json", "bloom", "llama, mistral, qwen2, qwen3");
+  EXPECT_MENTIONS(message("model_type", "bloom"), "config.json", "bloom", "llama, mistral, qwen2, qwen3, opt");
   EXPECT_MENTIONS(message("hidden_act", "gelu"), "hidden_act", "gelu");
   EXPECT_MENTIONS(message("rope_scaling", Json{{"rope_type", "yarn"}, {"factor", 4}}), "yarn",
                   "default, linear, llama3");
@@ -166,6 +169,51 @@ TEST(HfConfig, RefusesWhatItDoesNotKnow) {
   EXPECT_MENTIONS(message("hidden_size", true), "hidden_size");
   EXPECT_MENTIONS(message("eos_token_id", 128256), "eos_token_id", "128256");
   EXPECT_MENTIONS(message("partial_rotary_factor", 0.5), "partial_rotary_factor");
+}
+
+const std::string kOpt125m = R"({"_remove_final_layer_norm":false,"activation_dropout":0.0,"activation_function":"relu",
+  "architectures":["OPTForCausalLM"],"attention_dropout":0.0,"bos_token_id":2,"do_layer_norm_before":true,"dropout":0.1,
+  "eos_token_id":2,"ffn_dim":3072,"hidden_size":768,"init_std":0.02,"layerdrop":0.0,"max_position_embeddings":2048,
+  "model_type":"opt","num_attention_heads":12,"num_hidden_layers":12,"pad_token_id":1,"prefix":"</s>","torch_dtype":"float16",
+  "use_cache":true,"vocab_size":50272,"word_embed_proj_dim":768})";
+
+TEST(HfConfig, Opt) {
+  const ModelSpec spec = config(kOpt125m);
+  EXPECT_EQ(spec.family, Family::opt);
+  EXPECT_EQ(std::pair(spec.norm, spec.norm_eps), std::pair(NormKind::layer, 1e-5));
+  EXPECT_EQ(spec.mlp, MlpKind::relu);
+  EXPECT_EQ(std::pair(spec.positions, spec.position_offset), std::pair(PositionKind::learned, std::int64_t{2}));
+  EXPECT_EQ(std::tuple(spec.heads, spec.kv_heads, spec.head_dim), std::tuple(12, 12, 64));
+  EXPECT_EQ(spec.intermediate, 3072);
+  EXPECT_TRUE(spec.tied_head && spec.qkv_bias && spec.o_bias && spec.mlp_bias);
+  EXPECT_EQ(spec.eos_ids, std::vector<std::int32_t>{2});
+  std::int64_t parameters = 0;
+  for (const auto& [name, shape] : required_tensors(spec))
+    parameters += std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+  EXPECT_EQ(parameters, 125239296) << "what transformers counts";
+}
+
+TEST(HfConfig, RefusesOtherFormsOfOpt) {
+  const auto message = [](const char* key, const Json& value) -> std::string {
+    Json json = Json::parse(kOpt125m);
+    json[key] = value;
+    try {
+      config(json.dump());
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::bad_input);
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_MENTIONS(message("word_embed_proj_dim", 512), "config.json", "word_embed_proj_dim", "768", "512");
+  EXPECT_MENTIONS(message("do_layer_norm_before", false), "do_layer_norm_before", "opt-350m");
+  EXPECT_MENTIONS(message("_remove_final_layer_norm", true), "_remove_final_layer_norm");
+  EXPECT_MENTIONS(message("layer_norm_elementwise_affine", false), "layer_norm_elementwise_affine");
+  EXPECT_MENTIONS(message("activation_function", "gelu"), "activation_function", "gelu", "relu");
+  EXPECT_MENTIONS(message("num_attention_heads", 11), "num_attention_heads", "768", "11");
+  EXPECT_MENTIONS(message("num_attention_heads", 0), "num_attention_heads");
+  EXPECT_MENTIONS(message("ffn_dim", nullptr), "ffn_dim", "missing");
+  EXPECT_MENTIONS(message("num_hidden_layers", -1), "layers", "-1");
 }
 
 // --- Hugging Face folders -------------------------------------------------------------------------------------------
@@ -227,6 +275,39 @@ TEST(HfFolder, StoredCopyOfATiedHeadIsDropped) {
   EXPECT_MENTIONS(error_of(folder.path()), "lm_head.weight", "tie_word_embeddings");
 }
 
+TEST(HfFolder, OptWithoutTheFirstPartOfItsNames) {
+  ModelSpec spec = tiny_spec(Family::opt);
+  spec.tied_head = true;
+  const TinyModel model = random_model(spec, 18);
+  const TemporaryFolder folder;
+  write_hf(model, folder.path());
+  const RawTensors good = raw_tensors(model, DType::f32);
+  const std::string file = (folder / "model.safetensors").string();
+  RawTensors tensors = good;
+  for (auto& [tensor, bytes] : tensors) tensor.name = tensor.name.substr(std::string("model.").size());
+  tensors.push_back({{"decoder.version", {1}}, "abcd"});
+  write_safetensors(file, tensors, "F32");
+  expect_model(read_checkpoint(folder.path()), model);
+
+  tensors = good;
+  tensors[1].first.shape = {64, 32};
+  tensors[1].second.resize(64 * 32 * 4);
+  write_safetensors(file, tensors, "F32");
+  EXPECT_MENTIONS(error_of(folder.path()), file, "model.decoder.embed_positions.weight", "[66, 32]", "[64, 32]");
+  tensors = good;
+  std::erase_if(tensors, [](const auto& tensor) { return tensor.first.name == "model.decoder.layers.1.fc2.bias"; });
+  write_safetensors(file, tensors, "F32");
+  EXPECT_MENTIONS(error_of(folder.path()), file, "model.decoder.layers.1.fc2.bias", "[32]", "missing");
+}
+
+TEST(Gguf, OptIsRefused) {
+  GgufBuilder gguf;
+  gguf.text("general.architecture", "opt");
+  const TemporaryFolder folder;
+  write_text(folder / "m.gguf", gguf.file());
+  EXPECT_MENTIONS(error_of(folder / "m.gguf"), "m.gguf", "opt", "Hugging Face");
+}
+
 TEST(HfFolder, NamesTensorWantedAndFound) {
   const TinyModel model = random_model(tiny_spec(Family::llama), 6);
   const TemporaryFolder folder;
@@ -284,7 +365,7 @@ TEST(Checkpoint, HashFollowsTheBytes) {
 // --- GGUF -----------------------------------------------------------------------------------------------------------
 
 TEST(Gguf, EqualsTheModelInEachFamilyAndType) {
-  for (const Family family : kFamilies)
+  for (const Family family : kGgufFamilies)
     for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
       const TemporaryFolder folder;
       const TinyModel model = random_model(tiny_spec(family), 9);

@@ -106,7 +106,7 @@ struct Recorder : PassObserver {
 
 class Families : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Graph, Families,
-                         testing::Values("llama", "llama3_rope", "linear_rope", "mistral", "qwen2", "qwen3"),
+                         testing::Values("llama", "llama3_rope", "linear_rope", "mistral", "qwen2", "qwen3", "opt"),
                          [](const auto& family) { return std::string(family.param); });
 
 TEST_P(Families, LogitsEqualTransformers) {
@@ -401,6 +401,59 @@ TEST(HeadLoss, EqualsTheDefinitionWhateverTheChunk) {
   }
 }
 
+/// By the definition in f64.
+std::vector<double> layer_norm(const std::vector<double>& x, const std::vector<float>& weight, float bias) {
+  const auto count = static_cast<double>(x.size());
+  double mean = 0, variance = 0;
+  for (const double v : x) mean += v / count;
+  for (const double v : x) variance += (v - mean) * (v - mean) / count;
+  std::vector<double> out;
+  for (std::size_t i = 0; i < x.size(); ++i)
+    out.push_back((x[i] - mean) / std::sqrt(variance + 1e-5) * weight[i] + bias);
+  return out;
+}
+
+/// Forward against the definition, backward against its finite differences.
+template <typename T>
+void check_layer_norm(const RowKernels<T>& kernels, const std::vector<float>& x, const std::vector<float>& weight,
+                      double epsilon) {
+  const auto width = static_cast<std::int64_t>(x.size());
+  const std::vector<float> bias(x.size(), 0.75f);
+  std::vector<double> wide(x.begin(), x.end());
+  std::vector<T> out(x.size()), delta(x.size()), rounded(x.size());
+  std::vector<float> total(x.size()), back(x.size()), d(x.size()), dx(x.size(), 0.5f);
+  kernels.from_f32(weight.data(), width, delta.data());
+  kernels.to_f32(delta.data(), width, d.data());
+  const double tolerance = epsilon + static_cast<double>(width) * kEpsilon;
+  for (const bool adds : {false, true}) {
+    for (std::size_t i = 0; i < x.size(); ++i) wide[i] = adds ? x[i] + d[i] : x[i];
+    kernels.add_layer_norm(x.data(), adds ? delta.data() : nullptr, weight.data(), bias.data(), 1e-5f, width,
+                           total.data(), out.data());
+    kernels.to_f32(out.data(), width, back.data());
+    const std::vector<double> expected = layer_norm(wide, weight, 0.75f);
+    for (std::size_t i = 0; i < x.size(); ++i)
+      EXPECT_NEAR(back[i], expected[i], (std::abs(expected[i]) + std::abs(weight[i]) * 4 + 1) * tolerance);
+  }
+  kernels.layer_norm_backward(delta.data(), x.data(), weight.data(), 1e-5f, width, dx.data(), rounded.data());
+  kernels.to_f32(rounded.data(), width, back.data());
+  wide.assign(x.begin(), x.end());
+  double mean = 0, variance = 0, largest_slope = 0, error = 0;
+  for (const double v : wide) mean += v / static_cast<double>(width);
+  for (const double v : wide) variance += (v - mean) * (v - mean) / static_cast<double>(width);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    std::vector<double> above = wide, below = wide;
+    above[i] += 1e-4, below[i] -= 1e-4;
+    above = layer_norm(above, weight, 0.75f), below = layer_norm(below, weight, 0.75f);
+    double slope = 0;
+    for (std::size_t j = 0; j < x.size(); ++j) slope += d[j] * (above[j] - below[j]) / 2e-4;
+    largest_slope = std::max(largest_slope, std::abs(d[i] * weight[i]) / std::sqrt(variance + 1e-5));
+    error = std::max(error, std::abs(dx[i] - 0.5 - slope));
+    EXPECT_NEAR(back[i], dx[i], std::abs(dx[i]) * epsilon);
+  }
+  // The terms are of the size of largest_slope, and a channel alone (its own mean) has nothing left of them.
+  EXPECT_LE(error, static_cast<double>(width + 16) * kEpsilon * (largest_slope + 1)) << width << " channels";
+}
+
 /// Every instruction set must compute the same functions, row tails included, within a few units in the last place.
 template <typename T>
 void check_row_kernels(const RowKernels<T>& kernels, double epsilon) {
@@ -421,6 +474,8 @@ void check_row_kernels(const RowKernels<T>& kernels, double epsilon) {
       EXPECT_NEAR(back[i], x[i] * scale * weight[i],
                   std::abs(back[i]) * (epsilon + static_cast<double>(width) * kEpsilon));
 
+    check_layer_norm(kernels, x, weight, epsilon);
+
     kernels.from_f32(x.data(), width, gate.data());
     kernels.from_f32(weight.data(), width, up.data());
     std::vector<float> g(x.size()), u(x.size());
@@ -432,6 +487,16 @@ void check_row_kernels(const RowKernels<T>& kernels, double epsilon) {
       const double expected = g[i] / (1 + std::exp(-double(g[i]))) * u[i];
       EXPECT_NEAR(back[i], expected, std::abs(expected) * (epsilon + 8 * kEpsilon));
     }
+    kernels.relu(gate.data(), width, product.data());
+    kernels.to_f32(product.data(), width, back.data());
+    for (std::size_t i = 0; i < x.size(); ++i) EXPECT_EQ(back[i], std::max(g[i], 0.0f));
+    std::vector<T> into = gate, slope = up;
+    kernels.relu_backward(into.data(), slope.data(), width);
+    kernels.to_f32(slope.data(), width, back.data());
+    for (std::size_t i = 0; i < x.size(); ++i) EXPECT_EQ(back[i], std::max(g[i], 0.0f));
+    kernels.to_f32(into.data(), width, back.data());
+    for (std::size_t i = 0; i < x.size(); ++i) EXPECT_EQ(back[i], g[i] > 0 ? u[i] : 0);
+
     std::vector<float> wide = x, reference = weight;
     T* gradient = product.data();
     double sum = 0, reference_sum = 0, divergence = 0;

@@ -25,6 +25,49 @@ TEST(ModelSpec, SurvivesJson) {
   EXPECT_EQ(to_json(back), to_json(spec));
 }
 
+ModelSpec opt_like_spec() {
+  ModelSpec spec = small_spec();
+  spec.family = Family::opt;
+  spec.norm = NormKind::layer, spec.mlp = MlpKind::relu;
+  spec.positions = PositionKind::learned, spec.position_offset = 2;
+  spec.qkv_bias = spec.o_bias = spec.mlp_bias = spec.tied_head = true;
+  return spec;
+}
+
+TEST(ModelSpec, WhatIsNotLlamasWaySurvivesJson) {
+  const ModelSpec spec = opt_like_spec();
+  const ModelSpec back = model_spec_from_json(to_json(spec), "test");
+  EXPECT_EQ(back.norm, NormKind::layer);
+  EXPECT_EQ(back.mlp, MlpKind::relu);
+  EXPECT_EQ(back.positions, PositionKind::learned);
+  EXPECT_EQ(back.position_offset, 2);
+  EXPECT_EQ(to_json(back), to_json(spec));
+  for (const char* key : {"norm", "mlp", "positions"}) {
+    Json json = to_json(spec);
+    json[key] = "other";
+    EXPECT_THROW(model_spec_from_json(json, "test"), Error) << key;
+    EXPECT_FALSE(to_json(small_spec()).contains(key)) << "files from before would be other bytes";
+  }
+}
+
+TEST(ModelSpec, CountsTheLinearLayersThatThereAre) {
+  const ModelSpec gated = small_spec(), ungated = opt_like_spec();
+  for (const ModelSpec& spec : {gated, ungated}) {
+    std::size_t index = 0;
+    for (std::int64_t layer = 0; layer < spec.layers; ++layer)
+      for (const LinearKind kind : linear_kinds(spec)) EXPECT_EQ(linear_index(spec, layer, kind), index++);
+    EXPECT_EQ(linear_count(spec), index);
+  }
+  EXPECT_EQ(linear_count(gated), 14u);
+  EXPECT_EQ(linear_count(ungated), 12u);
+  EXPECT_EQ(mlp_inputs(gated).size(), 2u);
+  ASSERT_EQ(mlp_inputs(ungated).size(), 1u);
+  EXPECT_EQ(mlp_inputs(ungated)[0], LinearKind::up);
+  EXPECT_THROW(linear_index(ungated, 0, LinearKind::gate), InternalError);
+  // 6 linear layers and 2 norms with their biases; embedding, positions, final norm with its bias.
+  EXPECT_EQ(required_tensors(ungated).size(), 2u * (12 + 4) + 2 + 2);
+}
+
 TEST(ModelSpec, ListsEachTensorOnce) {
   ModelSpec spec = small_spec();
   spec.qkv_bias = true;
@@ -38,7 +81,7 @@ TEST(ModelSpec, RefusesNonsense) {
   for (const auto& spoil : std::vector<std::function<void(ModelSpec&)>>{
            [](ModelSpec& s) { s.layers = 0; }, [](ModelSpec& s) { s.kv_heads = 3; },
            [](ModelSpec& s) { s.head_dim = 7; }, [](ModelSpec& s) { s.vocab = std::int64_t{1} << 40; },
-           [](ModelSpec& s) { s.norm_eps = 0; }}) {
+           [](ModelSpec& s) { s.norm_eps = 0; }, [](ModelSpec& s) { s.position_offset = -1; }}) {
     ModelSpec spec = small_spec();
     spoil(spec);
     EXPECT_THROW(validate(spec, "test"), Error);

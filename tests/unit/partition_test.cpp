@@ -108,5 +108,32 @@ TEST(Reorder, FoldedOrdersStayInTheirHeadsAndNeedNoTable) {
   EXPECT_EQ(residual, partition.matrices[7].col_order);
 }
 
+TEST(Reorder, AModelWithoutGateFoldsUpWithDownAndItsPositions) {
+  ModelSpec spec = spec_of(2);
+  spec.norm = NormKind::layer, spec.mlp = MlpKind::relu, spec.positions = PositionKind::learned;
+  const Partition base = identity_partition(spec, true);
+  ASSERT_EQ(base.matrices.size(), 14u);  // 2 x 6 linears, embedding, head
+  for (const Reordering reordering : {Reordering::folded, Reordering::site, Reordering::free}) {
+    const Partition partition = reorder(spec, base, random_scores(base), reordering);
+    for (const MatrixPartition& matrix : partition.matrices) {
+      if (matrix.row_order) expect_permutation(matrix.row_order, matrix.rows);
+      if (matrix.col_order) expect_permutation(matrix.col_order, matrix.cols);
+    }
+    EXPECT_EQ(partition.matrices[12].row_order, nullptr);
+    if (reordering == Reordering::free) continue;
+    for (std::int64_t layer = 0; layer < 2; ++layer)
+      EXPECT_EQ(partition.matrices[linear_index(spec, layer, LinearKind::up)].row_order,
+                partition.matrices[linear_index(spec, layer, LinearKind::down)].col_order);
+    if (reordering != Reordering::folded) continue;
+    const ChannelOrderPtr residual = partition.matrices[linear_index(spec, 1, LinearKind::down)].row_order;
+    for (const auto& [name, shape] : required_tensors(spec))
+      if (shape.back() == spec.hidden && shape.size() == 1 && name.find("proj") == std::string::npos) {
+        EXPECT_EQ(partition.dense_orders.at(name), residual) << name;
+      }
+    EXPECT_EQ(partition.dense_orders.at("model.embed_positions.weight"), residual);
+    EXPECT_EQ(partition.matrices[linear_index(spec, 0, LinearKind::up)].col_order, residual);
+  }
+}
+
 }  // namespace
 }  // namespace scalebits

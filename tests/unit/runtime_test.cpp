@@ -123,7 +123,7 @@ double rounding(const ModelSpec& spec, std::int64_t length) {
 
 class GoldenFamilies : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Runtime, GoldenFamilies,
-                         testing::Values("llama", "llama3_rope", "linear_rope", "mistral", "qwen2", "qwen3"),
+                         testing::Values("llama", "llama3_rope", "linear_rope", "mistral", "qwen2", "qwen3", "opt"),
                          [](const auto& family) { return std::string(family.param); });
 
 TEST_P(GoldenFamilies, LogitsEqualTransformers) {
@@ -142,7 +142,7 @@ TEST_P(GoldenFamilies, LogitsEqualTransformers) {
 
 class Families : public testing::TestWithParam<Family> {};
 INSTANTIATE_TEST_SUITE_P(Runtime, Families,
-                         testing::Values(Family::llama, Family::mistral, Family::qwen2, Family::qwen3),
+                         testing::Values(Family::llama, Family::mistral, Family::qwen2, Family::qwen3, Family::opt),
                          [](const auto& family) { return std::string(name_of(family.param)); });
 
 TEST_P(Families, ResultsDoNotDependOnChunksCallsOrThreads) {
@@ -249,6 +249,15 @@ TEST(Session, AWrongCallIsAnErrorThatChangesNothing) {
   EXPECT_EQ(session.length(), 10);
 }
 
+TEST(Session, LearnedPositionsCannotBeExceeded) {
+  const Checkpoint checkpoint = tiny_checkpoint(Family::opt);
+  const auto model = RuntimeModel::from_checkpoint(checkpoint, {.threads = 1});
+  EXPECT_THROW(Session(*model, {.max_positions = checkpoint.spec.max_positions + 1}), Error);
+  Session session(*model);
+  session.evaluate(Tokens(static_cast<std::size_t>(checkpoint.spec.max_positions), 5));
+  EXPECT_THROW(session.evaluate(Tokens{5}), Error);
+}
+
 TEST(Session, WeightsThatAreNotFiniteAreAnError) {
   Checkpoint checkpoint = tiny_checkpoint(Family::llama);
   std::vector<float> values = checkpoint.tensor(kFinalNormName).to_f32();
@@ -267,8 +276,12 @@ TEST_P(Families, AllFilesOfOneModelGiveTheSameBits) {
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     const std::string name(name_of(dtype));
     testing_models::write_hf(tiny, folder / name, dtype);
-    testing_models::write_text(folder / (name + ".gguf"), testing_models::gguf_bytes(tiny, dtype));
-    for (const std::string& file : {name, name + ".gguf"}) {
+    std::vector<std::string> files = {name};
+    if (GetParam() != Family::opt) {
+      files.push_back(name + ".gguf");
+      testing_models::write_text(folder / files.back(), testing_models::gguf_bytes(tiny, dtype));
+    }
+    for (const std::string& file : files) {
       const auto model = RuntimeModel::open(folder / file, {.threads = 1});
       EXPECT_EQ(model->tokenizer(), nullptr);
       EXPECT_THROW(model->require_tokenizer(), Error);
@@ -409,6 +422,21 @@ TEST(RowMath, EqualsTheDefinition) {
     for (std::size_t i = 0; i < x.size(); ++i) EXPECT_EQ(sum[i], x[i] + up[i]);
     rms_norm(sum.data(), weight.data(), 1e-5f, width, out.data());
     EXPECT_EQ(out, normed);
+    double mean = 0, variance = 0;
+    for (const float value : x) mean += value / static_cast<double>(width);
+    for (const float value : x) variance += (value - mean) * (value - mean) / static_cast<double>(width);
+    layer_norm(x.data(), weight.data(), up.data(), 1e-5f, width, out.data());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double expected = (x[i] - mean) / std::sqrt(variance + 1e-5) * weight[i] + up[i];
+      EXPECT_NEAR(
+          out[i], expected,
+          (std::abs(expected) + 6 * std::abs(weight[i]) + std::abs(up[i])) * static_cast<double>(width + 4) * kEpsilon);
+    }
+    Logits positive = x;
+    positive.front() = NAN;
+    relu(positive.data(), width);
+    EXPECT_TRUE(std::isnan(positive.front()));
+    for (std::size_t i = 1; i < x.size(); ++i) EXPECT_EQ(positive[i], std::max(x[i], 0.0f));
     Logits gate = x;
     silu_times(gate.data(), up.data(), width);
     for (std::size_t i = 0; i < x.size(); ++i) {

@@ -50,28 +50,41 @@ void expect_same_loss(RuntimeModel& model, WeightSource& weights) {
     EXPECT_NEAR(found.nll.windows[i], expected.window_means[i], 2 * tolerance(spec, windows.context, logit));
 }
 
+void expect_same_loss(const ModelSpec& spec) {
+  const auto random = testing_models::random_model(spec, 7);
+  Checkpoint checkpoint;
+  checkpoint.spec = spec;
+  checkpoint.source = "tiny";
+  for (const TensorShape& tensor : required_tensors(spec)) {
+    std::vector<float> values = random.weights.at(tensor.name);
+    for (float& value : values) value *= tensor.shape.size() == 1 ? 1.0f : 0.25f;  // or the model saturates
+    checkpoint.tensors[tensor.name] = HostTensor::from_f32(tensor.shape, std::move(values));
+  }
+  CheckpointWeights weights(checkpoint);
+  const auto model = RuntimeModel::from_checkpoint(checkpoint, {.activations = ActivationFormat::f32});
+  expect_same_loss(*model, weights);
+}
+
 class Families : public testing::TestWithParam<Family> {};
 INSTANTIATE_TEST_SUITE_P(RuntimeAndTorch, Families,
-                         testing::Values(Family::llama, Family::mistral, Family::qwen2, Family::qwen3),
+                         testing::Values(Family::llama, Family::mistral, Family::qwen2, Family::qwen3, Family::opt),
                          [](const auto& family) { return std::string(name_of(family.param)); });
 
 TEST_P(Families, LoseTheSame) {
   for (const bool tied : {false, true}) {
     ModelSpec spec = testing_models::tiny_spec(GetParam());
     spec.tied_head = tied;
-    const auto random = testing_models::random_model(spec, 7);
-    Checkpoint checkpoint;
-    checkpoint.spec = spec;
-    checkpoint.source = "tiny";
-    for (const TensorShape& tensor : required_tensors(spec)) {
-      std::vector<float> values = random.weights.at(tensor.name);
-      for (float& value : values) value *= tensor.shape.size() == 1 ? 1.0f : 0.25f;  // or the model saturates
-      checkpoint.tensors[tensor.name] = HostTensor::from_f32(tensor.shape, std::move(values));
-    }
-    CheckpointWeights weights(checkpoint);
-    const auto model = RuntimeModel::from_checkpoint(checkpoint, {.activations = ActivationFormat::f32});
-    expect_same_loss(*model, weights);
+    expect_same_loss(spec);
   }
+}
+
+TEST(RuntimeAndTorch, LoseTheSameWithEachKindAlone) {
+  const ModelSpec llama = testing_models::tiny_spec(Family::llama);
+  ModelSpec layer_norm = llama, relu = llama, learned = llama;
+  layer_norm.norm = NormKind::layer;
+  relu.mlp = MlpKind::relu;
+  learned.positions = PositionKind::learned, learned.position_offset = 1;
+  for (const ModelSpec& spec : {layer_norm, relu, learned}) expect_same_loss(spec);
 }
 
 TEST(RuntimeAndTorch, LoseTheSameWithPackedWeights) {

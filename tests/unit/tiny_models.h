@@ -59,6 +59,11 @@ inline ModelSpec tiny_spec(Family family) {
   if (family == Family::mistral) spec.sliding_window = 16;
   spec.qkv_bias = family == Family::qwen2;
   if (family == Family::qwen3) spec.qk_norm = true, spec.head_dim = 16;
+  if (family == Family::opt) {
+    spec.kv_heads = spec.heads, spec.norm = NormKind::layer, spec.mlp = MlpKind::relu;
+    spec.positions = PositionKind::learned, spec.position_offset = 2;
+    spec.qkv_bias = spec.o_bias = spec.mlp_bias = true;
+  }
   return spec;
 }
 
@@ -89,6 +94,13 @@ inline std::string bytes_as(const std::vector<float>& values, DType dtype) {
 
 /// Written out key by key, not with the writer under test.
 inline std::string config_text(const ModelSpec& spec) {
+  if (spec.family == Family::opt)
+    return fmt::format(
+        R"({{"model_type":"opt","num_hidden_layers":{},"hidden_size":{},"word_embed_proj_dim":{},"ffn_dim":{},)"
+        R"("num_attention_heads":{},"vocab_size":{},"max_position_embeddings":{},"activation_function":"relu",)"
+        R"("do_layer_norm_before":true,"tie_word_embeddings":{},"eos_token_id":2}})",
+        spec.layers, spec.hidden, spec.hidden, spec.intermediate, spec.heads, spec.vocab, spec.max_positions,
+        spec.tied_head);
   std::string text = fmt::format(
       R"({{"model_type":"{}","num_hidden_layers":{},"hidden_size":{},"intermediate_size":{},"num_attention_heads":{},)"
       R"("num_key_value_heads":{},"head_dim":{},"vocab_size":{},"max_position_embeddings":{},"rms_norm_eps":1e-05,)"
@@ -113,10 +125,34 @@ inline void write_safetensors(const std::filesystem::path& path, const RawTensor
   writer.write(path, payloads);
 }
 
+/// What Hugging Face's OPT calls a tensor that is called `name` here.
+inline std::string opt_tensor_name(const std::string& name) {
+  const std::map<std::string, std::string> outside = {
+      {"model.embed_tokens.weight", "model.decoder.embed_tokens.weight"},
+      {"model.embed_positions.weight", "model.decoder.embed_positions.weight"},
+      {"model.norm.weight", "model.decoder.final_layer_norm.weight"},
+      {"model.norm.bias", "model.decoder.final_layer_norm.bias"},
+      {"lm_head.weight", "lm_head.weight"}};
+  if (outside.contains(name)) return outside.at(name);
+  const std::map<std::string, std::string> inside = {{"self_attn.q_proj", "self_attn.q_proj"},
+                                                     {"self_attn.k_proj", "self_attn.k_proj"},
+                                                     {"self_attn.v_proj", "self_attn.v_proj"},
+                                                     {"self_attn.o_proj", "self_attn.out_proj"},
+                                                     {"mlp.up_proj", "fc1"},
+                                                     {"mlp.down_proj", "fc2"},
+                                                     {"input_layernorm", "self_attn_layer_norm"},
+                                                     {"post_attention_layernorm", "final_layer_norm"}};
+  const std::string prefix = "model.layers.";
+  const std::size_t dot = name.find('.', prefix.size()), last = name.rfind('.');
+  return "model.decoder.layers." + name.substr(prefix.size(), dot + 1 - prefix.size()) +
+         inside.at(name.substr(dot + 1, last - dot - 1)) + name.substr(last);
+}
+
 inline RawTensors raw_tensors(const TinyModel& model, DType dtype) {
   RawTensors tensors;
   for (TensorShape& tensor : required_tensors(model.spec)) {
     std::string bytes = bytes_as(model.weights.at(tensor.name), dtype);
+    if (model.spec.family == Family::opt) tensor.name = opt_tensor_name(tensor.name);
     tensors.emplace_back(std::move(tensor), std::move(bytes));
   }
   return tensors;

@@ -128,6 +128,17 @@ TEST(Tokenizer, StoredFormIsSmall) {
   EXPECT_LT(shared_tokenizer("smollm2").serialize().size(), 195'600u);
 }
 
+TEST(Tokenizer, OptsConfigurationAloneNamesItsSpecialTokens) {
+  const Tokenizer tokenizer = *Tokenizer::from_folder(kData / "opt");
+  expect_golden(tokenizer, "opt");
+  EXPECT_TRUE(tokenizer.adds_bos_by_default());
+  EXPECT_EQ(tokenizer.bos(), 2);
+  EXPECT_EQ(tokenizer.eos(), 2);
+  EXPECT_EQ(tokenizer.encode("</s>", {.add_bos = true}), (Ids{2, 2}));
+  EXPECT_GT(tokenizer.encode("</s>", {.parse_special = false}).size(), 1u);
+  EXPECT_EQ(tokenizer.decode(Ids{2, 1}, {.special_text = false}), "");
+}
+
 TEST(Tokenizer, TemplateGivesTheBeginningToken) {
   const Tokenizer tokenizer = Tokenizer::from_tokenizer_json(kData / "llama3.json");
   EXPECT_TRUE(tokenizer.adds_bos_by_default());

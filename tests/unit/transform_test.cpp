@@ -51,12 +51,24 @@ Vector rms_norm(const Checkpoint& model, const std::string& name, Vector x) {
   return x;
 }
 
+/// A norm of the residual stream.
+Vector stream_norm(const Checkpoint& model, const std::string& name, Vector x) {
+  if (model.spec.norm == NormKind::rms) return rms_norm(model, name, x);
+  const double mean = std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
+  for (double& value : x) value -= mean;
+  x = rms_norm(model, name, x);
+  const std::vector<float> bias = model.tensor(norm_bias_name(name)).to_f32();
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] += bias[i];
+  return x;
+}
+
 /// One head of q or k at a position: its norm, when the model has them, then the rotary embedding of halves.
 Vector rotary_head(const Checkpoint& model, const Vector& all, std::int64_t head, int position,
                    const std::string& norm) {
   const std::int64_t dim = model.spec.head_dim;
   Vector x(all.begin() + head * dim, all.begin() + (head + 1) * dim);
   if (model.spec.qk_norm) x = rms_norm(model, norm, x);
+  if (model.spec.positions == PositionKind::learned) return x;
   Vector y = x;
   for (std::int64_t i = 0; i < dim / 2; ++i) {
     const double angle = position * std::pow(model.spec.rope_theta, -2.0 * double(i) / double(dim));
@@ -72,7 +84,7 @@ void attention(const Checkpoint& model, std::int64_t layer, std::vector<Vector>&
   std::vector<std::vector<Vector>> keys(spec.kv_heads);
   std::vector<Vector> values;
   for (std::size_t t = 0; t < stream.size(); ++t) {
-    const Vector x = rms_norm(model, layer_tensor(layer, "input_layernorm.weight"), stream[t]);
+    const Vector x = stream_norm(model, layer_tensor(layer, "input_layernorm.weight"), stream[t]);
     const Vector q = linear(model, linear_name(layer, LinearKind::q), x);
     const Vector k = linear(model, linear_name(layer, LinearKind::k), x);
     values.push_back(linear(model, linear_name(layer, LinearKind::v), x));
@@ -94,10 +106,11 @@ void attention(const Checkpoint& model, std::int64_t layer, std::vector<Vector>&
 }
 
 void mlp(const Checkpoint& model, std::int64_t layer, Vector& stream) {
-  const Vector x = rms_norm(model, layer_tensor(layer, "post_attention_layernorm.weight"), stream);
-  Vector inner = linear(model, linear_name(layer, LinearKind::gate), x);
+  const Vector x = stream_norm(model, layer_tensor(layer, "post_attention_layernorm.weight"), stream);
   const Vector up = linear(model, linear_name(layer, LinearKind::up), x);
-  for (std::size_t i = 0; i < inner.size(); ++i) inner[i] *= up[i] / (1 + std::exp(-inner[i]));
+  Vector inner = model.spec.mlp == MlpKind::relu ? up : linear(model, linear_name(layer, LinearKind::gate), x);
+  for (std::size_t i = 0; i < inner.size(); ++i)
+    inner[i] = model.spec.mlp == MlpKind::relu ? std::max(up[i], 0.0) : inner[i] * up[i] / (1 + std::exp(-inner[i]));
   const Vector out = linear(model, linear_name(layer, LinearKind::down), inner);
   for (std::size_t i = 0; i < out.size(); ++i) stream[i] += out[i];
 }
@@ -109,6 +122,10 @@ Vector logits(const Checkpoint& model) {
   for (const std::int64_t id : {3, 17, 1, 8, 29, 3, 11}) {
     const auto row = embedding.begin() + id * model.spec.hidden;
     stream.emplace_back(row, row + model.spec.hidden);
+    if (model.spec.positions == PositionKind::rotary) continue;
+    const std::vector<float> table = model.tensor(kPositionsName).to_f32();
+    const std::size_t at = stream.size() - 1 + static_cast<std::size_t>(model.spec.position_offset);
+    for (std::size_t i = 0; i < stream.back().size(); ++i) stream.back()[i] += table[at * stream.back().size() + i];
   }
   Vector all;
   for (std::int64_t layer = 0; layer < model.spec.layers; ++layer) {
@@ -117,7 +134,7 @@ Vector logits(const Checkpoint& model) {
   }
   for (const Vector& x : stream) {
     const Vector y = linear(model, std::string(model.spec.tied_head ? kEmbeddingName : kHeadName),
-                            rms_norm(model, std::string(kFinalNormName), x));
+                            stream_norm(model, std::string(kFinalNormName), x));
     all.insert(all.end(), y.begin(), y.end());
   }
   return all;
@@ -197,7 +214,8 @@ struct Rewrite {
   std::function<Checkpoint(const Checkpoint&)> apply;
 };
 
-std::vector<Rewrite> rewrites() {
+/// Those that the model has room for: LayerNorm is neither folded nor rotated.
+std::vector<Rewrite> rewrites(const ModelSpec& spec) {
   const auto rotated = [](RotationKind kind) {
     return [kind](const Checkpoint& model) { return rotate_residual(fold_norms(model), {.kind = kind, .seed = 5}); };
   };
@@ -206,6 +224,11 @@ std::vector<Rewrite> rewrites() {
       return permute(model, random_permutations(model.spec, residual, intermediate, values));
     };
   };
+  if (spec.norm == NormKind::layer)
+    return {{"residual", permuted(true, false, false)},
+            {"intermediate", permuted(false, true, false)},
+            {"values", permuted(false, false, true)},
+            {"all", permuted(true, true, true)}};
   return {{"fold", fold_norms},
           {"givens", rotated(RotationKind::givens)},
           {"hadamard", rotated(RotationKind::hadamard)},
@@ -223,6 +246,13 @@ struct Model {
   std::function<void(ModelSpec&)> change;
 };
 
+void opt_like(ModelSpec& spec) {
+  spec.family = Family::opt;
+  spec.norm = NormKind::layer, spec.mlp = MlpKind::relu;
+  spec.positions = PositionKind::learned, spec.position_offset = 2;
+  spec.qkv_bias = spec.o_bias = spec.mlp_bias = spec.tied_head = true;
+}
+
 class Transform : public testing::TestWithParam<Model> {};
 
 bool same_values(const HostTensor& a, const HostTensor& b) { return a.shape == b.shape && a.to_f32() == b.to_f32(); }
@@ -233,7 +263,7 @@ TEST_P(Transform, KeepsTheFunctionAndChangesWeights) {
   const double allowed = tolerance(model);
   ASSERT_LT(allowed, 1e-3);
   std::set<std::string> hashes = {model.hash};
-  for (const Rewrite& rewrite : rewrites()) {
+  for (const Rewrite& rewrite : rewrites(model.spec)) {
     const Checkpoint rewritten = rewrite.apply(model);
     EXPECT_LE(largest_difference(wanted, logits(rewritten)), allowed) << rewrite.name;
     EXPECT_TRUE(hashes.insert(rewritten.hash).second) << rewrite.name << ": the hash is not new";
@@ -254,7 +284,7 @@ TEST_P(Transform, ForgettingOneTensorShows) {
   const Checkpoint model = random_model(GetParam().change);
   const Vector wanted = logits(model);
   const double allowed = tolerance(model);
-  for (const Rewrite& rewrite : rewrites()) {
+  for (const Rewrite& rewrite : rewrites(model.spec)) {
     const Checkpoint rewritten = rewrite.apply(model);
     for (const auto& [name, tensor] : rewritten.tensors) {
       const auto before = model.tensors.find(name);
@@ -271,8 +301,24 @@ INSTANTIATE_TEST_SUITE_P(
     Models, Transform,
     testing::Values(Model{"llama", [](ModelSpec&) {}}, Model{"tied", [](ModelSpec& spec) { spec.tied_head = true; }},
                     Model{"biases", [](ModelSpec& spec) { spec.qkv_bias = spec.o_bias = spec.mlp_bias = true; }},
-                    Model{"qwen3", [](ModelSpec& spec) { spec.qk_norm = spec.tied_head = true; }}),
+                    Model{"qwen3", [](ModelSpec& spec) { spec.qk_norm = spec.tied_head = true; }},
+                    Model{"opt", opt_like}),
     [](const auto& tested) { return tested.param.name; });
+
+TEST(LayerNorm, IsNeitherFoldedNorRotated) {
+  const Checkpoint model = random_model(opt_like);
+  const auto message = [&](const auto& rewrite) -> std::string {
+    try {
+      rewrite(model);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::bad_input);
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_NE(message([](const Checkpoint& c) { fold_norms(c); }).find("random: norms can be folded"), std::string::npos);
+  EXPECT_NE(message([](const Checkpoint& c) { rotate_residual(c, {}); }).find("subtracts the mean"), std::string::npos);
+}
 
 TEST(FoldNorms, LeavesNormsOfOneAndAnUntiedHead) {
   const Checkpoint folded = fold_norms(random_model([](ModelSpec& spec) { spec.tied_head = spec.qk_norm = true; }));

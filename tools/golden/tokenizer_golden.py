@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/data/tokenizer/: tiny tokenizers trained here, and the ids that PyPI's tokenizers and sentencepiece give.
 
-Needs `pip install tokenizers sentencepiece` (tools/golden is run by hand; the tests read only what it wrote). Vectors of
+Needs `pip install tokenizers sentencepiece transformers` (tools/golden is run by hand; the tests read only what it wrote). Vectors of
 real vocabularies are made when ../shared/data/tokenizers is there; their tests skip where it is not.
 """
 import contextlib
@@ -13,6 +13,7 @@ import tempfile
 
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUT = ROOT / "tests/data/tokenizer"
@@ -92,6 +93,25 @@ def llama2_style(name):
     return save(Tokenizer.from_str(json.dumps(content)), name)
 
 
+def opt_style(name):
+    """vocab.json, merges.txt and a configuration as in facebook/opt-125m, which alone tells of the special tokens."""
+    folder = OUT / name
+    folder.mkdir(exist_ok=True)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(
+        vocab_size=420, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.model.save(str(folder))
+    named = {key: {"__type": "AddedToken", "content": content, "lstrip": False, "normalized": True, "rstrip": False,
+                   "single_word": False}
+             for key, content in (("unk_token", "</s>"), ("bos_token", "</s>"), ("eos_token", "</s>"), ("pad_token", "<pad>"))}
+    config = {"errors": "replace", **named, "add_prefix_space": False, "add_bos_token": True,
+              "tokenizer_class": "GPT2Tokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf8")
+    return AutoTokenizer.from_pretrained(folder).backend_tokenizer
+
+
 def sentencepiece_model(name, **options):
     # The trainer writes its settings into the model: relative names keep folders of this machine out of it.
     model = io.BytesIO()
@@ -144,6 +164,7 @@ def main():
         "qwen2.json": byte_level("qwen2.json", pre_tokenizers.Sequence(
             [pre_tokenizers.Split(Regex(QWEN2), "isolated"), byte(add_prefix_space=False, use_regex=False)]), normalizers.NFC()),
         "llama2.json": llama2_style("llama2.json"),
+        "opt": opt_style("opt"),
         "bpe.model": sentencepiece_model("bpe.model", model_type="bpe", vocab_size=460, byte_fallback=True,
                                          normalization_rule_name="identity", remove_extra_whitespaces=False,
                                          character_coverage=0.98, user_defined_symbols=["<tool>", "==>"]),
