@@ -7,6 +7,7 @@
 #include "core/json.h"
 #include "core/parallel.h"
 #include "pipeline/compare.h"
+#include "pipeline/comparison_report.h"
 
 #include <fmt/format.h>
 
@@ -18,13 +19,14 @@ namespace scalebits::cli {
 namespace {
 
 struct CompareOptions {
-  std::string model, folder, text, recipe, output;
+  std::string model, folder, text, recipe, output, zero_shot;
   std::vector<std::string> calibration, peers, settings;
   std::vector<std::string> allocators = {"scalebits", "exact",     "per-tensor", "fisher-quantile",
                                          "baq",       "baq-layer", "uniform"};
   std::vector<std::string> roundings = {"nearest", "gptq", "tuned"};
   std::vector<double> rates;
   WindowOptions windows;
+  std::int64_t zero_shot_limit = 0;
   int threads = 0;
   bool quiet = false;
 };
@@ -35,7 +37,9 @@ void compare_allocators(const CompareOptions& options) {
                  .folder = options.folder,
                  .text = options.text,
                  .windows = options.windows,
-                 .rates = options.rates};
+                 .rates = options.rates,
+                 .zero_shot = options.zero_shot,
+                 .zero_shot_limit = options.zero_shot_limit};
   job.recipe = with_settings(recipe_of_file(options.recipe), options.settings);
   job.calibration.assign(options.calibration.begin(), options.calibration.end());
   job.peers.assign(options.peers.begin(), options.peers.end());
@@ -46,7 +50,8 @@ void compare_allocators(const CompareOptions& options) {
     ProgressLine line(options.quiet);
     rows = compare(job, std::ref(line));
   }
-  const std::string table = comparison_table(rows);
+  std::string table = comparison_table(rows);
+  if (const std::string peers = peer_table(rows); !peers.empty()) table += "\n" + peers;
   fmt::print("{}", table);
   if (options.output.empty()) return;
   write_file_atomically(options.output + ".json", Json{{"rows", rows}, {"recipe", to_json(job.recipe)}}.dump(1) + "\n");
@@ -77,6 +82,15 @@ void add_compare(CLI::App& app) {
       ->type_name("NAME,…");
   command->add_option("--peers", options->peers, "JSON files with rows measured elsewhere on the same windows")
       ->type_name("FILE");
+  CLI::Option* const zero_shot =
+      command->add_option("--zeroshot", options->zero_shot, "Also ask the questions in this folder, as `zeroshot` does")
+          ->type_name("FOLDER");
+  command
+      ->add_option("--zeroshot-limit", options->zero_shot_limit,
+                   "Ask N questions of each task, the same ones every time [all]")
+      ->needs(zero_shot)
+      ->check(CLI::Range(1, 1 << 30))
+      ->type_name("N");
   command->add_option("--context", options->windows.context, "Tokens of a window [1024]")
       ->check(CLI::Range(2, 1 << 20))
       ->type_name("N");

@@ -68,29 +68,20 @@ void run(const Arguments& arguments) {
     ProgressLine line(arguments.quiet);
     results = measure_zero_shot(*model, samples, {.bos = bos, .kv = arguments.runtime.kv}, std::ref(line));
   }
-  const Accuracy mean = mean_accuracy(results);
-  double seconds = 0;
-  Json tasks = Json::array();
-  std::string lines;
-  for (const TaskResult& result : results) {
-    seconds += result.seconds;
-    tasks.push_back(to_json(result));
-    lines += question_lines(result);
-  }
-  print(results, mean, seconds);
+  Json report = to_json(std::span<const TaskResult>(results), arguments.limit);
+  print(results, mean_accuracy(results), report["seconds"]);
   if (arguments.runtime.runtime.profile) print_profile(model->profile());
-  if (!arguments.items.empty()) write_file_atomically(arguments.items, lines);
+  if (!arguments.items.empty()) {
+    std::string lines;
+    for (const TaskResult& result : results) lines += question_lines(result);
+    write_file_atomically(arguments.items, lines);
+  }
   if (arguments.json.empty()) return;
-  const Json report = {{"model", arguments.model},
-                       {"data", arguments.data},
-                       {"limit", arguments.limit == 0 ? Json() : Json(arguments.limit)},
-                       {"bos", bos},
-                       {"activations", arguments.runtime.runtime.activations == ActivationFormat::f32 ? "f32" : "i8"},
-                       {"kv", arguments.runtime.kv == KvType::f16 ? "f16" : "i8"},
-                       {"tasks", tasks},
-                       {"mean", mean.mean},
-                       {"mean_standard_error", mean.standard_error},
-                       {"seconds", seconds}};
+  report.update({{"model", arguments.model},
+                 {"data", arguments.data},
+                 {"bos", bos},
+                 {"activations", arguments.runtime.runtime.activations == ActivationFormat::f32 ? "f32" : "i8"},
+                 {"kv", arguments.runtime.kv == KvType::f16 ? "f16" : "i8"}});
   write_file_atomically(arguments.json, report.dump(1));
 }
 

@@ -103,6 +103,21 @@ Json to_json(const TaskResult& result) {
   return json;
 }
 
+Json to_json(std::span<const TaskResult> results, std::int64_t limit) {
+  const Accuracy mean = mean_accuracy(results);
+  double seconds = 0;
+  Json tasks = Json::array();
+  for (const TaskResult& result : results) {
+    seconds += result.seconds;
+    tasks.push_back(to_json(result));
+  }
+  return {{"tasks", tasks},
+          {"mean", mean.mean},
+          {"mean_standard_error", mean.standard_error},
+          {"limit", limit},
+          {"seconds", seconds}};
+}
+
 std::string question_lines(const TaskResult& result) {
   std::string lines;
   for (const QuestionResult& question : result.questions) {

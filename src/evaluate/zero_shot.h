@@ -55,6 +55,8 @@ std::vector<TaskResult> measure_zero_shot(RuntimeModel& model, const std::vector
 Accuracy mean_accuracy(std::span<const TaskResult> results);
 
 Json to_json(const TaskResult& result);
+/// {"tasks", "mean", "mean_standard_error", "limit": as sample_items takes it, "seconds"}
+Json to_json(std::span<const TaskResult> results, std::int64_t limit);
 /// One line of JSON for each question, with the tokens read.
 std::string question_lines(const TaskResult& result);
 

@@ -5,6 +5,7 @@
 #include "core/mapped_file.h"
 #include "core/process_memory.h"
 #include "evaluate/kl.h"
+#include "evaluate/zero_shot.h"
 #include "pipeline/quantize.h"
 #include "tokenizer/tokenizer.h"
 
@@ -76,7 +77,8 @@ class Grid {
   Json cell(Allocator allocator, FinalRoundingMethod rounding, double rate) {
     const std::string name = fmt::format("{}-{}-{}", name_of(allocator), name_of(rounding), rate);
     const fs::path path = job_.folder / (name + ".json");
-    if (fs::exists(path)) return read_json_file(path);
+    if (fs::exists(path))
+      if (Json row = read_json_file(path); has_wanted_questions(row)) return row;
     if (progress_) progress_({-1, "cell", name});
     QuantizeJob job = quantize_job(rate);
     job.output = job_.folder / (name + ".safetensors");
@@ -105,6 +107,11 @@ class Grid {
     return row;
   }
 
+  bool has_wanted_questions(const Json& row) const {
+    if (job_.zero_shot.empty()) return true;
+    return row.contains("zero_shot") && row["zero_shot"].value("limit", std::int64_t{-1}) == job_.zero_shot_limit;
+  }
+
   /// Orders gather what is alike into blocks; where a whole tensor has one width they may do harm.
   QuantizeReport in_better_order(QuantizeJob job) {
     const fs::path output = job.output;
@@ -128,11 +135,23 @@ class Grid {
       windows_ = cut_windows(model->require_tokenizer().encode(characters, {.parse_special = false}), job_.windows);
     }
     const Comparison comparison = compare_models(*model, *reference_, windows_, {}, progress_);
-    return {
+    Json row = {
         {"perplexity", comparison.model.perplexity()},   {"perplexity_error", comparison.model.standard_error()},
         {"window_nll", comparison.model.nll.windows},    {"reference_perplexity", comparison.reference.perplexity()},
         {"kl", comparison.divergence.kl.mean()},         {"kl_error", comparison.divergence.kl.standard_error()},
-        {"kl_p99", comparison.divergence.percentile_99}, {"top1", comparison.divergence.top1_agreement}};
+        {"window_kl", comparison.divergence.kl.windows}, {"kl_p99", comparison.divergence.percentile_99},
+        {"top1", comparison.divergence.top1_agreement}};
+    if (!job_.zero_shot.empty()) row["zero_shot"] = zero_shot(*model);
+    return row;
+  }
+
+  Json zero_shot(RuntimeModel& model) const {
+    std::vector<TaskSample> samples;
+    for (const Task& task : zero_shot_tasks())
+      samples.push_back({task, sample_items(read_task(task, job_.zero_shot), job_.zero_shot_limit)});
+    const bool bos = model.require_tokenizer().adds_bos_by_default();
+    return to_json(std::span<const TaskResult>(measure_zero_shot(model, samples, {.bos = bos}, progress_)),
+                   job_.zero_shot_limit);
   }
 
   const CompareJob& job_;
@@ -141,46 +160,8 @@ class Grid {
   TextWindows windows_;
 };
 
-/// Mean of the windows' differences in nats per token, and its standard error: the windows' own spread cancels.
-std::string paired(const Json& row, const Json& base) {
-  const std::vector<double> ours = row.at("window_nll"), theirs = base.at("window_nll");
-  if (ours.size() != theirs.size()) return "";
-  WindowMeans differences;
-  for (std::size_t i = 0; i < ours.size(); ++i) differences.windows.push_back(ours[i] - theirs[i]);
-  return fmt::format("{:+.3f} ± {:.3f}", differences.mean(), differences.standard_error());
-}
-
 }  // namespace
 
 Json compare(const CompareJob& job, const ProgressSink& progress) { return Grid(job, progress).run(); }
-
-std::string comparison_table(const Json& all) {
-  std::vector<Json> rows(all.begin(), all.end());
-  std::stable_sort(rows.begin(), rows.end(), [](const Json& a, const Json& b) {
-    return std::pair(a.value("rate", a["linear_bpw"].get<double>()), a["perplexity"].get<double>()) <
-           std::pair(b.value("rate", b["linear_bpw"].get<double>()), b["perplexity"].get<double>());
-  });
-  std::string table =
-      "| linear bpw | allocator | rounding | perplexity | nats above `scalebits`, same rounding and rate | KL | KL 99% "
-      "| "
-      "same top token | file | time | memory |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
-  for (const Json& row : rows) {
-    std::string above;
-    for (const Json& other : rows)
-      if (row.contains("rate") && other.value("allocator", "") == "scalebits" && row["allocator"] != "scalebits" &&
-          other["rounding"] == row["rounding"] && other.value("rate", 0.0) == row["rate"])
-        above = paired(row, other);
-    const auto megabytes = [&](const char* key) {
-      return row.contains(key) ? fmt::format("{:.1f} MB", row[key].get<double>() / 1e6) : "";
-    };
-    table += fmt::format(
-        "| {:.3f} | {} | {} | {:.2f} ± {:.2f} | {} | {:.4f} | {:.2f} | {:.1f} % | {} | {} | {} |\n",
-        row["linear_bpw"].get<double>(), row["allocator"].get<std::string>(), row["rounding"].get<std::string>(),
-        row["perplexity"].get<double>(), row["perplexity_error"].get<double>(), above, row["kl"].get<double>(),
-        row["kl_p99"].get<double>(), 100 * row["top1"].get<double>(), megabytes("file_bytes"),
-        row.contains("seconds") ? fmt::format("{:.0f} s", row["seconds"].get<double>()) : "", megabytes("peak_bytes"));
-  }
-  return table;
-}
 
 }  // namespace scalebits

@@ -25,17 +25,18 @@ struct CompareJob {
   std::vector<FinalRoundingMethod> roundings;
   std::vector<double> rates;                 // bpw of the linear layers, all-in
   std::vector<std::filesystem::path> peers;  // JSON files of rows measured elsewhere on the same windows
+  std::filesystem::path zero_shot;           // folder with the tasks' files; empty: no zero-shot accuracy
+  std::int64_t zero_shot_limit = 0;          // questions of each task; 0: all
   Recipe recipe;                             // everything else
 };
 
 /// The rows, by rate: {"allocator", "rounding", "rate", "linear_bpw", "code_bits", "file_bytes", "perplexity",
-/// "perplexity_error", "window_nll", "kl", "kl_error", "kl_p99", "top1", "seconds", "peak_bytes"}; a peer's rows have
-/// what their file has. Allocators that give a whole tensor one width are tried with and without reordering, and the
-/// better one is taken: better on the held-out calibration text. Throws Error(bad_input) when the folder belongs to
-/// another model, calibration, text or recipe; Error(interrupted) after Ctrl-C.
+/// "perplexity_error", "window_nll", "kl", "kl_error", "window_kl", "kl_p99", "top1", "zero_shot" {"mean",
+/// "mean_standard_error", "limit", "tasks"}, "seconds", "peak_bytes"}; a peer's rows have what their file has. A cell
+/// that was measured without the zero-shot tasks, or with other questions, is made again when they are wanted.
+/// Allocators that give a whole tensor one width are tried with and without reordering, and the better one is taken:
+/// better on the held-out calibration text. Throws Error(bad_input) when the folder belongs to another model,
+/// calibration, text or recipe; Error(interrupted) after Ctrl-C.
 Json compare(const CompareJob& job, const ProgressSink& progress);
-
-/// Markdown: one table for each rate, differences paired over windows against `scalebits` with the same rounding.
-std::string comparison_table(const Json& rows);
 
 }  // namespace scalebits

@@ -3,8 +3,8 @@
 #include "checkpoint/read_checkpoint.h"
 #include "pack/pack_model.h"
 #include "pipeline/calibration.h"
+#include "pipeline/final_rounding.h"
 #include "pipeline/search_state.h"
-#include "refine/refine_model.h"
 
 #include <ATen/ATen.h>
 
@@ -17,6 +17,17 @@ namespace scalebits {
 namespace {
 
 constexpr std::int64_t kWindowLength = 512;
+constexpr double kPartBeforePacking = 0.97;  // of the whole job's time
+
+/// How much of the time goes to the search, as it does on SmolLM2.
+double search_part_of_time(FinalRoundingMethod rounding) {
+  switch (rounding) {
+    case FinalRoundingMethod::nearest: return kPartBeforePacking;
+    case FinalRoundingMethod::gptq: return 0.7;
+    case FinalRoundingMethod::tuned: return 0.4;
+  }
+  throw InternalError("an unknown rounding");
+}
 
 /// Zeros until the search is over; they take the bytes that the numbers will. Allocators that look at no gradient have
 /// none.
@@ -90,52 +101,6 @@ Recipe with_budget_of(const Recipe& wanted, Recipe earlier) {
   return earlier;
 }
 
-struct FinalRounding {
-  PackedBlobs blobs;
-  double validation_loss = 0;
-};
-
-FinalRounding final_rounding(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
-                             const SearchResult& result, const ProgressSink& progress) {
-  if (recipe.rounding == FinalRoundingMethod::nearest)
-    return {PackedBlobs(result.matrices.size()), result.state.best_validation_loss};
-  const at::Tensor& windows = calibration.gradient_windows;
-  const std::int64_t count = std::min<std::int64_t>(recipe.feedback_windows, windows.size(0));
-  FeedbackOptions options = recipe.feedback;
-  options.clip_search = recipe.clip != ClipWeighting::none;
-  options.decoder.compute = recipe.compute;
-  const auto layers = static_cast<double>(checkpoint.spec.layers);
-  const bool tuned = recipe.rounding == FinalRoundingMethod::tuned;
-  const ProgressSink feedback_progress = part_of(progress, 0, tuned ? 0.2 : 1),
-                     tune_progress = part_of(progress, 0.2, 1);
-  FinalRounding rounding;
-  rounding.blobs = round_with_feedback(
-      checkpoint, result.matrices, result.state.plan, windows.narrow(0, 0, count).contiguous(), options,
-      [&](std::int64_t layer) {
-        if (interrupt_requested) fail(ErrorKind::interrupted, "interrupted");
-        if (feedback_progress)
-          feedback_progress({static_cast<double>(layer) / layers, "rounding", fmt::format("layer {}", layer)});
-      });
-  if (tuned) {
-    TuneOptions tune = recipe.tune;
-    tune.decoder = options.decoder;
-    rounding.blobs = tune_codes(checkpoint, result.matrices, result.state.plan, rounding.blobs, windows, tune,
-                                [&](int step, double divergence) {
-                                  if (interrupt_requested) fail(ErrorKind::interrupted, "interrupted");
-                                  if (!tune_progress) return;
-                                  const auto done = static_cast<double>(step + 1);
-                                  tune_progress({(step + 1) % 20 == 0 ? -1 : done / tune.steps, "tuning",
-                                                 fmt::format("step {}, KL {:.4f}", step + 1, divergence)});
-                                });
-  }
-  RefinedModel model(checkpoint, result.matrices, rounding.blobs);
-  model.use(result.state.plan);
-  const LossTarget target = loss_target(checkpoint, calibration.validation_windows, recipe);
-  rounding.validation_loss =
-      Decoder(checkpoint.spec, model, options.decoder).loss(calibration.validation_windows, target).mean;
-  return rounding;
-}
-
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -182,10 +147,8 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   }
   SearchCallbacks callbacks;
   callbacks.save_state = [&](const SearchState& current) { save_search_state(state_path, current, provenance); };
-  if (job.time_limit_seconds) callbacks.seconds_left = *job.time_limit_seconds - seconds_since(start);
-  const double search_share = job.recipe.rounding == FinalRoundingMethod::nearest ? 1
-                              : job.recipe.rounding == FinalRoundingMethod::gptq  ? 0.7
-                                                                                  : 0.3;
+  const double search_share = search_part_of_time(job.recipe.rounding);
+  if (job.time_limit_seconds) callbacks.seconds_left = search_share * (*job.time_limit_seconds - seconds_since(start));
   callbacks.progress = part_of(progress, 0, search_share);
   const SearchResult result = (earlier ? plan_from_frontier : run_search)(checkpoint, calibration, job.recipe, budget,
                                                                           std::move(state), callbacks);
@@ -199,11 +162,13 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   const ArtifactSizes sizes = artifact_sizes(description);
   if ((job.recipe.bpw ? sizes.linear_bytes : sizes.file()) > budget.bytes)
     throw InternalError("the plan that the search ended with does not meet the budget");
-  const FinalRounding rounding =
-      final_rounding(checkpoint, calibration, job.recipe, result, part_of(progress, search_share, 0.99));
+  FinalRoundingJob rounding_job{checkpoint, calibration, job.recipe, result, provenance, folder, job.resume};
+  if (job.time_limit_seconds)
+    rounding_job.seconds_left = kPartBeforePacking * *job.time_limit_seconds - seconds_since(start);
+  const FinalRounding rounding = final_rounding(rounding_job, part_of(progress, search_share, kPartBeforePacking));
   write_packed_model(job.output, description, checkpoint, result.state.partition, result.matrices,
                      [&](std::size_t i, std::span<std::byte> blob) {
-                       if (progress) progress({0.99, "packing", result.matrices[i]->name()});
+                       if (progress) progress({kPartBeforePacking, "packing", result.matrices[i]->name()});
                        pack_refined(result.matrices, result.state.plan, rounding.blobs, i, blob);
                      });
   std::filesystem::remove_all(folder);

@@ -1,35 +1,55 @@
-// Codes tuned against the whole model: at fixed widths, scales and zeros, each weight's level (its code as a real
-// number) follows the gradient that the rounded model sees (straight-through), by Adam with one second moment per
-// group, and is rounded anew in every pass. What is brought down is the divergence from the full-precision model on
-// calibration text, so no layer has to imitate its own full-precision outputs. Levels start in the middle of their
-// codes' cells, so that only gradients which keep their sign over many steps change a code. Our own form of
-// quantisation-aware distillation.
+// Codes tuned against the whole model: at fixed widths, the levels of weights, ranges and zeros (tuned_matrix.h) follow
+// the gradient that the rounded model sees and are rounded anew in every pass. What is brought down is the divergence
+// from the full-precision model on calibration text, so no layer has to imitate its own full-precision outputs. Our own
+// form of quantisation-aware distillation.
 #pragma once
 
+#include "core/json.h"
 #include "graph/decoder.h"
 #include "model/checkpoint.h"
 #include "refine/refine_model.h"
 
 #include <ATen/core/Tensor.h>
 
-#include <cstdint>
-#include <functional>
+#include <filesystem>
+#include <memory>
 
 namespace scalebits {
 
 struct TuneOptions {
   int steps = 100;
   int windows_per_step = 4;
-  double rate = 0.03;  // levels per step at the start, when the gradient keeps its sign; falls linearly to 0
+  double rate = 0.03;       // codes per step at the start, when the gradient keeps its sign; falls linearly to 0
+  double side_rate = 0.03;  // the same of ranges and zeros
   DecoderOptions decoder;
 };
 
-/// `ids` [windows, length] int64: calibration text, read in turn. `start`: what round_with_feedback gave, or empty
-/// blobs for nearest rounding. `on_step(step, divergence)` is called after each step with the mean KL of its batch in
-/// nats per token; what it throws ends the work. Returns blobs for every rounded linear. Memory: 9 bytes for each
-/// weight.
-PackedBlobs tune_codes(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
-                       const PackedBlobs& start, const at::Tensor& ids, const TuneOptions& options,
-                       const std::function<void(int step, double divergence)>& on_step);
+class CodeTuner {
+ public:
+  /// Keeps references to checkpoint, matrices and plan. `start`: what round_with_feedback gave, or empty blobs for
+  /// nearest rounding. `ids` [windows, length] int64: calibration text, read in turn. Memory: 8.5 bytes for each
+  /// weight.
+  CodeTuner(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
+            const PackedBlobs& start, const at::Tensor& ids, const TuneOptions& options);
+  ~CodeTuner();
+
+  int steps() const;
+  int steps_done() const;
+  /// Fewer steps than the options say: at least one more than are done.
+  void shorten(int steps);
+  /// One step; mean KL of its batch before it, in nats per token.
+  double step();
+  /// Of every rounded linear.
+  PackedBlobs blobs() const;
+
+  /// Between two steps, atomically; `provenance` says what the work belongs to.
+  void save(const std::filesystem::path& path, const Json& provenance) const;
+  /// Goes on from there. Throws Error(bad_input) naming the file when it is damaged or belongs to other work.
+  void load(const std::filesystem::path& path, const Json& provenance);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace scalebits

@@ -1,11 +1,5 @@
-// Every allocator in the job itself, and what is done at the widths it decided: budgets are met, one descent serves
-// all, tuning brings the divergence down and packs what it measured.
+// Every allocator in the job itself: budgets are met, and one descent serves all.
 #include "random_job.h"
-
-#include "graph/decoder.h"
-#include "pipeline/search_state.h"
-#include "refine/refine_model.h"
-#include "refine/tune.h"
 
 #include <gtest/gtest.h>
 
@@ -46,36 +40,6 @@ TEST(Allocators, MeetTheBudgetAloneAndFromOneDescent) {
   }
   for (const auto& [one, plan] : plans)
     for (const auto& [other, other_plan] : plans) EXPECT_TRUE(one == other || plan != other_plan);
-}
-
-TEST(Tuning, BringsTheDivergenceDownAndPacksWhatItMeasured) {
-  const Checkpoint checkpoint = random_checkpoint(true, false);
-  const CalibrationSet calibration = random_calibration();
-  Recipe recipe = small_recipe();
-  recipe.allocator = Allocator::uniform;
-  const Budget budget = budget_for(checkpoint, recipe, kLinearWeights * 28 / 80);
-  const SearchResult result = run_search(checkpoint, calibration, recipe, budget, {}, {});
-  CheckpointWeights exact(checkpoint);
-  Decoder teacher(checkpoint.spec, exact);
-  const at::Tensor& ids = calibration.gradient_windows;
-  const LossTarget target{LossTarget::Kind::kl, teacher.hidden(ids), exact.head()};
-  const auto divergence = [&](const PackedBlobs& blobs) {
-    RefinedModel model(checkpoint, result.matrices, blobs);
-    model.use(result.state.plan);
-    return Decoder(checkpoint.spec, model).loss(ids, target).mean;
-  };
-  const PackedBlobs nearest(result.matrices.size());
-  TuneOptions options{.steps = 12, .windows_per_step = static_cast<int>(ids.size(0)), .rate = 0.1};
-  std::vector<double> seen;
-  const auto note = [&](int, double value) { seen.push_back(value); };
-  const PackedBlobs tuned = tune_codes(checkpoint, result.matrices, result.state.plan, nearest, ids, options, note);
-  ASSERT_EQ(seen.size(), 12u);
-  EXPECT_NEAR(seen.front(), divergence(nearest), 1e-5 * seen.front()) << "the first step sees the codes it starts from";
-  EXPECT_LT(divergence(tuned), 0.8 * seen.front());
-  // At a rate too small to leave a cell, no code changes.
-  options.rate = 1e-4;
-  const PackedBlobs kept = tune_codes(checkpoint, result.matrices, result.state.plan, tuned, ids, options, {});
-  EXPECT_EQ(kept, tuned);
 }
 
 }  // namespace

@@ -1,0 +1,111 @@
+#include "pipeline/final_rounding.h"
+
+#include "core/hash.h"
+#include "refine/tune.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace scalebits {
+namespace {
+
+constexpr double kSecondsBetweenSaves = 300;
+constexpr int kTimedSteps = 2;  // before their number is fitted into the time: the first ones touch memory anew
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void stop_if_interrupted() {
+  if (interrupt_requested) fail(ErrorKind::interrupted, "interrupted");
+}
+
+PackedBlobs rounded_with_feedback(const FinalRoundingJob& job, const FeedbackOptions& options,
+                                  const ProgressSink& progress) {
+  const at::Tensor& windows = job.calibration.gradient_windows;
+  const std::int64_t count = std::min<std::int64_t>(job.recipe.feedback_windows, windows.size(0));
+  const auto layers = static_cast<double>(job.checkpoint.spec.layers);
+  return round_with_feedback(
+      job.checkpoint, job.result.matrices, job.result.state.plan, windows.narrow(0, 0, count).contiguous(), options,
+      [&](std::int64_t layer) {
+        stop_if_interrupted();
+        if (progress) progress({static_cast<double>(layer) / layers, "rounding", fmt::format("layer {}", layer)});
+      });
+}
+
+/// What a tuning's state belongs to.
+Json provenance_of_tuning(const FinalRoundingJob& job) {
+  Hasher plan;
+  for (const auto& widths : job.result.state.plan.widths) plan.update(std::as_bytes(std::span(widths)));
+  return {{"checkpoint", job.provenance.checkpoint_hash},
+          {"calibration", job.provenance.calibration_hash},
+          {"recipe", job.provenance.recipe},
+          {"plan", plan.hex()}};
+}
+
+PackedBlobs tuned(const FinalRoundingJob& job, const FeedbackOptions& feedback, const ProgressSink& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  const std::filesystem::path path = job.folder / "tuning.safetensors";
+  const Json provenance = provenance_of_tuning(job);
+  const bool resumed = job.resume && std::filesystem::exists(path);
+  const PackedBlobs first = resumed ? PackedBlobs(job.result.matrices.size())
+                                    : rounded_with_feedback(job, feedback, part_of(progress, 0, 0.2));
+  TuneOptions options = job.recipe.tune;
+  options.decoder = feedback.decoder;
+  CodeTuner tuner(job.checkpoint, job.result.matrices, job.result.state.plan, first, job.calibration.gradient_windows,
+                  options);
+  if (resumed)
+    tuner.load(path, provenance);
+  else
+    tuner.save(path, provenance);
+  const ProgressSink tune_progress = part_of(progress, 0.2, 1);
+  auto saved = std::chrono::steady_clock::now(), first_timed = saved;
+  const int steps_before = tuner.steps_done();
+  while (tuner.steps_done() < tuner.steps()) {
+    if (interrupt_requested || seconds_since(saved) > kSecondsBetweenSaves) {
+      tuner.save(path, provenance);
+      saved = std::chrono::steady_clock::now();
+    }
+    stop_if_interrupted();
+    const double divergence = tuner.step();
+    const int done = tuner.steps_done();
+    if (done == steps_before + kTimedSteps) {
+      const double left = job.seconds_left - seconds_since(start);
+      const double affordable = done + std::max(0.0, left) * kTimedSteps / seconds_since(first_timed);
+      if (affordable < tuner.steps()) {
+        if (progress)
+          progress({-1, "time limit",
+                    fmt::format("{} tuning steps instead of {}", std::max(done + 1, int(affordable)), tuner.steps())});
+        tuner.shorten(static_cast<int>(affordable));
+      }
+    }
+    if (tune_progress)
+      tune_progress({done % 20 == 0 ? -1 : static_cast<double>(done) / tuner.steps(), "tuning",
+                     fmt::format("step {} of {}, KL {:.4f}", done, tuner.steps(), divergence)});
+  }
+  return tuner.blobs();
+}
+
+}  // namespace
+
+FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& progress) {
+  const SearchResult& result = job.result;
+  if (job.recipe.rounding == FinalRoundingMethod::nearest)
+    return {PackedBlobs(result.matrices.size()), result.state.best_validation_loss};
+  FeedbackOptions options = job.recipe.feedback;
+  options.clip_search = job.recipe.clip != ClipWeighting::none;
+  options.decoder.compute = job.recipe.compute;
+  FinalRounding rounding;
+  rounding.blobs = job.recipe.rounding == FinalRoundingMethod::tuned ? tuned(job, options, progress)
+                                                                     : rounded_with_feedback(job, options, progress);
+  RefinedModel model(job.checkpoint, result.matrices, rounding.blobs);
+  model.use(result.state.plan);
+  const LossTarget target = loss_target(job.checkpoint, job.calibration.validation_windows, job.recipe);
+  rounding.validation_loss =
+      Decoder(job.checkpoint.spec, model, options.decoder).loss(job.calibration.validation_windows, target).mean;
+  return rounding;
+}
+
+}  // namespace scalebits

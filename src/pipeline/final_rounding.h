@@ -1,0 +1,33 @@
+// The rounding that the artifact gets at the widths found: nearest, with feedback, or tuned (refine/). Tuning is the
+// longest part of the job, so its state is kept beside the search's.
+#pragma once
+
+#include "core/progress.h"
+#include "pipeline/search.h"
+#include "pipeline/search_state.h"
+#include "refine/refine_model.h"
+
+#include <filesystem>
+
+namespace scalebits {
+
+struct FinalRounding {
+  PackedBlobs blobs;  // empty for matrices that are rounded to nearest
+  double validation_loss = 0;
+};
+
+struct FinalRoundingJob {
+  const Checkpoint& checkpoint;
+  const CalibrationSet& calibration;
+  const Recipe& recipe;
+  const SearchResult& result;
+  Provenance provenance;
+  std::filesystem::path folder;  // for the state of a tuning
+  bool resume = false;
+  double seconds_left = 1e30;  // of a time limit: tuning takes fewer steps to keep it
+};
+
+/// Throws Error(interrupted) after Ctrl-C; a tuning then goes on from `folder` with `resume` to the same result.
+FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& progress);
+
+}  // namespace scalebits

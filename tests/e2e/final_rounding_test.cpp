@@ -1,0 +1,134 @@
+// The final rounding in the job itself: tuning brings the divergence down and packs what it measured, an interrupted
+// one goes on to the same bytes, and a time limit makes it shorter.
+#include "random_job.h"
+
+#include "graph/decoder.h"
+#include "pipeline/final_rounding.h"
+#include "refine/tune.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <string_view>
+
+namespace scalebits {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A random model at uniform widths, and how far any rounding of it is from full precision.
+struct Job {
+  explicit Job(Family family = Family::llama, bool biases = false)
+      : checkpoint(random_checkpoint(true, biases, family)) {
+    recipe.allocator = Allocator::uniform;
+    recipe.rounding = FinalRoundingMethod::tuned;
+    recipe.tune = {.steps = 40, .windows_per_step = 12, .rate = 0.03, .side_rate = 0};
+    result =
+        run_search(checkpoint, calibration, recipe, budget_for(checkpoint, recipe, kLinearWeights * 28 / 80), {}, {});
+  }
+
+  double divergence(const PackedBlobs& blobs) {
+    CheckpointWeights exact(checkpoint);
+    const at::Tensor& ids = calibration.gradient_windows;
+    const LossTarget target{LossTarget::Kind::kl, Decoder(checkpoint.spec, exact).hidden(ids), exact.head()};
+    RefinedModel model(checkpoint, result.matrices, blobs);
+    model.use(result.state.plan);
+    return Decoder(checkpoint.spec, model).loss(ids, target).mean;
+  }
+  PackedBlobs nearest() const { return PackedBlobs(result.matrices.size()); }
+  CodeTuner tuner(const PackedBlobs& start, const TuneOptions& options) const {
+    return CodeTuner(checkpoint, result.matrices, result.state.plan, start, calibration.gradient_windows, options);
+  }
+  FinalRounding rounded(const fs::path& folder, bool resume, double seconds_left = 1e30,
+                        const ProgressSink& progress = {}) const {
+    return final_rounding({checkpoint,
+                           calibration,
+                           recipe,
+                           result,
+                           {"checkpoint", "calibration", to_json(recipe)},
+                           folder,
+                           resume,
+                           seconds_left},
+                          progress);
+  }
+
+  Checkpoint checkpoint;
+  CalibrationSet calibration = random_calibration();
+  Recipe recipe = small_recipe();
+  SearchResult result;
+};
+
+/// Removed at the end.
+struct Folder {
+  Folder() : path(fs::temp_directory_path() / fmt::format("scalebits-rounding-{}", ::getpid())) {
+    fs::create_directories(path);
+  }
+  ~Folder() { fs::remove_all(path); }
+  fs::path path;
+};
+
+PackedBlobs run(CodeTuner&& tuner) {
+  while (tuner.steps_done() < tuner.steps()) tuner.step();
+  return tuner.blobs();
+}
+
+TEST(Tuning, BringsTheDivergenceDownAndPacksWhatItMeasured) {
+  for (const Family family : {Family::llama, Family::opt}) {
+    Job job(family, family == Family::opt);
+    const double before = job.divergence(job.nearest());
+    CodeTuner tuner = job.tuner(job.nearest(), job.recipe.tune);
+    EXPECT_NEAR(tuner.step(), before, 1e-5 * before) << "the first step sees the codes it starts from";
+    const PackedBlobs tuned = run(std::move(tuner));
+    EXPECT_LT(job.divergence(tuned), 0.8 * before);
+    // At a rate too small to leave a cell, no code changes.
+    EXPECT_EQ(run(job.tuner(tuned, {.steps = 12, .windows_per_step = 12, .rate = 1e-4, .side_rate = 1e-4})), tuned);
+  }
+}
+
+TEST(Tuning, MovesRangesAndZerosAlone) {
+  Job job;
+  const double before = job.divergence(job.nearest());
+  const PackedBlobs tuned =
+      run(job.tuner(job.nearest(), {.steps = 12, .windows_per_step = 12, .rate = 1e-4, .side_rate = 0.1}));
+  EXPECT_LT(job.divergence(tuned), 0.95 * before);
+}
+
+TEST(Tuning, GoesOnFromItsStateToTheSameBytes) {
+  Folder folder;
+  Job job;
+  const PackedBlobs whole = job.rounded(folder.path, false).blobs;
+  int reports = 0;
+  const auto interrupt = [&](const ProgressReport& report) {
+    if (std::string_view(report.stage) == "tuning" && ++reports == 5) interrupt_requested = true;
+  };
+  EXPECT_THROW(job.rounded(folder.path, false, 1e30, interrupt), Error);
+  interrupt_requested = false;
+  int resumed_steps = 0;
+  const PackedBlobs resumed = job.rounded(folder.path, true, 1e30,
+                                          [&](const ProgressReport& report) {
+                                            if (std::string_view(report.stage) == "tuning") ++resumed_steps;
+                                          })
+                                  .blobs;
+  EXPECT_EQ(resumed_steps, job.recipe.tune.steps - 5);
+  EXPECT_EQ(resumed, whole);
+  job.recipe.tune.rate = 0.2;
+  EXPECT_THROW(job.rounded(folder.path, true), Error) << "another recipe";
+  job.recipe.tune.rate = 0.1;
+  job.result.state.plan.widths[0][0] ^= 1;
+  EXPECT_THROW(job.rounded(folder.path, true), Error) << "another plan";
+}
+
+TEST(Tuning, TakesFewerStepsUnderATimeLimit) {
+  Folder folder;
+  Job job;
+  job.recipe.tune.steps = 1000000;
+  const auto start = std::chrono::steady_clock::now();
+  job.rounded(folder.path, false, 1.0);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
+}  // namespace
+}  // namespace scalebits
