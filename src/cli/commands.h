@@ -14,6 +14,7 @@ void add_inspect(CLI::App& app);
 void add_kl(CLI::App& app);
 void add_kernels(CLI::App& app);
 void add_perplexity(CLI::App& app);
+void add_plan(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_random(CLI::App& app);
 void add_verify(CLI::App& app);

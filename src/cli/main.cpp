@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "scalebits 0.1.0");
   cli::add_quantize(app);
+  cli::add_plan(app);
   cli::add_compare(app);
   cli::add_perplexity(app);
   cli::add_kl(app);

@@ -5,6 +5,7 @@
 #include "pipeline/calibration.h"
 #include "pipeline/final_rounding.h"
 #include "pipeline/search_state.h"
+#include "pipeline/stored_size.h"
 
 #include <ATen/ATen.h>
 
@@ -29,13 +30,6 @@ double search_part_of_time(FinalRoundingMethod rounding) {
   throw InternalError("an unknown rounding");
 }
 
-/// Zeros until the search is over; they take the bytes that the numbers will. Allocators that look at no gradient have
-/// none.
-void reserve_sensitivity(ArtifactDescription& description, const Recipe& recipe) {
-  const bool scored = recipe.allocator != Allocator::uniform && recipe.allocator != Allocator::baq_layer;
-  if (scored) description.sensitivity.assign(description.matrices.size(), 0.0f);
-}
-
 /// What the last gradient's scores say each matrix's rounding costs at the final plan.
 void set_sensitivity(ArtifactDescription& description, const SearchResult& result) {
   std::map<std::string, float> costs;
@@ -48,44 +42,6 @@ void set_sensitivity(ArtifactDescription& description, const SearchResult& resul
     }
   for (std::size_t i = 0; i < description.sensitivity.size(); ++i)
     description.sensitivity[i] = costs.at(description.matrices[i].name);
-}
-
-/// Counts a plan's bytes in the budget's own terms. The description is made once for each set of orders.
-class StoredSize {
- public:
-  StoredSize(const Checkpoint& checkpoint, const Recipe& recipe) : checkpoint_(checkpoint), recipe_(recipe) {}
-
-  std::uint64_t operator()(const Partition& partition, const RoundedMatrices& matrices, const BitPlan& plan) {
-    std::vector<ChannelOrderPtr> orders;
-    for (const MatrixPartition& matrix : partition.matrices)
-      orders.insert(orders.end(), {matrix.row_order, matrix.col_order});
-    if (orders != described_) {
-      description_ = describe_artifact(checkpoint_, partition, matrices, to_json(recipe_));
-      reserve_sensitivity(description_, recipe_);
-      described_ = std::move(orders);
-    }
-    set_widths(description_, matrices, plan);
-    const ArtifactSizes sizes = artifact_sizes(description_);
-    return recipe_.bpw ? sizes.linear_bytes : sizes.file();
-  }
-
- private:
-  const Checkpoint& checkpoint_;
-  const Recipe& recipe_;
-  std::vector<ChannelOrderPtr> described_;  // the orders that description_ was made for; empty: none yet
-  ArtifactDescription description_;
-};
-
-/// Bytes of the linear layers at the wanted rate; linears kept at 16 bits are not part of it.
-std::uint64_t bytes_at_rate(const ModelSpec& spec, const Recipe& recipe) {
-  double weights = 0;
-  for (std::int64_t layer = 0; layer < spec.layers; ++layer)
-    for (const LinearKind kind : linear_kinds(spec))
-      if (kept_bits(recipe, linear_name(layer, kind)) != 16) {
-        const auto [rows, cols] = linear_shape(spec, kind);
-        weights += static_cast<double>(rows) * static_cast<double>(cols);
-      }
-  return static_cast<std::uint64_t>(std::floor(*recipe.bpw * weights / 8));
 }
 
 /// An earlier search's recipe, which its partition and codes belong to, with the budget and the final rounding that are
@@ -125,7 +81,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   if (job.recipe.window_length == 0)
     job.recipe.window_length = static_cast<int>(std::min<std::int64_t>(kWindowLength, checkpoint.spec.max_positions));
   StoredSize stored_size(checkpoint, job.recipe), size_before_search(checkpoint, job.recipe);
-  const std::uint64_t bytes = job.recipe.bpw ? bytes_at_rate(checkpoint.spec, job.recipe) : *job.recipe.budget_bytes;
+  const std::uint64_t bytes = budget_bytes(checkpoint.spec, job.recipe);
   const Budget budget{bytes, std::ref(stored_size)};
   // Before the model is run, which may take minutes.
   require_feasible(checkpoint, job.recipe, {bytes, std::ref(size_before_search)});
@@ -150,8 +106,9 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   const double search_share = search_part_of_time(job.recipe.rounding);
   if (job.time_limit_seconds) callbacks.seconds_left = search_share * (*job.time_limit_seconds - seconds_since(start));
   callbacks.progress = part_of(progress, 0, search_share);
-  const SearchResult result = (earlier ? plan_from_frontier : run_search)(checkpoint, calibration, job.recipe, budget,
-                                                                          std::move(state), callbacks);
+  const SearchResult result =
+      earlier ? plan_from_frontier(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks)
+              : run_search(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks);
   if (!job.save_frontier.empty()) save_search_state(job.save_frontier, result.state, provenance);
 
   ArtifactDescription description =

@@ -1,5 +1,6 @@
 #include "pipeline/search.h"
 
+#include "allocate/knapsack.h"
 #include "core/units.h"
 #include "graph/decoder.h"
 #include "pipeline/one_shot.h"
@@ -52,14 +53,14 @@ class Stopwatch {
 class Search {
  public:
   Search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe, const Budget& budget,
-         SearchState state, const SearchCallbacks& callbacks, bool from_frontier)
+         SearchState state, const SearchCallbacks& callbacks, bool from_frontier, RoundedMatrices matrices = {})
       : checkpoint_(checkpoint), calibration_(calibration), recipe_(recipe), budget_(budget), state_(std::move(state)),
-        callbacks_(callbacks), from_frontier_(from_frontier) {}
+        callbacks_(callbacks), from_frontier_(from_frontier), matrices_(std::move(matrices)) {}
 
   SearchResult run() {
     if (state_.phase == SearchState::Phase::order) {
       order();
-    } else {
+    } else if (matrices_.empty()) {
       matrices_ = rounded();
     }
     check_feasible(budget_, state_.partition, matrices_, recipe_);
@@ -70,7 +71,7 @@ class Search {
     }
     if (state_.phase == SearchState::Phase::descend) descend();
     if (state_.phase == SearchState::Phase::swap) swap();
-    return {std::move(state_), std::move(matrices_)};
+    return {std::move(state_), std::move(matrices_), cost_, least_cost_};
   }
 
  private:
@@ -181,6 +182,7 @@ class Search {
   }
 
   double validation_loss(const BitPlan& plan) {
+    if (!calibration_.validation_windows.defined()) return 0;
     if (!validation_target_) validation_target_ = loss_target(checkpoint_, calibration_.validation_windows, recipe_);
     model_.use(plan);
     return decoder_.loss(calibration_.validation_windows, *validation_target_).mean;
@@ -346,6 +348,7 @@ class Search {
     });
     state_.best_validation_loss = validation_loss(plan);
     move_to(std::move(plan), name_of(allocator).data(), loss, watch);
+    if (from_frontier_) set_costs(nearest_above());
     finish_phase(SearchState::Phase::done);
   }
 
@@ -368,7 +371,17 @@ class Search {
       move_to(allocate_within(budget_.bytes, {.lower_by = step > 8 ? 8 : 1, .raise_trust = recipe_.raise_trust}),
               "frontier", loss, watch);
     state_.best_validation_loss = validation_loss(state_.plan);
+    set_costs(nearest);
     finish_phase(SearchState::Phase::done);
+  }
+
+  /// Of the present plan, by what our own allocator goes by: the scores at `point`.
+  void set_costs(const FrontierPoint& point) {
+    state_.scores = point.scores;
+    const Choices all = choices(point.plan);
+    const Knapsack knapsack = knapsack_of(all);
+    cost_ = cost_of_plan(knapsack, state_.plan);
+    least_cost_ = relax(knapsack, bytes_of_plan(all, state_.plan)).lower_bound;
   }
 
   BitPlan allocate_within(std::uint64_t stored_target, const MoveLimits& limits) const {
@@ -502,6 +515,7 @@ class Search {
   bool from_frontier_;
   Stopwatch start_;
   double window_seconds_ = 0;  // of a gradient pass, per window; 0: not known yet
+  double cost_ = 0, least_cost_ = 0;
   RoundedMatrices matrices_;
   SearchModel model_{checkpoint_, matrices_};
   Decoder decoder_{checkpoint_.spec, model_, decoder_options()};
@@ -537,10 +551,11 @@ SearchResult run_search(const Checkpoint& checkpoint, const CalibrationSet& cali
 }
 
 SearchResult plan_from_frontier(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
-                                const Budget& budget, SearchState state, const SearchCallbacks& callbacks) {
+                                const Budget& budget, SearchState state, const SearchCallbacks& callbacks,
+                                RoundedMatrices matrices) {
   if (state.phase == SearchState::Phase::order)
     fail_input("the frontier file holds no descent: let the search that makes it get past the ordering of channels");
-  return Search(checkpoint, calibration, recipe, budget, std::move(state), callbacks, true).run();
+  return Search(checkpoint, calibration, recipe, budget, std::move(state), callbacks, true, std::move(matrices)).run();
 }
 
 }  // namespace scalebits

@@ -84,6 +84,8 @@ struct SearchCallbacks {
 struct SearchResult {
   SearchState state;
   RoundedMatrices matrices;
+  // Of a plan from a frontier, at the scores saved there: what it costs, and what no plan of its bytes can go below.
+  double cost = 0, least_cost = 0;
 };
 
 /// Runs from `state` (default: from the start) to the end. Throws as require_feasible() does, and Error(interrupted)
@@ -92,8 +94,11 @@ SearchResult run_search(const Checkpoint& checkpoint, const CalibrationSet& cali
                         const Budget& budget, SearchState state, const SearchCallbacks& callbacks);
 
 /// A plan for another budget from a search that has already descended past it: no gradients, seconds. `state` is that
-/// search's; the recipe must be its own but for the budget.
+/// search's; the recipe must be its own but for the budget and the allocator. Without validation windows the plan's
+/// loss is not measured (0). `matrices`: as an earlier call with the same state returned them; empty: every weight is
+/// rounded anew, which takes most of the time.
 SearchResult plan_from_frontier(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
-                                const Budget& budget, SearchState state, const SearchCallbacks& callbacks);
+                                const Budget& budget, SearchState state, const SearchCallbacks& callbacks,
+                                RoundedMatrices matrices = {});
 
 }  // namespace scalebits

@@ -35,11 +35,35 @@ TEST(Allocators, MeetTheBudgetAloneAndFromOneDescent) {
         EXPECT_GT(stored(result) + 16 * 64 / 8 + 64, budget.bytes) << name_of(allocator);
       }
       EXPECT_GT(result.state.best_validation_loss, 0);
-      if (from_frontier) plans[allocator] = result.state.plan;
+      if (!from_frontier) continue;
+      plans[allocator] = result.state.plan;
+      // By the costs that the exact one goes by, nobody is better, and it is as good as anybody can be.
+      EXPECT_GE(result.cost, result.least_cost) << name_of(allocator);
+      if (allocator == Allocator::exact) {
+        EXPECT_NEAR(result.cost, result.least_cost, 0.01 * result.least_cost);
+      }
+      if (allocator == Allocator::per_tensor) {
+        EXPECT_GT(result.cost, 1.01 * result.least_cost);
+      }
     }
   }
   for (const auto& [one, plan] : plans)
     for (const auto& [other, other_plan] : plans) EXPECT_TRUE(one == other || plan != other_plan);
+}
+
+TEST(Frontier, PlansTheSameWithoutMeasuringAndWithMatricesAtHand) {
+  const Checkpoint checkpoint = random_checkpoint(false, false);
+  const CalibrationSet calibration = random_calibration();
+  Recipe recipe = small_recipe();
+  const SearchResult descent = run_search(checkpoint, calibration, recipe,
+                                          budget_for(checkpoint, recipe, kLinearWeights * 28 / 80), {}, {});
+  const Budget budget = budget_for(checkpoint, recipe, kLinearWeights * 30 / 80);
+  SearchResult measured = plan_from_frontier(checkpoint, calibration, recipe, budget, descent.state, {});
+  const SearchResult planned =
+      plan_from_frontier(checkpoint, {}, recipe, budget, descent.state, {}, std::move(measured.matrices));
+  EXPECT_EQ(planned.state.plan, measured.state.plan);
+  EXPECT_GT(measured.state.best_validation_loss, 0);
+  EXPECT_EQ(planned.state.best_validation_loss, 0);
 }
 
 }  // namespace
