@@ -1,5 +1,7 @@
 // refine: rounding with feedback takes the codes that solving the least squares anew after each column gives, keeps to
 // nearest rounding where inputs are uncorrelated, and leaves a smaller output error than nearest rounding otherwise.
+// BAQ's columns: its closed form, its exponential loss, and less loss than GPTQ for as many bits.
+#include "refine/baq_columns.h"
 #include "refine/gptq.h"
 
 #include "core/random.h"
@@ -129,6 +131,43 @@ TEST(Gptq, HandlesInputsThatAreDeadOrNotFinite) {
   EXPECT_TRUE(at::isfinite(inverse_factor(hessian, 0.01, "m")).all().item<bool>());
   hessian[2][2] = std::nan("");
   EXPECT_THROW(inverse_factor(hessian, 0.01, "m"), Error);
+}
+
+TEST(BaqColumns, LevelsEqualiseTheLossThatTheirFormulaForesees) {
+  std::vector<double> losses;
+  for (int j = 0; j < 200; ++j) losses.push_back(std::exp(3 * CounterRng(9).normal(static_cast<std::uint64_t>(j))));
+  constexpr double kBits = 5, kTheta = 1.95;
+  const std::vector<int> levels = baq_levels(losses, kBits, kTheta);
+  double log_levels = 0, mean_log = 0;
+  int whole = 0;
+  for (const double loss : losses) mean_log += std::log(loss) / static_cast<double>(losses.size());
+  for (std::size_t j = 0; j < losses.size(); ++j) {
+    log_levels += std::log2(levels[j]) / static_cast<double>(losses.size());
+    if (levels[j] < 8 || levels[j] > 255) continue;
+    ++whole;
+    // L_j falls as n_j^−θ from 2^(θ·bits) on; what is left is the same for all but the rounding of n_j.
+    const double left = losses[j] * std::exp2(kTheta * kBits) / std::pow(levels[j], kTheta);
+    EXPECT_NEAR(std::log(left), mean_log, kTheta * 0.5 / levels[j] * 1.1) << j;
+  }
+  EXPECT_GT(whole, 100);
+  EXPECT_NEAR(log_levels, kBits, 0.1) << "the mean rate is kept, but for the ends of the range";
+}
+
+TEST(BaqColumns, AreGptqAtEqualLevelsAndBetterAtTheirOwn) {
+  at::Tensor weights = normal_tensor({64, 200}, 10);
+  weights.mul_(normal_tensor({1, 200}, 11).exp_());
+  const at::Tensor hessian = correlated_hessian(200, 12), factor = inverse_factor(hessian, 0.01, "m");
+  const ColumnRounding uniform = round_columns(weights, factor, std::vector<int>(200, 8));
+  EXPECT_NEAR(uniform.field_bits, 64 * 200 * 3, 1e-6);
+  EXPECT_LE(uniform.entropy_bits, uniform.field_bits);
+  double trace = 0;
+  for (const double loss : uniform.losses) trace += 2 * loss;
+  at::Tensor damped = hessian.clone();
+  damped.diagonal().add_(0.01 * hessian.diagonal().mean());
+  EXPECT_NEAR(trace / output_error(weights, uniform.weights, damped), 1, 1e-3) << "the columns' losses add up to all";
+  const ColumnRounding baq = round_columns(weights, factor, baq_levels(uniform.losses, 3));
+  EXPECT_LT(output_error(weights, baq.weights, hessian), 0.8 * output_error(weights, uniform.weights, hessian));
+  EXPECT_LT(baq.entropy_bits, 1.05 * uniform.field_bits);
 }
 
 }  // namespace
