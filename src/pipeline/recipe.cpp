@@ -143,6 +143,7 @@ const std::vector<Field>& fields() {
       plain_field("tune_windows", SCALEBITS_MEMBER(tune.windows_per_step)),
       plain_field("tune_rate", SCALEBITS_MEMBER(tune.rate)),
       plain_field("tune_side_rate", SCALEBITS_MEMBER(tune.side_rate)),
+      plain_field("tune_lean", SCALEBITS_MEMBER(tune.lean)),
       enum_field("loss", kLosses, SCALEBITS_MEMBER(loss)),
       plain_field("windows_per_gradient", SCALEBITS_MEMBER(windows_per_gradient)),
       plain_field("window_length", SCALEBITS_MEMBER(window_length)),

@@ -81,9 +81,9 @@ struct Recipe {
   double min_swap_fraction = 0.0005;
 
   // The final rounding.
-  FinalRoundingMethod rounding = FinalRoundingMethod::nearest;
+  FinalRoundingMethod rounding = FinalRoundingMethod::tuned;
   FeedbackOptions feedback;
-  int feedback_windows = 32;
+  int feedback_windows = 16;
   TuneOptions tune;
 
   // What is measured.

@@ -21,7 +21,7 @@ constexpr const char* kMetadataKey = "scalebits_tuning";
 class TunedModel : public SearchModel {
  public:
   TunedModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
-             const PackedBlobs& start)
+             const PackedBlobs& start, double lean)
       : SearchModel(checkpoint, matrices), spec_(checkpoint.spec), tuned_(matrices.size()) {
     use(plan);
     for (std::size_t m = 0; m < linear_count(spec_); ++m) {
@@ -29,7 +29,7 @@ class TunedModel : public SearchModel {
       const RoundedMatrix& matrix = *matrices[m];
       const CodedMatrix coded = start[m].empty() ? matrix.nearest(plan.widths[m])
                                                  : unpack(PackedMatrix(matrix.format(), start[m], matrix.name()));
-      tuned_[m] = std::make_unique<TunedMatrix>(matrix, plan.widths[m], coded);
+      tuned_[m] = std::make_unique<TunedMatrix>(matrix, plan.widths[m], coded, lean);
     }
   }
 
@@ -66,8 +66,9 @@ struct CodeTuner::State {
 
   State(const Checkpoint& of, const RoundedMatrices& rounded, const BitPlan& plan, const PackedBlobs& start,
         at::Tensor windows, const TuneOptions& how)
-      : checkpoint(of), matrices(rounded), ids(std::move(windows)), options(how), model(of, rounded, plan, start),
-        exact(of), decoder(of.spec, model, how.decoder), teacher(of.spec, exact, how.decoder) {}
+      : checkpoint(of), matrices(rounded), ids(std::move(windows)), options(how),
+        model(of, rounded, plan, start, how.lean), exact(of), decoder(of.spec, model, how.decoder),
+        teacher(of.spec, exact, how.decoder) {}
 
   template <typename Body>
   void each_tensor(const Body& body) const {

@@ -17,10 +17,11 @@
 namespace scalebits {
 
 struct TuneOptions {
-  int steps = 100;
-  int windows_per_step = 4;
-  double rate = 0.03;       // codes per step at the start, when the gradient keeps its sign; falls linearly to 0
-  double side_rate = 0.03;  // the same of ranges and zeros
+  int steps = 120;
+  int windows_per_step = 2;
+  double rate = 0.01;    // codes per step at the start, when the gradient keeps its sign; falls linearly to 0
+  double side_rate = 0;  // the same of ranges and zeros
+  double lean = 0.5;     // where a level starts in its code's cell, from the middle (0) to the weight itself (1)
   DecoderOptions decoder;
 };
 

@@ -29,6 +29,19 @@ void values_of_group(float* values, const float* level, std::int64_t count, floa
   });
 }
 
+/// From the middles of their cells `part` of the way to the weights.
+SCALEBITS_CLONES
+void lean_levels(float* level, const float* weights, std::int64_t count, float scale, float zero, float part) {
+  for_lanes(count, [&](std::int64_t i, auto lanes) SCALEBITS_STEP {
+    Lanes l, w;
+    load_lanes(l, level + i, lanes);
+    load_lanes(w, weights + i, lanes);
+    Lanes way = w / scale + zero - l;
+    clamp_lanes(way, -kEdge, kEdge);
+    store_lanes(level + i, l + way * part, lanes);
+  });
+}
+
 /// Of a group's gradient: Σ g², and what it says of a change of all its values in proportion and of their zero.
 struct GroupSlopes {
   float squares = 0, along_values = 0, along_zero = 0;
@@ -73,11 +86,24 @@ void step_one(float& level, float& mean, float& square, float gradient, float to
 
 }  // namespace
 
-TunedMatrix::TunedMatrix(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const CodedMatrix& start)
+TunedMatrix::TunedMatrix(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const CodedMatrix& start,
+                         double lean)
     : matrix_(matrix), widths_(widths), level_(start.codes.begin(), start.codes.end()), mean_(level_.size()),
       square_(start.groups.size()), sides_(start.groups.size()) {
   for (std::size_t i = 0; i < sides_.size(); ++i)
     sides_[i] = {{static_cast<float>(start.groups[i].scale), static_cast<float>(start.groups[i].zero)}, {}, {}};
+  const auto part = static_cast<float>(lean);
+  each_row([&](std::int64_t row) {
+    thread_local std::vector<float> weights;
+    weights.resize(static_cast<std::size_t>(matrix_.padded_cols()));
+    matrix_.stored_row(row, weights);
+    each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t group, int bits) {
+      if (bits == 0) return;
+      const GroupCode code = rounded(sides_[group]);
+      lean_levels(level_.data() + row * format().cols + first, weights.data() + first, count,
+                  matrix_.side().scale(code.scale, bits), matrix_.side().zero(code.zero, bits), part);
+    });
+  });
 }
 
 template <typename Body>

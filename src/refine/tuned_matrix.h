@@ -25,9 +25,10 @@ struct TuneRates {
 
 class TunedMatrix {
  public:
-  /// Keeps references to the matrix and the widths. Levels start at the codes: in the middle of their cells, so that
-  /// only gradients which keep their sign over many steps change a code.
-  TunedMatrix(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const CodedMatrix& start);
+  /// Keeps references to the matrix and the widths. A level starts within the cell of its code: `lean` of the way from
+  /// the middle to the full-precision weight, or to the cell's edge where that lies outside. In the middle all need the
+  /// same push to leave; leaning ones leave one after the other, the least certain first.
+  TunedMatrix(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const CodedMatrix& start, double lean);
 
   const MatrixFormat& format() const { return matrix_.format(); }
   /// [rows, cols] f32 in the original order.

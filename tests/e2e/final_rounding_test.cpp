@@ -25,7 +25,7 @@ struct Job {
       : checkpoint(random_checkpoint(true, biases, family)) {
     recipe.allocator = Allocator::uniform;
     recipe.rounding = FinalRoundingMethod::tuned;
-    recipe.tune = {.steps = 40, .windows_per_step = 12, .rate = 0.03, .side_rate = 0};
+    recipe.tune = {.steps = 40, .windows_per_step = 12, .rate = 0.03, .side_rate = 0, .lean = 0};
     result =
         run_search(checkpoint, calibration, recipe, budget_for(checkpoint, recipe, kLinearWeights * 28 / 80), {}, {});
   }
@@ -84,7 +84,9 @@ TEST(Tuning, BringsTheDivergenceDownAndPacksWhatItMeasured) {
     const PackedBlobs tuned = run(std::move(tuner));
     EXPECT_LT(job.divergence(tuned), 0.8 * before);
     // At a rate too small to leave a cell, no code changes.
-    EXPECT_EQ(run(job.tuner(tuned, {.steps = 12, .windows_per_step = 12, .rate = 1e-4, .side_rate = 1e-4})), tuned);
+    EXPECT_EQ(
+        run(job.tuner(tuned, {.steps = 12, .windows_per_step = 12, .rate = 1e-4, .side_rate = 1e-4, .lean = 0.9})),
+        tuned);
   }
 }
 
@@ -92,7 +94,7 @@ TEST(Tuning, MovesRangesAndZerosAlone) {
   Job job;
   const double before = job.divergence(job.nearest());
   const PackedBlobs tuned =
-      run(job.tuner(job.nearest(), {.steps = 12, .windows_per_step = 12, .rate = 1e-4, .side_rate = 0.1}));
+      run(job.tuner(job.nearest(), {.steps = 12, .windows_per_step = 12, .rate = 1e-4, .side_rate = 0.1, .lean = 0}));
   EXPECT_LT(job.divergence(tuned), 0.95 * before);
 }
 
