@@ -56,6 +56,7 @@ void compare_allocators(const CompareOptions& options) {
   if (options.output.empty()) return;
   write_file_atomically(options.output + ".json", Json{{"rows", rows}, {"recipe", to_json(job.recipe)}}.dump(1) + "\n");
   write_file_atomically(options.output + ".md", table);
+  write_file_atomically(options.output + ".svg", svg_of(comparison_plot(rows)));
 }
 
 }  // namespace
@@ -100,7 +101,8 @@ void add_compare(CLI::App& app) {
   command->add_option("--recipe", options->recipe, "JSON file of options")->type_name("FILE");
   command->add_option("--set", options->settings, "Any option of the recipe (see docs/recipe.md)")
       ->type_name("OPTION=VALUE");
-  command->add_option("-o,--output", options->output, "Write NAME.json and NAME.md")->type_name("NAME");
+  command->add_option("-o,--output", options->output, "Write NAME.json, NAME.md and a picture, NAME.svg")
+      ->type_name("NAME");
   command->add_option("--threads", options->threads, "Threads to use [all]")
       ->check(CLI::Range(1, 4096))
       ->type_name("N");

@@ -94,4 +94,21 @@ std::string peer_table(const Json& all) {
          lines;
 }
 
+Plot comparison_plot(const Json& all) {
+  Plot plot{.title = "Perplexity by size",
+            .x_label = "bits per weight of the linear layers, everything counted",
+            .y_label = "perplexity",
+            .log_y = true};
+  for (const Json& row : by_rate(all)) {
+    const bool ours = is_ours(row);
+    const auto allocator = row["allocator"].get<std::string>(), rounding = row["rounding"].get<std::string>();
+    const std::string name = ours ? allocator + ", " + rounding : allocator;
+    auto found = std::find_if(plot.series.begin(), plot.series.end(), [&](const Series& s) { return s.name == name; });
+    if (found == plot.series.end()) found = plot.series.insert(found, {.name = name, .joined = ours});
+    found->points.emplace_back(row["linear_bpw"].get<double>(), row["perplexity"].get<double>());
+    if (!ours) found->labels.push_back(rounding);
+  }
+  return plot;
+}
+
 }  // namespace scalebits
