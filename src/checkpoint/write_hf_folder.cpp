@@ -100,6 +100,21 @@ void write_weights(const Checkpoint& checkpoint, const fs::path& folder, DType d
                           Json{{"metadata", {{"total_size", total_bytes}}}, {"weight_map", weight_map}}.dump(2) + "\n");
 }
 
+/// Our own form, and for others Hugging Face's where the source left none and has a like of it.
+void write_tokenizer(const Tokenizer& tokenizer, const fs::path& folder) {
+  write_file_atomically(folder / "tokenizer.scalebits", tokenizer.serialize());
+  for (const std::string_view name : {"tokenizer.json", "vocab.json", "tokenizer.model"})
+    if (fs::exists(folder / name)) return;
+  const std::string text = tokenizer.to_tokenizer_json();
+  if (text.empty()) return;
+  write_file_atomically(folder / "tokenizer.json", text);
+  if (fs::exists(folder / "tokenizer_config.json")) return;
+  Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
+  if (tokenizer.bos()) config["bos_token"] = tokenizer.piece(*tokenizer.bos());
+  if (tokenizer.eos()) config["eos_token"] = tokenizer.piece(*tokenizer.eos());
+  write_file_atomically(folder / "tokenizer_config.json", config.dump(2) + "\n");
+}
+
 void write_side_files(const Checkpoint& checkpoint, const fs::path& folder) {
   // Templates inside tokenizer_config.json stay as they are: chat_template.jinja wins over them everywhere.
   if (fs::is_directory(checkpoint.source))
@@ -112,7 +127,7 @@ void write_side_files(const Checkpoint& checkpoint, const fs::path& folder) {
     if (checkpoint.tokenizer && checkpoint.tokenizer->bos()) generation["bos_token_id"] = *checkpoint.tokenizer->bos();
     write_file_atomically(folder / "generation_config.json", generation.dump(2) + "\n");
   }
-  if (checkpoint.tokenizer) write_file_atomically(folder / "tokenizer.scalebits", checkpoint.tokenizer->serialize());
+  if (checkpoint.tokenizer) write_tokenizer(*checkpoint.tokenizer, folder);
   if (!checkpoint.chat_template.empty())
     write_file_atomically(folder / "chat_template.jinja", checkpoint.chat_template);
 }

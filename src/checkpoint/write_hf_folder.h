@@ -14,7 +14,8 @@ inline constexpr std::uint64_t kShardBytes = std::uint64_t{4} << 30;
 
 /// Converts every tensor to `dtype` (round to nearest even). Tensor data beyond `shard_bytes` goes to further shards
 /// with an index. The tokenizer is kept in our own compact form; when the checkpoint came from a folder, its tokenizer
-/// and generation files are copied too. A folder that this function wrote before is replaced. Throws Error(bad_input)
+/// and generation files are copied too, and when it brought no tokenizer file, a tokenizer.json is written where that
+/// format can say the same. A folder that this function wrote before is replaced. Throws Error(bad_input)
 /// naming the folder when it exists, is not empty and is not one of ours, and naming the tensor when a value is out of
 /// `dtype`'s range.
 void write_hf_folder(const Checkpoint& checkpoint, const std::filesystem::path& folder, DType dtype,

@@ -60,6 +60,7 @@ class Grid {
     search.output = job_.folder / "descent.safetensors";
     search.recipe.start_bits = std::min(8, static_cast<int>(std::ceil(*highest)) + 1);
     search.recipe.swap_steps = 0;
+    search.recipe.rounding = FinalRoundingMethod::nearest;
     search.save_frontier = path;
     quantize(search, progress_);
     fs::remove(search.output);

@@ -82,6 +82,9 @@ constexpr int kModels = 3;
 constexpr std::int32_t kMaxVocabulary = 1 << 24;
 constexpr std::size_t kMaxPieceBytes = 65535;
 
+/// Tokenizer::to_tokenizer_json().
+std::string tokenizer_json(const TokenizerDefinition& definition);
+
 /// Tokenizer::serialize().
 std::string serialize_definition(const TokenizerDefinition& definition);
 

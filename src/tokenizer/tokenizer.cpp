@@ -266,6 +266,7 @@ std::string_view Tokenizer::piece(std::int32_t id) const {
   return state_->definition.pieces[id];
 }
 
+std::string Tokenizer::to_tokenizer_json() const { return tokenizer_json(state_->definition); }
 std::string Tokenizer::serialize() const { return serialize_definition(state_->definition); }
 
 bool Tokenizer::is_special(std::int32_t id) const { return id >= 0 && id < vocab_size() && state_->special[id]; }

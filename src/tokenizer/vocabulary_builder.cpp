@@ -81,6 +81,23 @@ bool joins_a_digit(std::string_view text) {
 
 }  // namespace
 
+std::string byte_level_text(std::string_view bytes) {
+  static const auto spelling = [] {
+    std::array<std::string, 256> texts;
+    for (std::size_t code_point = 0; code_point < kAlphabetEnd; ++code_point) {
+      if (byte_alphabet()[code_point] < 0) continue;
+      std::array<utf8proc_uint8_t, 4> encoded;
+      const auto length = utf8proc_encode_char(static_cast<utf8proc_int32_t>(code_point), encoded.data());
+      texts[static_cast<std::size_t>(byte_alphabet()[code_point])].assign(reinterpret_cast<const char*>(encoded.data()),
+                                                                          static_cast<std::size_t>(length));
+    }
+    return texts;
+  }();
+  std::string text;
+  for (const char byte : bytes) text += spelling[static_cast<unsigned char>(byte)];
+  return text;
+}
+
 VocabularyBuilder::VocabularyBuilder(TokenizerDefinition definition, Spelling spelling, std::string where)
     : definition_(std::move(definition)), spelling_(spelling), where_(std::move(where)) {}
 

@@ -48,6 +48,9 @@ class VocabularyBuilder {
   std::vector<bool> given_;
 };
 
+/// These bytes in GPT-2's alphabet.
+std::string byte_level_text(std::string_view bytes);
+
 /// A tokenizer.json that was saved again by another program may have lost its step that splits digits one by one
 /// (SmolLM2's did). The vocabulary still tells: byte-level BPE learned on ordinary text with undivided numbers always
 /// merges digits with each other and with the space before them. So: when at least kMergesThatTell merges hold none

@@ -78,7 +78,10 @@ def same_loss(what, model, window, wanted_logits, layers):
 
 tokenizer = Tokenizer.from_file(str(shared / "data/tokenizers/smollm2/tokenizer.json"))
 tokenizer.no_truncation()
-ids = torch.tensor([tokenizer.encode(text.read_text()[:20000], add_special_tokens=False).ids[:512]])
+wanted_ids = tokenizer.encode(text.read_text()[:20000], add_special_tokens=False).ids
+found_ids = AutoTokenizer.from_pretrained(plain)(text.read_text()[:20000], add_special_tokens=False).input_ids
+check("the tokenizer.json made of SmolLM2's GGUF gives transformers the same ids", int(found_ids != wanted_ids), 0)
+ids = torch.tensor([wanted_ids[:512]])
 same_loss("SmolLM2-135M's loss on a window of WikiText-2", smollm2, ids, logits(plain, ids), 30)
 
 # No real OPT can be fetched here: random weights in the proportions of opt-125m, with a small vocabulary.

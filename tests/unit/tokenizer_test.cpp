@@ -62,6 +62,20 @@ void expect_golden(const Tokenizer& tokenizer, const std::string& name, EncodeOp
   }
 }
 
+/// What it writes for Hugging Face must read back to the same ids.
+void expect_same_through_json(const Tokenizer& tokenizer, const std::string& name) {
+  const std::string written = tokenizer.to_tokenizer_json();
+  ASSERT_NE(written, "") << name;
+  const Tokenizer read = Tokenizer::from_tokenizer_json(write_bytes("written.json", written));
+  EXPECT_EQ(read.vocab_size(), tokenizer.vocab_size()) << name;
+  EXPECT_EQ(read.adds_bos_by_default(), tokenizer.adds_bos_by_default()) << name;
+  for (const Json& text : golden()["texts"]) {
+    const Ids ids = tokenizer.encode(text.get<std::string>());
+    EXPECT_EQ(read.encode(text.get<std::string>()), ids) << name << ": " << text.dump();
+    EXPECT_EQ(read.decode(ids), tokenizer.decode(ids)) << name << ": " << text.dump();
+  }
+}
+
 /// Real vocabularies take up to a second to read: each is read once.
 const Tokenizer& shared_tokenizer(const std::string& name) {
   static std::map<std::string, Tokenizer> loaded;
@@ -98,6 +112,13 @@ TEST(Tokenizer, RealVocabulariesEqualTheReference) {
   expect_golden(shared_tokenizer("smollm2"), "smollm2");
   expect_golden(shared_tokenizer("qwen2.5"), "qwen2.5");
   expect_golden(shared_tokenizer("llama2"), "llama2", {.parse_special = false});
+}
+
+TEST(Tokenizer, WritesTokenizerJsonThatReadsBackTheSame) {
+  for (const char* name : {"digits", "llama3", "qwen2"})
+    expect_same_through_json(Tokenizer::from_tokenizer_json(kData / (std::string(name) + ".json")), name);
+  EXPECT_EQ(Tokenizer::from_sentencepiece(kData / "bpe.model").to_tokenizer_json(), "") << "has user-defined symbols";
+  EXPECT_EQ(Tokenizer::from_sentencepiece(kData / "unigram.model").to_tokenizer_json(), "");
 }
 
 TEST(Tokenizer, LostDigitSplittingIsRestoredAndSaidSo) {
@@ -432,6 +453,12 @@ TEST(Vectors, PublishedOnesAreMet) {
   // The same vocabularies as the GGUF files that the vectors lie beside.
   expect_vectors(shared_tokenizer("gpt2"), "ggml-vocab-gpt-2.gguf");
   expect_vectors(shared_tokenizer("llama2"), "ggml-vocab-llama-spm.gguf");
+}
+
+TEST(Vectors, RealVocabulariesReadBackTheSameFromTheirTokenizerJson) {
+  if (!fs::exists(kShared)) GTEST_SKIP() << "SKIPPED: " << kShared << " is not there";
+  for (const char* name : {"gpt2", "smollm2", "qwen2.5"}) expect_same_through_json(shared_tokenizer(name), name);
+  expect_same_through_json(Tokenizer::from_sentencepiece(kShared / "llama2/tokenizer.model"), "llama2");
 }
 
 }  // namespace
