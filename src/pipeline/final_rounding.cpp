@@ -1,6 +1,8 @@
 #include "pipeline/final_rounding.h"
 
 #include "core/hash.h"
+#include "core/units.h"
+#include "graph/memory_budget.h"
 #include "refine/tune.h"
 
 #include <fmt/format.h>
@@ -89,6 +91,21 @@ PackedBlobs tuned(const FinalRoundingJob& job, const FeedbackOptions& feedback, 
 }
 
 }  // namespace
+
+void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe) {
+  if (recipe.rounding != FinalRoundingMethod::tuned) return;
+  double weights = 0;
+  for (const LinearKind kind : linear_kinds(spec)) {
+    const auto [rows, cols] = linear_shape(spec, kind);
+    weights += static_cast<double>(rows * cols * spec.layers);
+  }
+  const auto wanted = static_cast<std::uint64_t>(kTuningBytesPerWeight * weights);
+  if (wanted <= physical_memory_bytes() / 4 * 3) return;
+  fail(ErrorKind::unsupported_hardware,
+       "rounding=tuned keeps {} for this model's linear layers, more than three quarters of this machine's {}; take "
+       "--set rounding=gptq",
+       format_bytes(wanted), format_bytes(physical_memory_bytes()));
+}
 
 FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& progress) {
   const SearchResult& result = job.result;

@@ -27,6 +27,10 @@ struct FinalRoundingJob {
   double seconds_left = 1e30;  // of a time limit: tuning takes fewer steps to keep it
 };
 
+/// Throws Error(unsupported_hardware) when the recipe's rounding would not fit this machine's memory: known before the
+/// search, and better heard of then.
+void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe);
+
 /// Throws Error(interrupted) after Ctrl-C; a tuning then goes on from `folder` with `resume` to the same result.
 FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& progress);
 

@@ -80,6 +80,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   const Checkpoint checkpoint = read_checkpoint(job.model);
   if (job.recipe.window_length == 0)
     job.recipe.window_length = static_cast<int>(std::min<std::int64_t>(kWindowLength, checkpoint.spec.max_positions));
+  require_memory_for_rounding(checkpoint.spec, job.recipe);
   StoredSize stored_size(checkpoint, job.recipe), size_before_search(checkpoint, job.recipe);
   const std::uint64_t bytes = budget_bytes(checkpoint.spec, job.recipe);
   const Budget budget{bytes, std::ref(stored_size)};

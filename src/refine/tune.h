@@ -25,11 +25,13 @@ struct TuneOptions {
   DecoderOptions decoder;
 };
 
+/// What a tuner keeps for each weight, beside what a pass takes.
+inline constexpr double kTuningBytesPerWeight = 8.5;
+
 class CodeTuner {
  public:
   /// Keeps references to checkpoint, matrices and plan. `start`: what round_with_feedback gave, or empty blobs for
-  /// nearest rounding. `ids` [windows, length] int64: calibration text, read in turn. Memory: 8.5 bytes for each
-  /// weight.
+  /// nearest rounding. `ids` [windows, length] int64: calibration text, read in turn.
   CodeTuner(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
             const PackedBlobs& start, const at::Tensor& ids, const TuneOptions& options);
   ~CodeTuner();

@@ -132,5 +132,21 @@ TEST(Tuning, TakesFewerStepsUnderATimeLimit) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
+TEST(Tuning, IsRefusedBeforehandWhereMemoryDoesNotSuffice) {
+  Job job;
+  require_memory_for_rounding(job.checkpoint.spec, job.recipe);
+  ModelSpec large = job.checkpoint.spec;
+  large.layers = 100'000'000;
+  try {
+    require_memory_for_rounding(large, job.recipe);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::unsupported_hardware);
+    EXPECT_NE(std::string(error.what()).find("rounding=gptq"), std::string::npos);
+  }
+  job.recipe.rounding = FinalRoundingMethod::gptq;
+  require_memory_for_rounding(large, job.recipe);
+}
+
 }  // namespace
 }  // namespace scalebits
