@@ -4,6 +4,7 @@
 #include "core/lanes.h"
 #include "core/parallel.h"
 #include "train/element_lanes.h"
+#include "train/random_lanes.h"
 
 #include <algorithm>
 #include <cstring>
@@ -20,19 +21,6 @@ SCALEBITS_INLINE void take_largest(Lanes& largest, const Lanes& values) {
   Lanes magnitude = values;
   abs_lanes(magnitude);
   largest = magnitude > largest ? magnitude : largest;
-}
-
-/// Two rounds of a 32-bit mixer (multiply, shift), the second with the other half of the key.
-template <typename Word>
-SCALEBITS_INLINE void mix(Word& x, std::uint32_t low, std::uint32_t high) {
-  x += low;
-  x ^= x >> 16;
-  x *= 0x7feb352du;
-  x ^= x >> 15;
-  x *= 0x846ca68bu;
-  x ^= (x >> 16) ^ high;
-  x *= 0x7feb352du;
-  x ^= x >> 15;
 }
 
 struct Rounding {
@@ -56,9 +44,8 @@ SCALEBITS_INLINE void round_elements(Lanes& x, const Lanes& scale, const Lanes& 
   const Lanes lowest = Lanes{} + rounding.lowest;
   binade = binade < lowest ? lowest : binade;
   if (rounding.stochastic) {
-    Words random = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    random += index;
-    mix(random, rounding.key_low, rounding.key_high);
+    Words random;
+    random_words(random, index, rounding.key_low, rounding.key_high);
     typedef std::int32_t Ints __attribute__((vector_size(kLanes * 4)));
     const Ints top = __builtin_convertvector(random >> 16, Ints);
     const Lanes uniform = (__builtin_convertvector(top, Lanes) + 0.5f) * 0x1p-16f;  // in (0, 1), never an end
@@ -264,7 +251,7 @@ template void fake_quantize(const FakeQuantize&, const Bf16*, std::int64_t, std:
 
 float stochastic_uniform(std::uint64_t key, std::uint32_t index) {
   std::uint32_t x = index;
-  mix(x, static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32));
+  mix_key(x, static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32));
   return (static_cast<float>(x >> 16) + 0.5f) * 0x1p-16f;
 }
 

@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "train/ordered_schemes.h"
+#include "train/snip.h"
 
 namespace scalebits {
 
@@ -26,6 +27,23 @@ std::function<PrecisionScheme()> ask_for_scheme(const SchemeQuestion& question) 
     case SchemeKind::layer_type: return filled(order_by_layer_type(spec));
     case SchemeKind::random: return filled(random_order(spec, question.seed));
     case SchemeKind::file: return settled(scheme_from_json(spec, read_json_file(options.file), options.file));
+    case SchemeKind::snip: {
+      const auto choices = scheme_options(high, low, options.per_product);
+      const SnipMeasurement measured = measure_step(question, {high, low});
+      return [=, own = options, spec = spec] {
+        return cheapest_scheme(spec, choices, snip_costs(spec, measured, choices, low, own.weight_term), own.fp4_share,
+                               own.stages);
+      };
+    }
+    case SchemeKind::absolute_error:
+    case SchemeKind::relative_error: {
+      const auto choices = scheme_options(high, low, false);
+      const StepStatistics measured = measure_operands(question, {high, low});
+      return [=, own = options, spec = spec] {
+        const auto costs = operand_costs(measured, choices, own.kind == SchemeKind::relative_error);
+        return cheapest_scheme(spec, choices, costs, own.fp4_share, own.stages);
+      };
+    }
     default: throw InternalError("unknown scheme");
   }
 }
