@@ -80,7 +80,7 @@ void read(const Json& value, const char* key, const std::string& where, T& field
   else if constexpr (std::is_same_v<T, double>)
     sound = value.is_number();
   else if constexpr (std::is_unsigned_v<T>)
-    sound = value.is_number_unsigned();
+    sound = value.is_number_integer() && value >= 0;  // a literal in C++ is signed, one in a file is not
   else
     sound = value.is_number_integer();
   if (!sound) fail_input("{}: key '{}' has the wrong type: found {}", where, key, value.dump().substr(0, 80));
