@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 #include "cli/progress_line.h"
 
+#include "core/atomic_file.h"
 #include "core/json.h"
 #include "core/parallel.h"
 #include "core/units.h"
@@ -17,9 +18,9 @@ namespace scalebits::cli {
 namespace {
 
 struct TrainArguments {
-  std::string config, output;
+  std::string config, output, check;
   std::vector<std::string> data, settings;
-  int threads = 0;
+  int threads = 0, check_batches = 4;
   bool quiet = false;
 };
 
@@ -42,6 +43,19 @@ void train_model(const TrainArguments& arguments) {
   const TrainJob job{.config = train_config_from_json(config_json(arguments), arguments.config),
                      .data = {arguments.data.begin(), arguments.data.end()},
                      .output = arguments.output};
+  if (!arguments.check.empty()) {
+    Json checks;
+    {
+      ProgressLine line(arguments.quiet);
+      checks = check_divergences(job, arguments.check_batches, std::ref(line));
+    }
+    write_file_atomically(arguments.check, checks.dump(1) + "\n");
+    for (const Json& check : checks)
+      for (const auto& [what, fit] : check.at("fit").items())
+        fmt::print("{:5} {:20} rank correlation {:6.3f}, R² {:.3f}\n", check.at("format").get<std::string>(), what,
+                   fit.at("rank_correlation").get<double>(), fit.at("r_squared").get<double>());
+    return;
+  }
   TrainReport report;
   {
     ProgressLine line(arguments.quiet);
@@ -71,6 +85,13 @@ void add_train(CLI::App& app) {
       ->type_name("OPTION=VALUE");
   command->add_option("--threads", arguments->threads, "Threads to use [all]")
       ->check(CLI::Range(1, 4096))
+      ->type_name("N");
+  command
+      ->add_option("--check-divergences", arguments->check,
+                   "Train nothing: hold SNIP's predictions against measurement where the run stands, write them as JSON")
+      ->type_name("FILE");
+  command->add_option("--check-batches", arguments->check_batches, "Batches that divergences are measured on [4]")
+      ->check(CLI::Range(1, 1000))
       ->type_name("N");
   command->add_flag("--quiet", arguments->quiet, "No progress");
   command->callback([arguments] { train_model(*arguments); });

@@ -5,6 +5,7 @@
 #include "core/atomic_file.h"
 #include "core/error.h"
 #include "core/units.h"
+#include "train/divergence_check.h"
 #include "train/loss_plot.h"
 #include "train/scheme_choice.h"
 #include "train/train_log.h"
@@ -55,6 +56,18 @@ class Run {
                                         .seed = config_.seed()});
   }
 
+  Json check(std::int64_t count) {
+    std::vector<at::Tensor> batches;
+    for (std::int64_t i = 0; i < count; ++i)
+      batches.push_back(data_->batch(state_.step + static_cast<std::uint64_t>(i)));
+    Json checks = Json::array();
+    for (const std::string& format : {config_.scheme.low, config_.scheme.high})
+      checks.push_back(to_json(graph_->spec(),
+                               check_divergences(question(batches.at(0)), number_format_from_name(format), batches,
+                                                 progress_)));
+    return checks;
+  }
+
   TrainReport go() {
     const Clock::time_point start = Clock::now();
     TrainReport report{.first_step = state_.step, .steps = config_.steps};
@@ -70,6 +83,7 @@ class Run {
       const double scheme_seconds = settle_scheme(ids);
       Json line = make_step(ids);
       const double seconds = seconds_since(step_start);
+      line["seconds"] = seconds;
       line["tokens_per_second"] = static_cast<double>(ids.numel()) / seconds;
       if (scheme_seconds > 0) line["scheme_seconds"] = scheme_seconds;
       report.scheme_seconds += scheme_seconds;
@@ -147,6 +161,15 @@ class Run {
             .gradient_scale = state_.gradient_scale};
   }
 
+  SchemeQuestion question(const at::Tensor& ids) {
+    return {.graph = *graph_,
+            .options = config_.scheme,
+            .adamw = config_.adamw,
+            .update = next_update(),
+            .ids = ids,
+            .seed = config_.seed()};
+  }
+
   /// Installs what is due and asks anew when it is time. Returns the seconds that the training waited.
   double settle_scheme(const at::Tensor& ids) {
     const Clock::time_point start = Clock::now();
@@ -155,12 +178,7 @@ class Run {
                      (state_.step - first_step_) % config_.scheme.update_interval == 0;
     if (!first && !due && !waiting_.valid() && state_.pending.empty()) return 0;
     if (first || due) {
-      const auto solve = ask_for_scheme({.graph = *graph_,
-                                         .options = config_.scheme,
-                                         .adamw = config_.adamw,
-                                         .update = next_update(),
-                                         .ids = ids,
-                                         .seed = config_.seed()});
+      const auto solve = ask_for_scheme(question(ids));
       if (first) {
         state_.scheme = solve();  // nothing to train with meanwhile
       } else {
@@ -277,5 +295,10 @@ class Run {
 }  // namespace
 
 TrainReport train(const TrainJob& job, const ProgressSink& progress) { return Run(job, progress).go(); }
+
+Json check_divergences(const TrainJob& job, std::int64_t batches, const ProgressSink& progress) {
+  if (batches < 1) fail(ErrorKind::usage, "divergences are measured on at least 1 batch, found {}", batches);
+  return Run(job, progress).check(batches);
+}
 
 }  // namespace scalebits
