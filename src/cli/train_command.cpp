@@ -87,8 +87,9 @@ void add_train(CLI::App& app) {
       ->check(CLI::Range(1, 4096))
       ->type_name("N");
   command
-      ->add_option("--check-divergences", arguments->check,
-                   "Train nothing: hold SNIP's predictions against measurement where the run stands, write them as JSON")
+      ->add_option(
+          "--check-divergences", arguments->check,
+          "Train nothing: hold SNIP's predictions against measurement where the run stands, write them as JSON")
       ->type_name("FILE");
   command->add_option("--check-batches", arguments->check_batches, "Batches that divergences are measured on [4]")
       ->check(CLI::Range(1, 1000))

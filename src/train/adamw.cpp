@@ -75,11 +75,10 @@ double gradient_norm(const Parameters& parameters) {
   std::int64_t elements = 0;
   for (const Parameter& parameter : parameters.all()) elements += parameter.value.numel() / kPiece + 1;
   std::vector<float> sums(static_cast<std::size_t>(elements));
-  const std::int64_t pieces = for_pieces(
-      parameters.all(), [&](const Parameter& parameter, std::int64_t first, std::int64_t count, std::int64_t piece) {
-        sums[static_cast<std::size_t>(piece)] =
-            sum_of_squares(parameter.gradient.const_data_ptr<float>() + first, count);
-      });
+  const std::int64_t pieces = for_pieces(parameters.all(), [&](const Parameter& parameter, std::int64_t first,
+                                                               std::int64_t count, std::int64_t piece) {
+    sums[static_cast<std::size_t>(piece)] = sum_of_squares(parameter.gradient.const_data_ptr<float>() + first, count);
+  });
   double total = 0;
   for (std::int64_t piece = 0; piece < pieces; ++piece) total += sums[static_cast<std::size_t>(piece)];
   return std::sqrt(total);

@@ -16,8 +16,8 @@ struct AdamWOptions {
 /// What is the same for all elements in a step: update = -rate (mean' c1 / (sqrt(square' c2) + epsilon) + decay value).
 struct AdamWStep {
   double rate = 0;
-  std::uint64_t step = 0;      // updates made before this one
-  double gradient_scale = 1;   // clipping
+  std::uint64_t step = 0;                                       // updates made before this one
+  double gradient_scale = 1;                                    // clipping
   double mean_correction(const AdamWOptions& options) const;    // c1 = 1 / (1 - beta1^(step + 1))
   double square_correction(const AdamWOptions& options) const;  // c2
 };

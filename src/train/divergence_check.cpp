@@ -43,8 +43,8 @@ double measured_weight_divergence(const SchemeQuestion& question, const PassReco
   for (std::size_t place = 0; place < parameters.size(); ++place) {
     const Parameter& parameter = parameters[place];
     if (!parameter.name.ends_with("_proj.weight")) continue;
-    sum += std::sqrt(squared_update_change(parameter, question.adamw, question.update,
-                                           exact.weight_gradients.at(place), parameter.gradient) /
+    sum += std::sqrt(squared_update_change(parameter, question.adamw, question.update, exact.weight_gradients.at(place),
+                                           parameter.gradient) /
                      squared_norm(parameter.value));
   }
   return sum;
@@ -74,11 +74,13 @@ DivergenceCheck check_divergences(const SchemeQuestion& question, NumberFormat f
       if (interrupt_requested) fail(ErrorKind::interrupted, "stopped; nothing of the check is kept");
       PrecisionScheme scheme = exact;
       scheme[pair.linear] = LinearFormats::uniform(format);
-      pair.loss += (question.graph.loss_and_gradients(batches[batch], scheme, question.update.step).mean - base) / count;
+      pair.loss +=
+          (question.graph.loss_and_gradients(batches[batch], scheme, question.update.step).mean - base) / count;
       pair.weight += measured_weight_divergence(question, record) / count;
       if (progress)
-        progress({.fraction = (static_cast<double>(batch) + static_cast<double>(pair.linear) /
-                                                               static_cast<double>(check.pairs.size())) / count,
+        progress({.fraction = (static_cast<double>(batch) +
+                               static_cast<double>(pair.linear) / static_cast<double>(check.pairs.size())) /
+                              count,
                   .stage = "one layer at a time",
                   .detail = std::string(name_of(format))});
     }
@@ -112,8 +114,9 @@ Json to_json(const ModelSpec& spec, const DivergenceCheck& check) {
   json["format"] = std::string(name_of(check.format));
   json["fit"] = {
       {"loss", fit(column([](const auto& p) { return p.predicted_loss.total(); }), loss)},
-      {"loss, signed", fit(column([](const auto& p) { return p.predicted_loss.first_order + p.predicted_loss.second_order; }),
-                           signed_loss)},
+      {"loss, signed",
+       fit(column([](const auto& p) { return p.predicted_loss.first_order + p.predicted_loss.second_order; }),
+           signed_loss)},
       {"loss, first order", fit(column([](const auto& p) { return std::fabs(p.predicted_loss.first_order); }), loss)},
       {"loss, second order", fit(column([](const auto& p) { return p.predicted_loss.second_order; }), loss)},
       {"weight", fit(column([](const auto& p) { return p.predicted_weight.total(); }), weight)},
@@ -123,15 +126,15 @@ Json to_json(const ModelSpec& spec, const DivergenceCheck& check) {
   json["layers"] = Json::array();
   const auto kinds = linear_kinds(spec);
   for (const DivergencePair& pair : check.pairs)
-    json["layers"].push_back(
-        {{"name", linear_name(static_cast<std::int64_t>(pair.linear / kinds.size()), kinds[pair.linear % kinds.size()])},
-         {"loss", pair.loss},
-         {"predicted_first_order", pair.predicted_loss.first_order},
-         {"predicted_second_order", pair.predicted_loss.second_order},
-         {"weight", pair.weight},
-         {"predicted_own", pair.predicted_weight.own},
-         {"predicted_upstream", pair.predicted_weight.upstream},
-         {"predicted_forward", pair.predicted_weight.forward}});
+    json["layers"].push_back({{"name", linear_name(static_cast<std::int64_t>(pair.linear / kinds.size()),
+                                                   kinds[pair.linear % kinds.size()])},
+                              {"loss", pair.loss},
+                              {"predicted_first_order", pair.predicted_loss.first_order},
+                              {"predicted_second_order", pair.predicted_loss.second_order},
+                              {"weight", pair.weight},
+                              {"predicted_own", pair.predicted_weight.own},
+                              {"predicted_upstream", pair.predicted_weight.upstream},
+                              {"predicted_forward", pair.predicted_weight.forward}});
   return json;
 }
 

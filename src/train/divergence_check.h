@@ -24,8 +24,8 @@ struct DivergenceCheck {
   std::vector<DivergencePair> pairs;  // by linear_index()
 };
 
-/// Predicts from the question's batch; measures on each of `batches` [windows, length]: two passes for each linear layer
-/// and batch.
+/// Predicts from the question's batch; measures on each of `batches` [windows, length]: two passes for each linear
+/// layer and batch.
 DivergenceCheck check_divergences(const SchemeQuestion& question, NumberFormat format,
                                   const std::vector<at::Tensor>& batches, const ProgressSink& progress);
 

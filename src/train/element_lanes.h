@@ -1,5 +1,5 @@
-// Elements of either operand type as sixteen f32 lanes (core/lanes.h), and back. To be used like those, inside functions
-// that carry SCALEBITS_CLONES.
+// Elements of either operand type as sixteen f32 lanes (core/lanes.h), and back. To be used like those, inside
+// functions that carry SCALEBITS_CLONES.
 #pragma once
 
 #include "core/lanes.h"

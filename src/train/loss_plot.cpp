@@ -58,11 +58,15 @@ std::string loss_plot_svg(const std::string& title, const std::vector<LossCurve>
       kWidth, kHeight, kLeft, escaped(title));
   const double x_step = tick_step(x), y_step = tick_step(y);
   for (double tick = std::ceil(x.low / x_step) * x_step; tick <= x.high; tick += x_step)
-    svg += fmt::format("<path d=\"M{0:.1f} {1}V{2}\" stroke=\"#ddd\"/><text x=\"{0:.1f}\" y=\"{3}\" text-anchor=\"middle\">{4:g}</text>\n",
-                       x.place(tick), kTop, kHeight - kBottom, kHeight - kBottom + 18, tick);
+    svg += fmt::format(
+        "<path d=\"M{0:.1f} {1}V{2}\" stroke=\"#ddd\"/><text x=\"{0:.1f}\" y=\"{3}\" "
+        "text-anchor=\"middle\">{4:g}</text>\n",
+        x.place(tick), kTop, kHeight - kBottom, kHeight - kBottom + 18, tick);
   for (double tick = std::ceil(y.low / y_step) * y_step; tick <= y.high; tick += y_step)
-    svg += fmt::format("<path d=\"M{0} {1:.1f}H{2}\" stroke=\"#ddd\"/><text x=\"{3}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:.4g}</text>\n",
-                       kLeft, y.place(tick), kWidth - kRight, kLeft - 6, y.place(tick) + 4, tick);
+    svg += fmt::format(
+        "<path d=\"M{0} {1:.1f}H{2}\" stroke=\"#ddd\"/><text x=\"{3}\" y=\"{4:.1f}\" "
+        "text-anchor=\"end\">{5:.4g}</text>\n",
+        kLeft, y.place(tick), kWidth - kRight, kLeft - 6, y.place(tick) + 4, tick);
   svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">step</text>\n", kWidth / 2, kHeight - 12);
   std::size_t number = 0;
   for (const LossCurve& curve : curves) {
@@ -73,8 +77,9 @@ std::string loss_plot_svg(const std::string& title, const std::vector<LossCurve>
       path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", x.place(step), y.place(loss));
     const double row = kTop + 16 * static_cast<double>(number) + 8;
     svg += fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.5\"/>\n", path, colour);
-    svg += fmt::format("<path d=\"M{0} {1}h24\" stroke=\"{2}\" stroke-width=\"3\"/><text x=\"{3}\" y=\"{4}\">{5}</text>\n",
-                       kWidth - 230, row, colour, kWidth - 200, row + 4, escaped(curve.name));
+    svg +=
+        fmt::format("<path d=\"M{0} {1}h24\" stroke=\"{2}\" stroke-width=\"3\"/><text x=\"{3}\" y=\"{4}\">{5}</text>\n",
+                    kWidth - 230, row, colour, kWidth - 200, row + 4, escaped(curve.name));
     ++number;
   }
   return svg + "</svg>\n";

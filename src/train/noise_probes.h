@@ -34,9 +34,9 @@ class PassRecord : public StepObserver {
 /// Squares of Frobenius norms, unless said otherwise.
 struct NoiseResponse {
   struct Linear {
-    double curvature = 0;        // of the loss in the output: trace of its Hessian ÷ numel, not squared; may be negative
-    double forward_noise = 0;    // |n|² that was added to the output
-    double forward_update = 0;   // |change of AdamW's update|² under the forward probe
+    double curvature = 0;       // of the loss in the output: trace of its Hessian ÷ numel, not squared; may be negative
+    double forward_noise = 0;   // |n|² that was added to the output
+    double forward_update = 0;  // |change of AdamW's update|² under the forward probe
     double backward_update = 0;  // the same under the backward probe
   };
   /// What the backward probe left behind each half of a layer.
@@ -44,13 +44,13 @@ struct NoiseResponse {
     double branch = 0;    // |change of what the half adds to the residual stream's gradient|²
     double residual = 0;  // |change of the residual stream's gradient in front of the half|²
   };
-  std::vector<Linear> linears;                              // by linear_index()
+  std::vector<Linear> linears;                                 // by linear_index()
   std::map<std::pair<std::int64_t, InputSite>, double> sites;  // |change of the site's input gradient|²
   std::map<std::pair<std::int64_t, InputSite>, Half> halves;   // by layer and InputSite::mlp or ::attention
 };
 
 struct ProbeOptions {
-  double noise = 0.03;  // relative to the root mean square of what it is added to
+  double noise = 0.01;  // relative to the root mean square of what it is added to
   AdamWOptions adamw;
   AdamWStep update;
   std::uint64_t key = 0;

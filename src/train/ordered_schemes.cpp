@@ -40,8 +40,8 @@ std::vector<std::size_t> order_by_layer_index(const ModelSpec& spec) {
 
 std::vector<std::size_t> order_by_layer_type(const ModelSpec& spec) {
   std::vector<std::size_t> order;
-  for (const LinearKind kind : {LinearKind::gate, LinearKind::up, LinearKind::down, LinearKind::q, LinearKind::k,
-                                LinearKind::o, LinearKind::v})
+  for (const LinearKind kind :
+       {LinearKind::gate, LinearKind::up, LinearKind::down, LinearKind::q, LinearKind::k, LinearKind::o, LinearKind::v})
     for (std::int64_t layer = 0; layer < spec.layers; ++layer) order.push_back(linear_index(spec, layer, kind));
   return order;
 }

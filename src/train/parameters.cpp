@@ -14,7 +14,9 @@ namespace {
 
 constexpr double kDeviation = 0.02;
 
-bool is_residual_projection(const std::string& name) { return name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight"); }
+bool is_residual_projection(const std::string& name) {
+  return name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+}
 
 }  // namespace
 
@@ -75,8 +77,8 @@ Parameters Parameters::from_checkpoint(const Checkpoint& checkpoint) {
 std::map<std::string, HostTensor> Parameters::host_tensors() const {
   std::map<std::string, HostTensor> tensors;
   for (const Parameter& parameter : all_) {
-    const auto bytes = std::as_bytes(std::span(parameter.value.const_data_ptr<float>(),
-                                               static_cast<std::size_t>(parameter.value.numel())));
+    const auto bytes = std::as_bytes(
+        std::span(parameter.value.const_data_ptr<float>(), static_cast<std::size_t>(parameter.value.numel())));
     tensors[parameter.name] = {DType::f32, parameter.value.sizes().vec(), bytes,
                                std::make_shared<at::Tensor>(parameter.value)};
   }

@@ -43,8 +43,8 @@ LinearFormats formats_from_text(const std::string& text) {
   if (first == std::string::npos) return LinearFormats::uniform(number_format_from_name(text));
   const std::size_t second = text.find('/', first + 1);
   if (second == std::string::npos)
-    fail(ErrorKind::usage, "a precision is one number format or three (forward/input gradient/weight gradient), found '{}'",
-         text);
+    fail(ErrorKind::usage,
+         "a precision is one number format or three (forward/input gradient/weight gradient), found '{}'", text);
   return {number_format_from_name(text.substr(0, first)),
           number_format_from_name(text.substr(first + 1, second - first - 1)),
           number_format_from_name(text.substr(second + 1))};

@@ -23,11 +23,9 @@ at::Tensor weight_operand(NumberFormat format, Tiling tiling, const at::Tensor& 
 at::Tensor gradient_operand(const ProductRounding& rounding, Tiling tiling, const at::Tensor& dy,
                             Workspace& workspace) {
   if (rounding.format == NumberFormat::bf16) return dy;
-  return put_on_grid({.format = rounding.format,
-                      .tiling = tiling,
-                      .stochastic = is_fp4(rounding.format),
-                      .key = rounding.key},
-                     dy, dy.scalar_type(), "quantized gradient", workspace);
+  return put_on_grid(
+      {.format = rounding.format, .tiling = tiling, .stochastic = is_fp4(rounding.format), .key = rounding.key}, dy,
+      dy.scalar_type(), "quantized gradient", workspace);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// Sixteen counter-based random words at a time: element `index` of a tensor under a key of 64 bits gets a word that is a
-// pure function of both. Cheaper than core/random.h, for draws that each element of each step needs. To be used inside
-// functions that carry SCALEBITS_CLONES.
+// Sixteen counter-based random words at a time: element `index` of a tensor under a key of 64 bits gets a word that is
+// a pure function of both. Cheaper than core/random.h, for draws that each element of each step needs. To be used
+// inside functions that carry SCALEBITS_CLONES.
 #pragma once
 
 #include "train/element_lanes.h"

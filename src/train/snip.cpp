@@ -120,8 +120,8 @@ std::vector<std::vector<double>> operand_costs(const StepStatistics& statistics,
 
 PrecisionScheme cheapest_scheme(const ModelSpec& spec, const std::vector<LinearFormats>& options,
                                 const std::vector<std::vector<double>>& costs, double share, std::int64_t stages) {
-  PrecisionProgramme programme{.layers = {}, .flops = linear_flops(spec), .target_share = share,
-                               .stages = stages_of(spec, stages)};
+  PrecisionProgramme programme{
+      .layers = {}, .flops = linear_flops(spec), .target_share = share, .stages = stages_of(spec, stages)};
   for (std::size_t linear = 0; linear < costs.size(); ++linear) {
     auto& layer = programme.layers.emplace_back();
     for (std::size_t o = 0; o < options.size(); ++o) {

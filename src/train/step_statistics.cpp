@@ -47,10 +47,10 @@ double squared_update_change(const Parameter& parameter, const AdamWOptions& ada
   std::vector<double> parts(static_cast<std::size_t>((count + kPiece - 1) / kPiece));
   parallel_for(static_cast<std::int64_t>(parts.size()), [&](std::int64_t piece) {
     const std::int64_t first = piece * kPiece;
-    parts[static_cast<std::size_t>(piece)] = update_change(
-        parameter.mean.const_data_ptr<float>() + first, parameter.square.const_data_ptr<float>() + first,
-        gradient.const_data_ptr<float>() + first, changed.const_data_ptr<float>() + first,
-        std::min(kPiece, count - first), factors);
+    parts[static_cast<std::size_t>(piece)] =
+        update_change(parameter.mean.const_data_ptr<float>() + first, parameter.square.const_data_ptr<float>() + first,
+                      gradient.const_data_ptr<float>() + first, changed.const_data_ptr<float>() + first,
+                      std::min(kPiece, count - first), factors);
   });
   double sum = 0;
   for (const double part : parts) sum += part;
@@ -95,9 +95,9 @@ void StatisticsCollector::after_backward(std::size_t linear, ProductInput& x, co
     errors.weight = squared_distance(
         put_on_grid({.format = format, .is_weight = true}, w, at::kFloat, "measured weight", workspace), w);
     errors.gradient = squared_distance(
-        put_on_grid({.format = format, .stochastic = is_fp4(format),
-                     .key = rounding(LinearProduct::input_gradient).key},
-                    dy, dy.scalar_type(), "measured gradient", workspace),
+        put_on_grid(
+            {.format = format, .stochastic = is_fp4(format), .key = rounding(LinearProduct::input_gradient).key}, dy,
+            dy.scalar_type(), "measured gradient", workspace),
         dy);
     if (operands_only_) continue;
     const at::Tensor rough_y = product("rough output", tokens, outputs);

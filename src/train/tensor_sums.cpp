@@ -56,10 +56,10 @@ SCALEBITS_INLINE double piece_sum(Sum kind, const A* a, const B* b, std::int64_t
   return total;
 }
 
-#define SCALEBITS_SUM(A, B)                                                                                     \
+#define SCALEBITS_SUM(A, B)                                                                                   \
   SCALEBITS_CLONES double clone_sum(Sum kind, const A* a, const B* b, std::int64_t first, std::int64_t count, \
-                                    const Noise& noise) {                                                       \
-    return piece_sum(kind, a, b, first, count, noise);                                                          \
+                                    const Noise& noise) {                                                     \
+    return piece_sum(kind, a, b, first, count, noise);                                                        \
   }
 SCALEBITS_SUM(float, float)
 SCALEBITS_SUM(float, Bf16)

@@ -108,7 +108,8 @@ void validate(const TrainConfig& c, const std::string& where) {
   require(c.validation_interval >= 1 && c.checkpoint_interval >= 1 && c.scheme.update_interval >= 1,
           "intervals must be at least 1");
   require(c.scheme.fp4_share >= 0 && c.scheme.fp4_share <= 1, "'fp4_share' must be in [0, 1]");
-  require(c.scheme.stages >= 1 && c.scheme.probe_windows >= 0, "'stages' must be at least 1, 'probe_windows' at least 0");
+  require(c.scheme.stages >= 1 && c.scheme.probe_windows >= 0,
+          "'stages' must be at least 1, 'probe_windows' at least 0");
   require(c.scheme.noise > 0 && c.scheme.weight_term >= 0, "'noise' must be positive, 'weight_term' not negative");
   require((c.scheme.kind == SchemeKind::file) == !c.scheme.file.empty(),
           "'scheme_file' belongs to the scheme 'file', and to no other");
@@ -127,7 +128,8 @@ TrainConfig train_config_from_json(const Json& json, const std::string& where) {
   for (const auto& [key, value] : json.items())
     if (!known.contains(key)) fail(ErrorKind::usage, "{}: unknown option '{}'", where, key);
   if (json.contains("model") && !json.at("model").is_null()) config.model = json.at("model");
-  if (json.contains("scheme")) config.scheme.kind = scheme_kind_from_name(json_value<std::string>(json, "scheme", where));
+  if (json.contains("scheme"))
+    config.scheme.kind = scheme_kind_from_name(json_value<std::string>(json, "scheme", where));
   validate(config, where);
   return config;
 }

@@ -14,10 +14,10 @@ namespace scalebits {
 
 struct TrainConfig {
   // Where it starts: exactly one of the three.
-  Json model;                // dimensions of a model of random weights
-  std::string start_model;   // a checkpoint's weights: folder or GGUF file
-  std::string start_run;     // the last checkpoint of another run, with its optimiser's state and step
-  std::string tokenizer;     // folder; with start_model and start_run their own unless given
+  Json model;               // dimensions of a model of random weights
+  std::string start_model;  // a checkpoint's weights: folder or GGUF file
+  std::string start_run;    // the last checkpoint of another run, with its optimiser's state and step
+  std::string tokenizer;    // folder; with start_model and start_run their own unless given
 
   TrainDataOptions data;
   std::uint64_t steps = 1000;  // in all, those of start_run included

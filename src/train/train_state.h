@@ -17,13 +17,13 @@ namespace scalebits {
 
 /// What a run must remember besides parameters and AdamW's means.
 struct TrainState {
-  std::uint64_t step = 0;     // updates made
-  PrecisionScheme scheme;     // installed now; empty before the first choice
-  PrecisionScheme pending;    // chosen, to be installed in front of update number `install_step`; may be empty
+  std::uint64_t step = 0;   // updates made
+  PrecisionScheme scheme;   // installed now; empty before the first choice
+  PrecisionScheme pending;  // chosen, to be installed in front of update number `install_step`; may be empty
   std::uint64_t install_step = 0;
-  double gradient_scale = 1;      // of the last update's clipping
+  double gradient_scale = 1;                           // of the last update's clipping
   double smoothed_loss = 0, lowest_smoothed_loss = 0;  // of the divergence check; 0 before the first step
-  Json config;                // of the run, as to_json() writes it
+  Json config;                                         // of the run, as to_json() writes it
   std::string data_hash;
 };
 

@@ -30,9 +30,7 @@ constexpr std::uint64_t kInstallDelay = 2;
 constexpr double kSmoothing = 0.95;
 constexpr std::size_t kReportedSteps = 20;
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// Names the first option in which two configurations differ.
 void require_same_run(const TrainState& found, const TrainConfig& config, const std::string& data_hash,
@@ -40,8 +38,8 @@ void require_same_run(const TrainState& found, const TrainConfig& config, const 
   const Json wanted = to_json(config);
   for (const auto& [key, value] : wanted.items())
     if (!found.config.contains(key) || found.config.at(key) != value)
-      fail(ErrorKind::usage, "{}: holds another run: option '{}' was {}, is {}; choose another folder", run.string(), key,
-           found.config.contains(key) ? found.config.at(key).dump() : "absent", value.dump());
+      fail(ErrorKind::usage, "{}: holds another run: option '{}' was {}, is {}; choose another folder", run.string(),
+           key, found.config.contains(key) ? found.config.at(key).dump() : "absent", value.dump());
   if (found.data_hash != data_hash)
     fail(ErrorKind::usage, "{}: holds a run on other text; choose another folder", run.string());
 }
@@ -51,9 +49,8 @@ class Run {
   Run(const TrainJob& job, const ProgressSink& progress) : job_(job), config_(job.config), progress_(progress) {
     fs::create_directories(job_.output);
     open();
-    graph_.emplace(*parameters_,
-                   TrainingGraphOptions{.operand = config_.compute == "f32" ? at::kFloat : at::kBFloat16,
-                                        .seed = config_.seed()});
+    graph_.emplace(*parameters_, TrainingGraphOptions{.operand = config_.compute == "f32" ? at::kFloat : at::kBFloat16,
+                                                      .seed = config_.seed()});
   }
 
   Json check(std::int64_t count) {
@@ -62,9 +59,8 @@ class Run {
       batches.push_back(data_->batch(state_.step + static_cast<std::uint64_t>(i)));
     Json checks = Json::array();
     for (const std::string& format : {config_.scheme.low, config_.scheme.high})
-      checks.push_back(to_json(graph_->spec(),
-                               check_divergences(question(batches.at(0)), number_format_from_name(format), batches,
-                                                 progress_)));
+      checks.push_back(to_json(graph_->spec(), check_divergences(question(batches.at(0)),
+                                                                 number_format_from_name(format), batches, progress_)));
     return checks;
   }
 
@@ -132,9 +128,9 @@ class Run {
     }
     require_trainable(origin_.spec, origin_.source);
     data_.emplace(job_.data, *origin_.tokenizer, origin_.spec.vocab, config_.data);
-    parameters_ = std::make_unique<Parameters>(origin_.tensors.empty()
-                                                   ? Parameters::random(origin_.spec, config_.seed())
-                                                   : Parameters::from_checkpoint(origin_));
+    parameters_ =
+        std::make_unique<Parameters>(origin_.tensors.empty() ? Parameters::random(origin_.spec, config_.seed())
+                                                             : Parameters::from_checkpoint(origin_));
     if (found) {
       require_same_run(found->state, config_, data_->hash(), job_.output);
       state_ = std::move(found->state);
@@ -174,8 +170,8 @@ class Run {
   double settle_scheme(const at::Tensor& ids) {
     const Clock::time_point start = Clock::now();
     const bool first = state_.scheme.empty();
-    const bool due = is_adaptive(config_.scheme.kind) &&
-                     (state_.step - first_step_) % config_.scheme.update_interval == 0;
+    const bool due =
+        is_adaptive(config_.scheme.kind) && (state_.step - first_step_) % config_.scheme.update_interval == 0;
     if (!first && !due && !waiting_.valid() && state_.pending.empty()) return 0;
     if (first || due) {
       const auto solve = ask_for_scheme(question(ids));
@@ -256,12 +252,12 @@ class Run {
 
   void tell(const Json& line, double seconds) const {
     if (!progress_) return;
-    progress_({.fraction = static_cast<double>(state_.step) / static_cast<double>(config_.steps),
-               .stage = fmt::format("step {}/{}", state_.step, config_.steps),
-               .detail = fmt::format("loss {:.4f}, {:.0f} tokens/s, {:.0f}% FP4, {} left", state_.smoothed_loss,
-                                     line.at("tokens_per_second").get<double>(),
-                                     100 * line.at("fp4_share").get<double>(),
-                                     format_seconds(seconds * static_cast<double>(config_.steps - state_.step)))});
+    progress_(
+        {.fraction = static_cast<double>(state_.step) / static_cast<double>(config_.steps),
+         .stage = fmt::format("step {}/{}", state_.step, config_.steps),
+         .detail = fmt::format("loss {:.4f}, {:.0f} tokens/s, {:.0f}% FP4, {} left", state_.smoothed_loss,
+                               line.at("tokens_per_second").get<double>(), 100 * line.at("fp4_share").get<double>(),
+                               format_seconds(seconds * static_cast<double>(config_.steps - state_.step)))});
   }
 
   void finish(const TrainLog& log, TrainReport& report) {
@@ -274,7 +270,8 @@ class Run {
         validation.points.emplace_back(step, line.at("validation_loss").get<double>());
     }
     const std::size_t count = std::min(kReportedSteps, training.points.size());
-    for (std::size_t i = training.points.size() - count; i < training.points.size(); ++i) sum += training.points[i].second;
+    for (std::size_t i = training.points.size() - count; i < training.points.size(); ++i)
+      sum += training.points[i].second;
     if (count > 0) report.training_loss = sum / static_cast<double>(count);
     if (!validation.points.empty()) report.validation_loss = validation.points.back().second;
     write_file_atomically(job_.output / "loss.svg", loss_plot_svg("loss, nats per token", {training, validation}));

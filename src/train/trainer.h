@@ -31,8 +31,8 @@ struct TrainReport {
 /// the folder holds another run, naming the option that differs.
 TrainReport train(const TrainJob& job, const ProgressSink& progress = {});
 
-/// SNIP's predictions against measurement at the state the run in the job's folder has reached (its start, when there is
-/// none), for the scheme's low and high format; see divergence_check.h. Predicts from the batch of the next step and
+/// SNIP's predictions against measurement at the state the run in the job's folder has reached (its start, when there
+/// is none), for the scheme's low and high format; see divergence_check.h. Predicts from the batch of the next step and
 /// measures on `batches` that follow it. Trains nothing. [{"format": …, "fit": …, "layers": […]}, …].
 Json check_divergences(const TrainJob& job, std::int64_t batches, const ProgressSink& progress = {});
 

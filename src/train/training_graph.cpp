@@ -223,8 +223,7 @@ at::Tensor TrainingGraph::forward(Pass& pass, const at::Tensor& ids) {
   SCALEBITS_ASSERT(pass.scheme.size() == linear_count(spec()));
   rope_.reserve(pass.length);
   embed(fetch_embedding(spec(), parameters_), ids, 0, layer_input(pass, 0));
-  for (std::int64_t layer = 0; layer < spec().layers; ++layer)
-    forward_layer(pass, layer, layer_input(pass, layer + 1));
+  for (std::int64_t layer = 0; layer < spec().layers; ++layer) forward_layer(pass, layer, layer_input(pass, layer + 1));
   return layer_input(pass, spec().layers);
 }
 
@@ -250,8 +249,8 @@ LossResult TrainingGraph::loss_and_gradients(const at::Tensor& ids, const Precis
 
   const HeadGradients gradients{temporary(pass, "hidden gradient", spec().hidden), parameters_.of_head().gradient};
   gradients.head.zero_();
-  const LossResult result = head_loss({ids, hidden, parameters_.head()}, {}, {.operand = options_.operand}, gradients,
-                                      workspace_);
+  const LossResult result =
+      head_loss({ids, hidden, parameters_.head()}, {}, {.operand = options_.operand}, gradients, workspace_);
   norm_weight_gradient(gradients.hidden, last, spec().norm_eps, parameters_.at(final_norm).gradient);
   const at::Tensor dx = workspace_.take("residual gradient", last.sizes(), at::kFloat).zero_();
   norm_backward(gradients.hidden, last, norm(final_norm), dx, {});

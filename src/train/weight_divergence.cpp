@@ -11,7 +11,8 @@ double ratio(double a, double b) { return b > 0 ? a / b : 0; }
 
 WeightDivergences::WeightDivergences(const ModelSpec& spec, const StepStatistics& statistics,
                                      const NoiseResponse& response)
-    : spec_(spec), statistics_(statistics), response_(response), below_(static_cast<std::size_t>(spec.layers) + 1, 0.0) {
+    : spec_(spec), statistics_(statistics), response_(response),
+      below_(static_cast<std::size_t>(spec.layers) + 1, 0.0) {
   double forward = 0;
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
     double here = 0;
@@ -59,9 +60,9 @@ WeightDivergence WeightDivergences::of(std::int64_t layer, LinearKind kind, cons
     divergence.upstream =
         std::sqrt(found.errors.at(formats.input_gradient).input_gradient) * per_error_at(layer, input_site(kind));
   if (formats.forward != NumberFormat::bf16)
-    divergence.forward = std::sqrt(ratio(found.errors.at(formats.forward).output,
-                                         response_.linears[linear].forward_noise)) *
-                         forward_per_noise_;
+    divergence.forward =
+        std::sqrt(ratio(found.errors.at(formats.forward).output, response_.linears[linear].forward_noise)) *
+        forward_per_noise_;
   return divergence;
 }
 

@@ -1,7 +1,7 @@
 // SNIP's fourth step: how far a linear layer's precision moves the model's next update from that of full precision,
-// Σ_k |δu_k| / |W_k| over the linear layers k, AdamW's update of each. [ours], three ways: the layer's own weight gradient
-// product, measured; the error of its input gradient, carried upstream as the backward probe's noise was; and the error
-// of its output, which turns all gradients as the forward probe's noise did.
+// Σ_k |δu_k| / |W_k| over the linear layers k, AdamW's update of each. [ours], three ways: the layer's own weight
+// gradient product, measured; the error of its input gradient, carried upstream as the backward probe's noise was; and
+// the error of its output, which turns all gradients as the forward probe's noise did.
 #pragma once
 
 #include "train/noise_probes.h"
@@ -29,8 +29,8 @@ class WeightDivergences {
   const ModelSpec& spec_;
   const StepStatistics& statistics_;
   const NoiseResponse& response_;
-  std::vector<double> below_;       // [layer]: Σ |δu| / |W| of all linears in layers below it, under the backward probe
-  double forward_per_noise_ = 0;    // Σ_k |δu_k| / |W_k| per relative noise in one layer's output
+  std::vector<double> below_;     // [layer]: Σ |δu| / |W| of all linears in layers below it, under the backward probe
+  double forward_per_noise_ = 0;  // Σ_k |δu_k| / |W_k| per relative noise in one layer's output
 };
 
 }  // namespace scalebits

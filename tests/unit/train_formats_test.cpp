@@ -78,6 +78,19 @@ TEST(NumberFormat, SaturatesAndKeepsNan) {
   EXPECT_THROW(number_format_from_name("fp5"), Error);
 }
 
+TEST(NumberFormat, ScalesAreOfTheirType) {
+  for (const float input : golden("e4m3.inputs")) {
+    const float value = std::fabs(input);
+    EXPECT_EQ(tile_scale(NumberFormat::nvfp4, value, 1), round_to(kE4M3, value / 6)) << value;
+    if (value > 0) {
+      EXPECT_EQ(tile_scale(NumberFormat::mxfp4, value, 0), std::ldexp(1.0f, std::ilogb(value) - 2)) << value;
+    }
+  }
+  EXPECT_EQ(tile_scale(NumberFormat::fp8, 0, 0), 0);
+  EXPECT_EQ(tile_scale(NumberFormat::fp4, 1e-38f, 0), 0);
+  EXPECT_EQ(tile_scale(NumberFormat::fp4, 3, 0), 0.5f);
+}
+
 float to_float(float value) { return value; }
 float to_float(Bf16 value) { return bf16_to_f32(value.bits); }
 template <typename T>

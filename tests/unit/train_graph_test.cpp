@@ -66,8 +66,7 @@ TEST(TrainingGraph, InFullPrecisionIsTheGraphRoomsDecoder) {
       fill_by_formula(parameters);
       const at::Tensor ids = ids_by_formula(3, 20, parameters.spec().vocab);
       TrainingGraph graph(parameters, {.operand = operand});
-      const LossResult loss =
-          graph.loss_and_gradients(ids, uniform_scheme(parameters.spec(), NumberFormat::bf16), 0);
+      const LossResult loss = graph.loss_and_gradients(ids, uniform_scheme(parameters.spec(), NumberFormat::bf16), 0);
       Decoder decoder(parameters.spec(), parameters, {operand == at::kFloat ? Compute::f32 : Compute::bf16});
       Recorder recorder;
       EXPECT_EQ(loss.token_losses, decoder.loss_and_gradients(ids, {}, recorder).token_losses);
@@ -110,8 +109,7 @@ TEST(TrainingGraph, GradientsAreSlopesWhereTheLossIsSmooth) {
 }
 
 TEST(TrainingGraph, InLowPrecisionIsThePythonRecipe) {
-  const auto file =
-      SafetensorsFile::open(std::string(SCALEBITS_SOURCE_DIR) + "/tests/data/train/step.safetensors");
+  const auto file = SafetensorsFile::open(std::string(SCALEBITS_SOURCE_DIR) + "/tests/data/train/step.safetensors");
   ModelSpec spec;
   spec.layers = 2, spec.hidden = 136, spec.intermediate = 144, spec.heads = 4, spec.kv_heads = 2, spec.head_dim = 8;
   spec.vocab = 64, spec.max_positions = 64, spec.tied_head = true;

@@ -39,8 +39,13 @@ std::string byte_tokenizer() {
   vocab["<|endoftext|>"] = 256;
   return Json{{"version", "1.0"},
               {"added_tokens",
-               {{{"id", 256}, {"content", "<|endoftext|>"}, {"special", true}, {"single_word", false}, {"lstrip", false},
-                 {"rstrip", false}, {"normalized", false}}}},
+               {{{"id", 256},
+                 {"content", "<|endoftext|>"},
+                 {"special", true},
+                 {"single_word", false},
+                 {"lstrip", false},
+                 {"rstrip", false},
+                 {"normalized", false}}}},
               {"normalizer", nullptr},
               {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
               {"decoder", {{"type", "ByteLevel"}}},
@@ -148,8 +153,7 @@ TEST(Trainer, StartsFromARunAndFromAModel) {
   const TrainReport run = branch({{"start_run", base.job.output.string()}}, "from_run");
   EXPECT_EQ(run.first_step, 24u);
   EXPECT_EQ(run.fp4_share, 1);
-  const TrainReport model =
-      branch({{"start_model", (base.job.output / "checkpoint-00000024").string()}}, "from_model");
+  const TrainReport model = branch({{"start_model", (base.job.output / "checkpoint-00000024").string()}}, "from_model");
   EXPECT_EQ(model.first_step, 0u);
   EXPECT_LT(model.training_loss, 4.0);
 }
@@ -164,8 +168,12 @@ std::string message_of(const TrainJob& job) {
 }
 
 TEST(Trainer, StopsWhenTheLossIsLostAndKeepsTheLastCheckpoint) {
-  Workplace place(Json{{"scheme", "bf16"}, {"steps", 200}, {"warmup_steps", 20}, {"learning_rate", 50},
-                       {"clip_norm", 1000}, {"divergence_margin", 0.5}});
+  Workplace place(Json{{"scheme", "bf16"},
+                       {"steps", 200},
+                       {"warmup_steps", 20},
+                       {"learning_rate", 50},
+                       {"clip_norm", 1000},
+                       {"divergence_margin", 0.5}});
   const std::string message = message_of(place.job);
   EXPECT_NE(message.find("step "), std::string::npos) << message;
   EXPECT_TRUE(message.find("diverges") != std::string::npos || message.find("not finite") != std::string::npos)
@@ -259,10 +267,11 @@ TEST(AdamW, IsThePlainFormula) {
     EXPECT_NEAR(matrix.value.data_ptr<float>()[5], value, 1e-6);
   }
   EXPECT_NEAR(gradient_norm(parameters), 2.5 * std::sqrt([&] {
-                double elements = 0;
-                for (const Parameter& parameter : parameters.all()) elements += static_cast<double>(parameter.value.numel());
-                return elements;
-              }()),
+                                           double elements = 0;
+                                           for (const Parameter& parameter : parameters.all())
+                                             elements += static_cast<double>(parameter.value.numel());
+                                           return elements;
+                                         }()),
               1e-3);
   EXPECT_DOUBLE_EQ(clip_scale(4, 1), 0.25);
   EXPECT_DOUBLE_EQ(clip_scale(0.5, 1), 1);

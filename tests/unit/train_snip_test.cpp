@@ -39,9 +39,7 @@ struct Setting {
     spec.layers = 3, spec.tied_head = true;
     return spec;
   }
-  SchemeQuestion question() {
-    return {graph, options, adamw, {.rate = 1e-3, .step = 10}, ids, 7};
-  }
+  SchemeQuestion question() { return {graph, options, adamw, {.rate = 1e-3, .step = 10}, ids, 7}; }
 };
 
 double norm_squared(const at::Tensor& tensor) { return tensor.to(at::kDouble).square().sum().item<double>(); }
@@ -201,8 +199,9 @@ TEST(Snip, ChoosesTheCheapestSchemeThatMeetsTheShare) {
       const auto cost_of = [&](const PrecisionScheme& of) {
         double sum = 0;
         for (std::size_t linear = 0; linear < of.size(); ++linear)
-          sum += costs[linear][static_cast<std::size_t>(std::find(options.begin(), options.end(), of[linear]) -
-                                                        options.begin())];
+          sum +=
+              costs[linear]
+                   [static_cast<std::size_t>(std::find(options.begin(), options.end(), of[linear]) - options.begin())];
         return sum;
       };
       for (std::uint64_t seed = 0; seed < 20; ++seed)
