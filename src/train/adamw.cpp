@@ -2,6 +2,7 @@
 
 #include "core/lanes.h"
 #include "core/parallel.h"
+#include "train/parameters.h"
 
 #include <algorithm>
 #include <cmath>

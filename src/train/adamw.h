@@ -2,11 +2,11 @@
 // cosine schedule with warm-up.
 #pragma once
 
-#include "train/parameters.h"
-
 #include <cstdint>
 
 namespace scalebits {
+
+class Parameters;
 
 struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;

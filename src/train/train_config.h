@@ -5,7 +5,7 @@
 #include "model/model_spec.h"
 #include "train/adamw.h"
 #include "train/scheme_options.h"
-#include "train/train_data.h"
+#include "train/train_data_options.h"
 
 #include <cstdint>
 #include <string>

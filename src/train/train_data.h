@@ -3,6 +3,7 @@
 #pragma once
 
 #include "tokenizer/tokenizer.h"
+#include "train/train_data_options.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -12,12 +13,6 @@
 #include <vector>
 
 namespace scalebits {
-
-struct TrainDataOptions {
-  std::int64_t window_length = 256, batch_windows = 16;
-  std::int64_t validation_windows = 32;  // held out, the same whatever the seed
-  std::uint64_t seed = 1;                // of the order of windows, a new one in each epoch
-};
 
 class TrainData {
  public:
