@@ -17,6 +17,7 @@ void add_perplexity(CLI::App& app);
 void add_plan(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_random(CLI::App& app);
+void add_train(CLI::App& app);
 void add_verify(CLI::App& app);
 void add_zeroshot(CLI::App& app);
 

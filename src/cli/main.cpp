@@ -40,6 +40,7 @@ int main(int argc, char** argv) {
   cli::add_chat(app);
   cli::add_inspect(app);
   cli::add_verify(app);
+  cli::add_train(app);
   cli::add_convert(app);
   cli::add_kernels(app);
   cli::add_bench(app);

@@ -1,0 +1,101 @@
+// `scalebits train`: a configuration and text in, a trained model out, in low precision where a scheme says so.
+#include "cli/commands.h"
+#include "cli/progress_line.h"
+
+#include "core/atomic_file.h"
+#include "core/json.h"
+#include "core/parallel.h"
+#include "core/units.h"
+#include "train/trainer.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace scalebits::cli {
+namespace {
+
+struct TrainArguments {
+  std::string config, output, check;
+  std::vector<std::string> data, settings;
+  int threads = 0, check_batches = 4;
+  bool quiet = false;
+};
+
+/// The file's options with those of --set over them; a value that is not JSON is a string.
+Json config_json(const TrainArguments& arguments) {
+  Json json = read_json_file(arguments.config);
+  for (const std::string& setting : arguments.settings) {
+    const auto equals = setting.find('=');
+    if (equals == std::string::npos || equals == 0)
+      fail(ErrorKind::usage, "--set takes OPTION=VALUE such as steps=100, found '{}'", setting);
+    const std::string text = setting.substr(equals + 1);
+    Json value = Json::parse(text, nullptr, false);
+    json[setting.substr(0, equals)] = value.is_discarded() ? Json(text) : value;
+  }
+  return json;
+}
+
+void train_model(const TrainArguments& arguments) {
+  if (arguments.threads > 0) set_thread_count(arguments.threads);
+  const TrainJob job{.config = train_config_from_json(config_json(arguments), arguments.config),
+                     .data = {arguments.data.begin(), arguments.data.end()},
+                     .output = arguments.output};
+  if (!arguments.check.empty()) {
+    Json checks;
+    {
+      ProgressLine line(arguments.quiet);
+      checks = check_divergences(job, arguments.check_batches, std::ref(line));
+    }
+    write_file_atomically(arguments.check, checks.dump(1) + "\n");
+    for (const Json& check : checks)
+      for (const auto& [what, fit] : check.at("fit").items())
+        fmt::print("{:5} {:20} rank correlation {:6.3f}, R² {:.3f}\n", check.at("format").get<std::string>(), what,
+                   fit.at("rank_correlation").get<double>(), fit.at("r_squared").get<double>());
+    return;
+  }
+  TrainReport report;
+  {
+    ProgressLine line(arguments.quiet);
+    report = train(job, std::ref(line));
+  }
+  fmt::print(
+      "{}: step {}; training loss {:.4f}, validation loss {:.4f} nats/token; {:.1f}% of linear FLOPs in FP4; {:.0f} "
+      "tokens/s; {}\n",
+      arguments.output, report.steps, report.training_loss, report.validation_loss, 100 * report.fp4_share,
+      report.tokens_per_second, format_seconds(report.seconds));
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto arguments = std::make_shared<TrainArguments>();
+  CLI::App* const command =
+      app.add_subcommand("train", "Train a model, each linear layer in FP8 or FP4 as a scheme decides (docs/train.md)");
+  command->add_option("--config", arguments->config, "JSON file of options")->required()->type_name("FILE");
+  command->add_option("--data", arguments->data, "Text files to train on")->required()->type_name("FILE");
+  command
+      ->add_option("-o,--output", arguments->output,
+                   "Folder of the run; one that holds a part of this run is continued")
+      ->required()
+      ->type_name("FOLDER");
+  command->add_option("--set", arguments->settings, "An option over the file's, such as scheme=snip")
+      ->type_name("OPTION=VALUE");
+  command->add_option("--threads", arguments->threads, "Threads to use [all]")
+      ->check(CLI::Range(1, 4096))
+      ->type_name("N");
+  command
+      ->add_option(
+          "--check-divergences", arguments->check,
+          "Train nothing: hold SNIP's predictions against measurement where the run stands, write them as JSON")
+      ->type_name("FILE");
+  command->add_option("--check-batches", arguments->check_batches, "Batches that divergences are measured on [4]")
+      ->check(CLI::Range(1, 1000))
+      ->type_name("N");
+  command->add_flag("--quiet", arguments->quiet, "No progress");
+  command->callback([arguments] { train_model(*arguments); });
+}
+
+}  // namespace scalebits::cli

@@ -1,0 +1,17 @@
+#include "train/loss_divergence.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace scalebits {
+
+double LossDivergence::total() const { return std::fabs(first_order) + second_order; }
+
+LossDivergence loss_divergence(const StepStatistics& statistics, const NoiseResponse& response, std::size_t linear,
+                               NumberFormat format) {
+  if (format == NumberFormat::bf16) return {};
+  const FormatErrors& errors = statistics.linears.at(linear).errors.at(format);
+  return {errors.loss_slope, 0.5 * std::max(0.0, response.linears.at(linear).curvature) * errors.output};
+}
+
+}  // namespace scalebits

@@ -1,0 +1,20 @@
+// SNIP's third step: what a number format in a linear layer's forward product does to the loss. [ours]: the first-order
+// change, measured, and half the output's curvature times its squared error.
+#pragma once
+
+#include "train/noise_probes.h"
+#include "train/step_statistics.h"
+
+namespace scalebits {
+
+/// Nats per token, both for one linear layer's forward product in `format`; zero for bf16.
+struct LossDivergence {
+  double first_order = 0;   // signed
+  double second_order = 0;  // not negative: a curvature that the probe found negative counts as none
+  double total() const;     // |first_order| + second_order
+};
+
+LossDivergence loss_divergence(const StepStatistics& statistics, const NoiseResponse& response, std::size_t linear,
+                               NumberFormat format);
+
+}  // namespace scalebits

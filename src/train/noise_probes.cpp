@@ -1,0 +1,108 @@
+#include "train/noise_probes.h"
+
+#include "core/error.h"
+#include "core/random.h"
+
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/sub.h>
+
+#include <cmath>
+
+namespace scalebits {
+namespace {
+
+double root_mean_square(const at::Tensor& tensor) {
+  return std::sqrt(squared_norm(tensor) / static_cast<double>(tensor.numel()));
+}
+
+class BackwardProbe : public StepObserver {
+ public:
+  BackwardProbe(const PassRecord& record, const Noise& relative, NoiseResponse& response)
+      : record_(record), relative_(relative), response_(response) {}
+  void loss_gradient(const at::Tensor& dx) override {
+    add_noise(dx, {relative_.deviation * root_mean_square(dx), relative_.key});
+    above_ = dx.sub(record_.residual_gradients.at(0));
+  }
+  void site_gradient(std::int64_t layer, InputSite site, const at::Tensor& dx) override {
+    response_.sites[{layer, site}] = squared_distance(dx, record_.site_gradients.at({layer, site}));
+  }
+  void residual_gradient(std::int64_t layer, InputSite half, const at::Tensor& dx) override {
+    const at::Tensor change = dx.sub(record_.residual_gradients.at(++place_));
+    response_.halves[{layer, half}] = {.branch = squared_distance(change, above_), .residual = squared_norm(change)};
+    above_ = change;
+  }
+
+ private:
+  const PassRecord& record_;
+  Noise relative_;
+  NoiseResponse& response_;
+  at::Tensor above_;  // change of the residual stream's gradient behind the half that comes next
+  std::size_t place_ = 0;
+};
+
+class ForwardProbe : public StepObserver {
+ public:
+  ForwardProbe(const PassRecord& record, const Noise& relative, NoiseResponse& response)
+      : record_(record), relative_(relative), response_(response), noises_(response.linears.size()) {}
+  void after_forward(std::size_t linear, const at::Tensor& y) override {
+    Noise& noise = noises_[linear];
+    noise = {relative_.deviation * root_mean_square(y), CounterRng(relative_.key, 1).bits(linear)};
+    add_noise(y, noise);
+    response_.linears[linear].forward_noise = noise.deviation * noise.deviation * static_cast<double>(y.numel());
+  }
+  void after_backward(std::size_t linear, ProductInput&, const at::Tensor& dy) override {
+    // E[n^T (H n)] is the deviation squared times the trace of H, and the other layers' noise adds nothing on average.
+    const double turned = inner_product_with_noise(dy, record_.output_gradients.at(linear), noises_[linear]);
+    const double size = response_.linears[linear].forward_noise;
+    response_.linears[linear].curvature = size > 0 ? turned / size : 0;
+  }
+
+ private:
+  const PassRecord& record_;
+  Noise relative_;
+  NoiseResponse& response_;
+  std::vector<Noise> noises_;
+};
+
+}  // namespace
+
+void PassRecord::after_backward(std::size_t linear, ProductInput&, const at::Tensor& dy) {
+  output_gradients[linear] = dy.clone();
+}
+void PassRecord::site_gradient(std::int64_t layer, InputSite site, const at::Tensor& dx) {
+  site_gradients[{layer, site}] = dx.clone();
+}
+void PassRecord::loss_gradient(const at::Tensor& dx) { residual_gradients.push_back(dx.clone()); }
+void PassRecord::residual_gradient(std::int64_t, InputSite, const at::Tensor& dx) {
+  residual_gradients.push_back(dx.clone());
+}
+void PassRecord::keep_weight_gradients(const Parameters& parameters) {
+  for (const Parameter& parameter : parameters.all()) weight_gradients.push_back(parameter.gradient.clone());
+}
+
+NoiseResponse probe_with_noise(TrainingGraph& graph, const at::Tensor& ids, const PassRecord& undisturbed,
+                               const ProbeOptions& options) {
+  const ModelSpec& spec = graph.spec();
+  const PrecisionScheme exact = uniform_scheme(spec, NumberFormat::bf16);
+  NoiseResponse response;
+  response.linears.resize(linear_count(spec));
+  const auto measure_updates = [&](double NoiseResponse::Linear::* field) {
+    for (std::size_t place = 0; place < graph.parameters().all().size(); ++place) {
+      const Parameter& parameter = graph.parameters().all()[place];
+      for (std::int64_t layer = 0; layer < spec.layers; ++layer)
+        for (const LinearKind kind : linear_kinds(spec))
+          if (parameter.name == linear_name(layer, kind))
+            response.linears[linear_index(spec, layer, kind)].*field = squared_update_change(
+                parameter, options.adamw, options.update, undisturbed.weight_gradients.at(place), parameter.gradient);
+    }
+  };
+  BackwardProbe backward(undisturbed, {options.noise, CounterRng(options.key, 2).bits(0)}, response);
+  graph.loss_and_gradients(ids, exact, options.update.step, &backward);
+  measure_updates(&NoiseResponse::Linear::backward_update);
+  ForwardProbe forward(undisturbed, {options.noise, CounterRng(options.key, 3).bits(0)}, response);
+  graph.loss_and_gradients(ids, exact, options.update.step, &forward);
+  measure_updates(&NoiseResponse::Linear::forward_update);
+  return response;
+}
+
+}  // namespace scalebits

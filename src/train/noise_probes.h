@@ -1,0 +1,63 @@
+// SNIP's second step: how the pass answers small noise, for second-order information without Hessians. Backward probe:
+// noise on the gradient behind the last layer, to see what reaches each layer's gradients. Forward probe: noise on each
+// linear layer's output, independent of the others', to see how the output's gradient turns with it. [ours] The paper
+// tells of the probes, not of what is read off them.
+#pragma once
+
+#include "train/step_statistics.h"
+#include "train/tensor_sums.h"
+
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+namespace scalebits {
+
+/// Everything of an undisturbed pass that the probes are compared with: as much memory as the gradients of all
+/// activations.
+class PassRecord : public StepObserver {
+ public:
+  void after_backward(std::size_t linear, ProductInput& x, const at::Tensor& dy) override;
+  void site_gradient(std::int64_t layer, InputSite site, const at::Tensor& dx) override;
+  void loss_gradient(const at::Tensor& dx) override;
+  void residual_gradient(std::int64_t layer, InputSite half, const at::Tensor& dx) override;
+  /// After the pass.
+  void keep_weight_gradients(const Parameters& parameters);
+
+  std::map<std::size_t, at::Tensor> output_gradients;
+  std::map<std::pair<std::int64_t, InputSite>, at::Tensor> site_gradients;
+  std::vector<at::Tensor> residual_gradients;  // in the order of the backward pass, the loss' first
+  std::vector<at::Tensor> weight_gradients;    // by place in Parameters::all()
+};
+
+/// Squares of Frobenius norms, unless said otherwise.
+struct NoiseResponse {
+  struct Linear {
+    double curvature = 0;       // of the loss in the output: trace of its Hessian ÷ numel, not squared; may be negative
+    double forward_noise = 0;   // |n|² that was added to the output
+    double forward_update = 0;  // |change of AdamW's update|² under the forward probe
+    double backward_update = 0;  // the same under the backward probe
+  };
+  /// What the backward probe left behind each half of a layer.
+  struct Half {
+    double branch = 0;    // |change of what the half adds to the residual stream's gradient|²
+    double residual = 0;  // |change of the residual stream's gradient in front of the half|²
+  };
+  std::vector<Linear> linears;                                 // by linear_index()
+  std::map<std::pair<std::int64_t, InputSite>, double> sites;  // |change of the site's input gradient|²
+  std::map<std::pair<std::int64_t, InputSite>, Half> halves;   // by layer and InputSite::mlp or ::attention
+};
+
+struct ProbeOptions {
+  double noise = 0.01;  // relative to the root mean square of what it is added to
+  AdamWOptions adamw;
+  AdamWStep update;
+  std::uint64_t key = 0;
+};
+
+/// Two passes over `ids`. The graph's gradients are those of the last probe afterwards.
+NoiseResponse probe_with_noise(TrainingGraph& graph, const at::Tensor& ids, const PassRecord& undisturbed,
+                               const ProbeOptions& options);
+
+}  // namespace scalebits

@@ -1,0 +1,140 @@
+#include "train/snip.h"
+
+#include "core/error.h"
+#include "core/random.h"
+#include "train/ordered_schemes.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace scalebits {
+namespace {
+
+class BothObservers : public StepObserver {
+ public:
+  BothObservers(StepObserver& first, StepObserver& second) : both_{&first, &second} {}
+  void after_forward(std::size_t linear, const at::Tensor& y) override {
+    for (StepObserver* one : both_) one->after_forward(linear, y);
+  }
+  void loss_gradient(const at::Tensor& dx) override {
+    for (StepObserver* one : both_) one->loss_gradient(dx);
+  }
+  void after_backward(std::size_t linear, ProductInput& x, const at::Tensor& dy) override {
+    for (StepObserver* one : both_) one->after_backward(linear, x, dy);
+  }
+  void site_gradient(std::int64_t layer, InputSite site, const at::Tensor& dx) override {
+    for (StepObserver* one : both_) one->site_gradient(layer, site, dx);
+  }
+  void residual_gradient(std::int64_t layer, InputSite half, const at::Tensor& dx) override {
+    for (StepObserver* one : both_) one->residual_gradient(layer, half, dx);
+  }
+
+ private:
+  StepObserver* both_[2];
+};
+
+at::Tensor probed_windows(const SchemeQuestion& question) {
+  const std::int64_t windows = question.ids.size(0);
+  const std::int64_t wanted = question.options.probe_windows > 0 ? question.options.probe_windows : (windows + 1) / 2;
+  return question.ids.narrow(0, 0, std::min(windows, wanted));
+}
+
+}  // namespace
+
+SnipMeasurement measure_step(const SchemeQuestion& question, const std::vector<NumberFormat>& formats) {
+  const at::Tensor ids = probed_windows(question);
+  const PrecisionScheme exact = uniform_scheme(question.graph.spec(), NumberFormat::bf16);
+  StatisticsCollector collector(question.graph, formats, question.adamw, question.update);
+  PassRecord record;
+  BothObservers observers(collector, record);
+  SnipMeasurement measurement;
+  const double loss = question.graph.loss_and_gradients(ids, exact, question.update.step, &observers).mean;
+  record.keep_weight_gradients(question.graph.parameters());
+  measurement.statistics = std::move(collector.statistics());
+  measurement.statistics.loss = loss;
+  measurement.response = probe_with_noise(question.graph, ids, record,
+                                          {.noise = question.options.noise,
+                                           .adamw = question.adamw,
+                                           .update = question.update,
+                                           .key = CounterRng(question.seed, 0x736e6970).bits(question.update.step)});
+  return measurement;
+}
+
+StepStatistics measure_operands(const SchemeQuestion& question, const std::vector<NumberFormat>& formats) {
+  StatisticsCollector collector(question.graph, formats, question.adamw, question.update, true);
+  const PrecisionScheme exact = uniform_scheme(question.graph.spec(), NumberFormat::bf16);
+  const double loss =
+      question.graph.loss_and_gradients(probed_windows(question), exact, question.update.step, &collector).mean;
+  collector.statistics().loss = loss;
+  return std::move(collector.statistics());
+}
+
+std::vector<LinearFormats> scheme_options(NumberFormat high, NumberFormat low, bool per_product) {
+  if (!per_product) return {LinearFormats::uniform(high), LinearFormats::uniform(low)};
+  std::vector<LinearFormats> options;
+  for (int bits = 0; bits < 8; ++bits)
+    options.push_back({bits & 1 ? low : high, bits & 2 ? low : high, bits & 4 ? low : high});
+  return options;
+}
+
+std::vector<std::vector<double>> snip_costs(const ModelSpec& spec, const SnipMeasurement& measurement,
+                                            const std::vector<LinearFormats>& options, NumberFormat low,
+                                            double weight_term) {
+  const WeightDivergences weights(spec, measurement.statistics, measurement.response);
+  const auto loss_of = [&](std::size_t linear, NumberFormat format) {
+    return loss_divergence(measurement.statistics, measurement.response, linear, format).total();
+  };
+  double all_loss = 0, all_weight = 0;
+  for (std::int64_t layer = 0; layer < spec.layers; ++layer)
+    for (const LinearKind kind : linear_kinds(spec)) {
+      all_loss += loss_of(linear_index(spec, layer, kind), low);
+      all_weight += weights.of(layer, kind, LinearFormats::uniform(low)).total();
+    }
+  std::vector<std::vector<double>> costs;
+  for (std::int64_t layer = 0; layer < spec.layers; ++layer)
+    for (const LinearKind kind : linear_kinds(spec)) {
+      auto& own = costs.emplace_back();
+      for (const LinearFormats& option : options)
+        own.push_back((all_loss > 0 ? loss_of(linear_index(spec, layer, kind), option.forward) / all_loss : 0) +
+                      (all_weight > 0 ? weight_term * weights.of(layer, kind, option).total() / all_weight : 0));
+    }
+  return costs;
+}
+
+std::vector<std::vector<double>> operand_costs(const StepStatistics& statistics,
+                                               const std::vector<LinearFormats>& options, bool relative) {
+  std::vector<std::vector<double>> costs;
+  for (const LinearStatistics& found : statistics.linears) {
+    const auto term = [&](double error, double size) { return std::sqrt(relative && size > 0 ? error / size : error); };
+    auto& own = costs.emplace_back();
+    for (const LinearFormats& option : options) {
+      if (!(option == LinearFormats::uniform(option.forward)))
+        throw InternalError("operand errors tell formats of whole layers apart, not of their products");
+      const FormatErrors& errors = found.errors.at(option.forward);
+      own.push_back(term(errors.input, found.input) + term(errors.weight, found.weight) +
+                    term(errors.gradient, found.gradient));
+    }
+  }
+  return costs;
+}
+
+PrecisionScheme cheapest_scheme(const ModelSpec& spec, const std::vector<LinearFormats>& options,
+                                const std::vector<std::vector<double>>& costs, double share, std::int64_t stages) {
+  PrecisionProgramme programme{
+      .layers = {}, .flops = linear_flops(spec), .target_share = share, .stages = stages_of(spec, stages)};
+  for (std::size_t linear = 0; linear < costs.size(); ++linear) {
+    auto& layer = programme.layers.emplace_back();
+    for (std::size_t o = 0; o < options.size(); ++o) {
+      double fp4 = 0;
+      for (const LinearProduct product : kLinearProducts)
+        if (is_fp4(options[o].of(product))) fp4 += programme.flops[linear] / 3;
+      layer.push_back({costs[linear][o], fp4});
+    }
+  }
+  const PrecisionChoice choice = solve(programme);
+  PrecisionScheme scheme;
+  for (const std::size_t option : choice.options) scheme.push_back(options[option]);
+  return scheme;
+}
+
+}  // namespace scalebits

@@ -1,0 +1,119 @@
+#include "train/train_state.h"
+
+#include "checkpoint/read_checkpoint.h"
+#include "checkpoint/write_hf_folder.h"
+#include "core/atomic_file.h"
+#include "core/error.h"
+#include "safetensors/safetensors.h"
+#include "safetensors/safetensors_writer.h"
+
+#include <cstring>
+#include <span>
+#include <vector>
+
+namespace scalebits {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kLatest = "latest.json";
+
+std::span<const std::byte> bytes_of(const at::Tensor& tensor) {
+  return std::as_bytes(std::span(tensor.const_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())));
+}
+
+Json to_json(const ModelSpec& spec, const TrainState& state) {
+  const auto scheme = [&](const PrecisionScheme& s) { return s.empty() ? Json() : scalebits::to_json(spec, s); };
+  return {{"step", state.step},
+          {"scheme", scheme(state.scheme)},
+          {"pending", scheme(state.pending)},
+          {"install_step", state.install_step},
+          {"gradient_scale", state.gradient_scale},
+          {"smoothed_loss", state.smoothed_loss},
+          {"lowest_smoothed_loss", state.lowest_smoothed_loss},
+          {"data_hash", state.data_hash},
+          {"config", state.config}};
+}
+
+TrainState state_from_json(const ModelSpec& spec, const Json& json, const std::string& where) {
+  const auto scheme = [&](const char* key) {
+    return json.at(key).is_null() ? PrecisionScheme() : scheme_from_json(spec, json.at(key), where);
+  };
+  TrainState state;
+  state.step = json_value<std::uint64_t>(json, "step", where);
+  state.install_step = json_value<std::uint64_t>(json, "install_step", where);
+  state.gradient_scale = json_value<double>(json, "gradient_scale", where);
+  state.smoothed_loss = json_value<double>(json, "smoothed_loss", where);
+  state.lowest_smoothed_loss = json_value<double>(json, "lowest_smoothed_loss", where);
+  state.data_hash = json_value<std::string>(json, "data_hash", where);
+  state.config = json_value<Json>(json, "config", where);
+  for (const char* key : {"scheme", "pending"})
+    if (!json.contains(key)) fail_input("{}: key '{}' is missing", where, key);
+  state.scheme = scheme("scheme");
+  state.pending = scheme("pending");
+  return state;
+}
+
+void write_state(const fs::path& path, const Parameters& parameters, const TrainState& state) {
+  SafetensorsWriter writer;
+  writer.set_metadata("state", to_json(parameters.spec(), state).dump());
+  std::vector<std::span<const std::byte>> payloads;
+  for (const Parameter& parameter : parameters.all())
+    for (const auto& [prefix, tensor] : {std::pair{"mean.", &parameter.mean}, {"square.", &parameter.square}}) {
+      writer.add(prefix + parameter.name, "F32", tensor->sizes().vec(), bytes_of(*tensor).size());
+      payloads.push_back(bytes_of(*tensor));
+    }
+  writer.write(path, payloads);
+}
+
+/// All checkpoints of the run but the one that latest.json names: left by a run that was stopped, or replaced.
+void remove_others(const fs::path& run, const std::string& kept) {
+  for (const auto& entry : fs::directory_iterator(run)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("checkpoint-") && name != kept && name != kept + ".state") fs::remove_all(entry.path());
+  }
+}
+
+}  // namespace
+
+void save_checkpoint(const fs::path& run, const Checkpoint& like, const Parameters& parameters,
+                     const TrainState& state) {
+  Checkpoint checkpoint = like;
+  checkpoint.spec = parameters.spec();
+  checkpoint.tensors = parameters.host_tensors();
+  checkpoint.hash.clear();
+  const std::string name = fmt::format("checkpoint-{:08}", state.step);
+  write_state(run / (name + ".state"), parameters, state);
+  write_hf_folder(checkpoint, run / name, DType::f32);
+  write_file_atomically(run / kLatest, Json{{"step", state.step}, {"checkpoint", name}}.dump() + "\n");
+  remove_others(run, name);
+}
+
+std::optional<LoadedRun> load_latest(const fs::path& run) {
+  if (!fs::exists(run / kLatest)) return std::nullopt;
+  const std::string where = (run / kLatest).string();
+  const auto name = json_value<std::string>(read_json_file(run / kLatest), "checkpoint", where);
+  LoadedRun loaded;
+  loaded.checkpoint = read_checkpoint(run / name, {.hash = false});
+  loaded.state_file = run / (name + ".state");
+  const auto file = SafetensorsFile::open(loaded.state_file);
+  const auto found = file.metadata().find("state");
+  if (found == file.metadata().end()) fail_input("{}: holds no state of a training run", loaded.state_file.string());
+  loaded.state = state_from_json(loaded.checkpoint.spec, parse_json(found->second, loaded.state_file.string()),
+                                 loaded.state_file.string());
+  return loaded;
+}
+
+void load_optimizer(const fs::path& state_file, Parameters& parameters) {
+  const auto file = SafetensorsFile::open(state_file);
+  for (Parameter& parameter : parameters.all())
+    for (const auto& [prefix, tensor] : {std::pair{"mean.", &parameter.mean}, {"square.", &parameter.square}}) {
+      const SafetensorsEntry& entry = file.entry(prefix + parameter.name);
+      if (entry.dtype != "F32" || entry.shape != tensor->sizes().vec())
+        fail_input("{}: tensor '{}': wanted f32 shaped as the model's, found {}", state_file.string(), entry.name,
+                   entry.dtype);
+      std::memcpy(tensor->data_ptr(), entry.bytes.data(), entry.bytes.size());
+    }
+}
+
+}  // namespace scalebits

@@ -1,0 +1,239 @@
+// train: what SNIP measures is what a direct computation finds: statistics against the tensors themselves, probes
+// against the noise they add, costs and schemes against their definition.
+#include "train/ordered_schemes.h"
+#include "train/snip.h"
+
+#include "core/error.h"
+#include "core/random.h"
+#include "tiny_models.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace scalebits {
+namespace {
+
+struct Setting {
+  Parameters parameters;
+  TrainingGraph graph;
+  AdamWOptions adamw;
+  SchemeOptions options;
+  at::Tensor ids;
+
+  Setting() : parameters(Parameters::random(spec(), 3)), graph(parameters, {.operand = at::kFloat, .seed = 2}) {
+    const CounterRng rng(5);
+    ids = at::empty({4, 24}, at::kLong);
+    for (std::int64_t i = 0; i < ids.numel(); ++i)
+      ids.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(rng.below(static_cast<std::uint64_t>(i), 48));
+    for (Parameter& parameter : parameters.all()) {
+      parameter.value.mul_(5);  // attention that is not flat
+      parameter.square.fill_(1e-6);
+    }
+    options.kind = SchemeKind::snip;
+    options.probe_windows = 4;
+  }
+  static ModelSpec spec() {
+    ModelSpec spec = testing_models::tiny_spec(Family::llama);
+    spec.layers = 3, spec.tied_head = true;
+    return spec;
+  }
+  SchemeQuestion question() { return {graph, options, adamw, {.rate = 1e-3, .step = 10}, ids, 7}; }
+};
+
+double norm_squared(const at::Tensor& tensor) { return tensor.to(at::kDouble).square().sum().item<double>(); }
+
+TEST(TensorSums, AreThoseOfTorch) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor a = at::randn({37, 1003}).to(type), b = at::randn({37, 1003});
+    const at::Tensor exact_a = a.to(at::kDouble), exact_b = b.to(at::kDouble);
+    const double products = exact_a.mul(exact_b).sum().item<double>(), size = norm_squared(a);
+    // Sums of 1024 f32 terms err by a few epsilon of the terms' size, whose sum is that of the squares.
+    const double tolerance = 64 * 0x1p-24 * size;
+    EXPECT_NEAR(squared_norm(a), size, tolerance);
+    EXPECT_NEAR(inner_product(a, b), products, tolerance);
+    EXPECT_NEAR(squared_distance(a, b), norm_squared(exact_a.sub(exact_b)), 4 * tolerance);
+  }
+}
+
+TEST(TensorSums, NoiseHasItsDeviationAndIsFoundAgain) {
+  const at::Tensor before = at::randn({64, 999}), after = before.clone();
+  const Noise noise{0.25, 0x1234567812345678ull};
+  add_noise(after, noise);
+  const double count = static_cast<double>(before.numel());
+  const at::Tensor added = after.sub(before);
+  // Five standard errors of a mean and of a mean square.
+  EXPECT_NEAR(added.mean().item<double>(), 0, 5 * 0.25 / std::sqrt(count));
+  EXPECT_NEAR(norm_squared(added) / count, 0.0625, 5 * 0.0625 * std::sqrt(2 / count));
+  EXPECT_NEAR(inner_product_with_noise(after, before, noise), norm_squared(added), 1e-3 * norm_squared(added));
+  EXPECT_NEAR(inner_product_with_noise(after, before, {0.25, 1}), 0, 5 * 0.0625 * std::sqrt(count));
+}
+
+TEST(StepStatistics, AreADirectComputation) {
+  struct Recorder : StepObserver {
+    std::vector<at::Tensor> x, dy, y;
+    void after_forward(std::size_t, const at::Tensor& out) override { y.push_back(out.clone()); }
+    void after_backward(std::size_t linear, ProductInput& input, const at::Tensor& gradient) override {
+      x.resize(21), dy.resize(21);
+      x[linear] = input.exact().clone(), dy[linear] = gradient.clone();
+    }
+  };
+  Setting s;
+  const SnipMeasurement measured = measure_step(s.question(), {NumberFormat::fp8, NumberFormat::fp4});
+  Recorder recorder;
+  s.graph.loss_and_gradients(s.ids, uniform_scheme(s.parameters.spec(), NumberFormat::bf16), 10, &recorder);
+  for (std::int64_t layer = 0; layer < 3; ++layer)
+    for (const LinearKind kind : kLinearKinds) {
+      const std::size_t linear = linear_index(s.parameters.spec(), layer, kind);
+      const LinearStatistics& found = measured.statistics.linears[linear];
+      const at::Tensor &w = s.parameters.of_linear(layer, kind).value, &x = recorder.x[linear];
+      const auto expect_near = [&](double value, double wanted) {
+        EXPECT_NEAR(value, wanted, 1e-4 * std::fabs(wanted)) << linear_name(layer, kind);
+      };
+      expect_near(found.input, norm_squared(x));
+      expect_near(found.weight, norm_squared(w));
+      expect_near(found.output, norm_squared(recorder.y[linear]));
+      expect_near(found.gradient, norm_squared(recorder.dy[linear]));
+      expect_near(found.weight_gradient, norm_squared(s.parameters.of_linear(layer, kind).gradient));
+      const FormatErrors& errors = found.errors.at(NumberFormat::fp8);
+      at::Tensor rough_x = at::empty_like(x), rough_w = at::empty_like(w);
+      fake_quantize({.format = NumberFormat::fp8}, x.const_data_ptr<float>(), x.size(0), x.size(1),
+                    rough_x.data_ptr<float>());
+      fake_quantize({.format = NumberFormat::fp8, .is_weight = true}, w.const_data_ptr<float>(), w.size(0), w.size(1),
+                    rough_w.data_ptr<float>());
+      const at::Tensor change = rough_x.matmul(rough_w.t()).sub(x.matmul(w.t()));
+      expect_near(errors.input, norm_squared(rough_x.sub(x)));
+      expect_near(errors.weight, norm_squared(rough_w.sub(w)));
+      // Products of f32 differ by their rounding, 2^-24 of the terms, beside which FP8's errors are 2^-5.
+      EXPECT_NEAR(errors.output, norm_squared(change), 1e-3 * errors.output);
+      EXPECT_NEAR(errors.loss_slope, change.mul(recorder.dy[linear]).sum().item<double>(),
+                  1e-3 * std::sqrt(errors.output * found.gradient));
+      EXPECT_GT(found.errors.at(NumberFormat::fp4).update, errors.update);
+    }
+}
+
+TEST(AdamW, UpdateChangeIsThatOfTwoUpdates) {
+  Setting s;
+  Parameter& parameter = s.parameters.of_linear(1, LinearKind::up);
+  parameter.mean.normal_(0, 1e-3);
+  const at::Tensor gradient = at::randn_like(parameter.value).mul(1e-3), changed = gradient.add(1e-4);
+  const AdamWStep step{.rate = 1e-3, .step = 10, .gradient_scale = 0.5};
+  const double found = squared_update_change(parameter, s.adamw, step, gradient, changed);
+  const auto updated = [&](const at::Tensor& with) {
+    Setting fresh;
+    Parameter& own = fresh.parameters.of_linear(1, LinearKind::up);
+    own.mean.copy_(parameter.mean), own.gradient.copy_(with), own.value.zero_();
+    adamw_update(fresh.parameters, s.adamw, step);
+    return own.value.clone();
+  };
+  const double wanted = norm_squared(updated(changed).sub(updated(gradient)));
+  EXPECT_NEAR(found, wanted, 1e-4 * wanted);
+}
+
+TEST(Probes, CurvatureIsThatOfTheLoss) {
+  // Of the last layer's down projection, on a model that has begun to learn its batch: the loss behind noise of
+  // deviation d in its output is on average higher by d² / 2 times the trace, measured over 64 draws of each sign.
+  Setting s;
+  const PrecisionScheme exact = uniform_scheme(s.parameters.spec(), NumberFormat::bf16);
+  for (std::uint64_t step = 0; step < 40; ++step) {
+    s.graph.loss_and_gradients(s.ids, exact, step);
+    adamw_update(s.parameters, s.adamw, {.rate = 0.01, .step = step + 100});
+  }
+  s.options.noise = 0.05;
+  constexpr int kDraws = 48;
+  double curvature = 0, squares = 0;
+  for (std::uint64_t seed = 0; seed < kDraws; ++seed) {
+    SchemeQuestion question = s.question();
+    question.seed = seed;
+    const double drawn = measure_step(question, {NumberFormat::fp8}).response.linears.back().curvature;
+    curvature += drawn / kDraws, squares += drawn * drawn / kDraws;
+  }
+  const double standard_error = std::sqrt((squares - curvature * curvature) / kDraws);
+  struct Disturb : StepObserver {
+    Noise noise;
+    std::size_t linear;
+    double size = 0;
+    void after_forward(std::size_t place, const at::Tensor& y) override {
+      if (place != linear) return;
+      add_noise(y, noise);
+      size = noise.deviation * noise.deviation * static_cast<double>(y.numel());
+    }
+  };
+  const double base = s.graph.loss_and_gradients(s.ids, exact, 0).mean;
+  struct Size : StepObserver {
+    std::size_t linear;
+    double deviation = 0;
+    void after_forward(std::size_t place, const at::Tensor& y) override {
+      if (place == linear) deviation = std::sqrt(squared_norm(y) / static_cast<double>(y.numel()));
+    }
+  } sized;
+  sized.linear = exact.size() - 1;
+  s.graph.loss_and_gradients(s.ids, exact, 0, &sized);
+  const double deviation = sized.deviation;
+  double rise = 0, size = 0;
+  for (std::uint64_t key = 0; key < 64; ++key) {
+    for (const double sign : {1.0, -1.0}) {
+      Disturb disturb;
+      disturb.noise = {0.1 * deviation * sign, key}, disturb.linear = exact.size() - 1;
+      rise += (s.graph.loss_and_gradients(s.ids, exact, 0, &disturb).mean - base) / 128;
+      size = disturb.size;
+    }
+  }
+  ASSERT_GT(curvature, 5 * standard_error) << "the draws tell nothing";
+  // Noise of 0.1 of the output is no longer small: a tenth is left to the loss' higher orders.
+  EXPECT_NEAR(0.5 * curvature * size, rise, 0.5 * size * 4 * standard_error + 0.1 * rise);
+}
+
+TEST(Snip, ChoosesTheCheapestSchemeThatMeetsTheShare) {
+  Setting s;
+  const ModelSpec& spec = s.parameters.spec();
+  for (const bool per_product : {false, true})
+    for (const double share : {0.25, 0.5, 0.75}) {
+      s.options.per_product = per_product, s.options.fp4_share = share;
+      const PrecisionScheme scheme = ask_for_scheme(s.question())();
+      EXPECT_GE(fp4_share(spec, scheme), share - 1e-9);
+      const auto options = scheme_options(NumberFormat::fp8, NumberFormat::fp4, per_product);
+      const SnipMeasurement measured = measure_step(s.question(), {NumberFormat::fp8, NumberFormat::fp4});
+      const auto costs = snip_costs(spec, measured, options, NumberFormat::fp4, 1);
+      const auto cost_of = [&](const PrecisionScheme& of) {
+        double sum = 0;
+        for (std::size_t linear = 0; linear < of.size(); ++linear)
+          sum +=
+              costs[linear]
+                   [static_cast<std::size_t>(std::find(options.begin(), options.end(), of[linear]) - options.begin())];
+        return sum;
+      };
+      for (std::uint64_t seed = 0; seed < 20; ++seed)
+        EXPECT_LE(cost_of(scheme), cost_of(fill_in_order(spec, random_order(spec, seed), NumberFormat::fp8,
+                                                         NumberFormat::fp4, share, 1)) +
+                                       1e-6);
+    }
+}
+
+TEST(Snip, EveryRuleMeetsTheShareInEachStage) {
+  Setting s;
+  const ModelSpec& spec = s.parameters.spec();
+  s.options.fp4_share = 0.5, s.options.stages = 3;
+  const std::vector<int> stage = stages_of(spec, 3);
+  const std::vector<double> flops = linear_flops(spec);
+  for (const SchemeKind kind : {SchemeKind::snip, SchemeKind::absolute_error, SchemeKind::relative_error,
+                                SchemeKind::layer_index, SchemeKind::layer_type, SchemeKind::random}) {
+    s.options.kind = kind;
+    const PrecisionScheme scheme = ask_for_scheme(s.question())();
+    double fp4[3] = {}, all[3] = {};
+    for (std::size_t linear = 0; linear < scheme.size(); ++linear) {
+      all[stage[linear]] += flops[linear];
+      if (is_fp4(scheme[linear].forward)) fp4[stage[linear]] += flops[linear];
+    }
+    for (int i = 0; i < 3; ++i) EXPECT_GE(fp4[i] / all[i], 0.5 - 1e-9) << static_cast<int>(kind);
+  }
+  s.options.low = "fp8";
+  for (const SchemeKind kind : {SchemeKind::snip, SchemeKind::random}) {
+    s.options.kind = kind;
+    EXPECT_THROW(ask_for_scheme(s.question())(), Error);
+  }
+}
+
+}  // namespace
+}  // namespace scalebits
