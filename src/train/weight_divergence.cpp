@@ -1,5 +1,6 @@
 #include "train/weight_divergence.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace scalebits {
@@ -13,18 +14,19 @@ WeightDivergences::WeightDivergences(const ModelSpec& spec, const StepStatistics
                                      const NoiseResponse& response)
     : spec_(spec), statistics_(statistics), response_(response),
       below_(static_cast<std::size_t>(spec.layers) + 1, 0.0) {
-  double forward = 0;
+  double forward = 0, size = 0;
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
     double here = 0;
     for (const LinearKind kind : linear_kinds(spec)) {
       const std::size_t linear = linear_index(spec, layer, kind);
+      const NoiseResponse::Linear& answer = response.linears[linear];
       here += relative_backward_update(layer, kind);
-      forward += std::sqrt(ratio(response.linears[linear].forward_update, statistics.linears[linear].weight));
+      forward += std::sqrt(ratio(answer.forward_update, statistics.linears[linear].weight));
+      size += std::max(0.0, answer.curvature) * answer.forward_noise;
     }
     below_[static_cast<std::size_t>(layer) + 1] = below_[static_cast<std::size_t>(layer)] + here;
   }
-  // The probe disturbed all outputs at once by the same relative noise; independent parts add up in squares.
-  forward_per_noise_ = forward / std::sqrt(static_cast<double>(linear_count(spec)));
+  forward_per_size_ = ratio(forward, std::sqrt(size));
 }
 
 double WeightDivergences::relative_backward_update(std::int64_t layer, LinearKind kind) const {
@@ -60,9 +62,8 @@ WeightDivergence WeightDivergences::of(std::int64_t layer, LinearKind kind, cons
     divergence.upstream =
         std::sqrt(found.errors.at(formats.input_gradient).input_gradient) * per_error_at(layer, input_site(kind));
   if (formats.forward != NumberFormat::bf16)
-    divergence.forward =
-        std::sqrt(ratio(found.errors.at(formats.forward).output, response_.linears[linear].forward_noise)) *
-        forward_per_noise_;
+    divergence.forward = forward_per_size_ * std::sqrt(std::max(0.0, response_.linears[linear].curvature) *
+                                                       found.errors.at(formats.forward).output);
   return divergence;
 }
 
