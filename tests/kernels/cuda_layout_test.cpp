@@ -76,6 +76,24 @@ TEST(CudaLayout, RepackingKeepsEveryCodeAndSideCode) {
   });
 }
 
+TEST(CudaLayout, EveryRecordIsWhereItsPanelAndCellPutIt) {
+  for_random_matrices(66, [](Dice& dice, const MatrixFormat& format, const std::vector<std::uint8_t>& widths) {
+    const RandomPacked packed = random_packed(dice, format, widths);
+    const Repacked repacked(packed);
+    const cuda::StreamPlan& plan = repacked.plan;
+    for (std::int64_t row = 0; row < format.tile_row_count(); ++row)
+      for (std::int64_t col = 0; col < plan.cells; ++col) {
+        const auto panel = static_cast<std::size_t>(row / cuda::kPanelTiles);
+        const auto cell = panel * plan.cells + static_cast<std::size_t>(col);
+        const int tile = static_cast<int>(row % cuda::kPanelTiles);
+        ASSERT_EQ(cuda::cell_width(plan.widths[cell], tile), repacked.tile(row, col).width);
+        ASSERT_EQ(plan.panel_bytes[panel] + std::uint64_t{plan.cell_offsets[cell]} * 32 +
+                      static_cast<std::uint64_t>(cuda::bytes_above(plan.widths[cell], tile, plan.groups)),
+                  plan.records[0][repacked.index(row, col)]);
+      }
+  });
+}
+
 TEST(CudaLayout, FragmentsHoldOffsetPlusCode) {
   Dice dice(63);
   for (int width = 1; width <= kMaxWidth; ++width)
@@ -173,6 +191,15 @@ TEST(CudaLayout, AWarpsProductIsTheTilesProduct) {
           // Scales and zeros are rounded up to three times each, zeros at the size of the offset: at most 32 ranges.
           ASSERT_NEAR(y[row][token], wanted, 4 * 0x1p-24 * size) << "width " << width;
         }
+    }
+}
+
+TEST(CudaLayout, PairsOfInputsFindTheirRegisters) {
+  for (int pair = 0; pair < 32; ++pair)
+    for (int token = 0; token < cuda::kTokenBlock; ++token) {
+      const int lane = 4 * token + cuda::quad_of_pair(pair);
+      EXPECT_EQ(cuda::activation_token(lane), token);
+      EXPECT_EQ(cuda::activation_input(lane, cuda::register_of_pair(pair)), 2 * pair);
     }
 }
 

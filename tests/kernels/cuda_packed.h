@@ -5,6 +5,7 @@
 
 #include "core/float_types.h"
 #include "kernels/cuda/fragments.h"
+#include "kernels/cuda/packed_matrix.h"
 #include "kernels/cuda/prepared_layout.h"
 #include "kernels/cuda/stream_plan.h"
 
@@ -13,19 +14,6 @@
 #include <cstring>
 
 namespace scalebits {
-
-inline cuda::StoredShape stored_shape(const MatrixFormat& format) {
-  return {.rows = format.rows,
-          .cols = format.cols,
-          .block_rows = format.block_rows,
-          .block_cols = format.block_cols,
-          .group_cols = format.group_cols,
-          .scale_bits = format.side.scale_bits,
-          .zero_bits = format.side.zero_bits,
-          .scale_base = format.side.scale_base,
-          .scale_step_log2 = format.side.scale_step_log2,
-          .zero_range = format.side.zero_range};
-}
 
 inline const std::uint8_t* bytes_of(const RandomPacked& packed) {
   return reinterpret_cast<const std::uint8_t*>(packed.blob.data());

@@ -59,7 +59,9 @@ TEST(CudaSchedule, EveryCellHasOneRunAndRunsAreEvenInBytes) {
       for (int block = 0; block < schedule.blocks; ++block) {
         const auto b = static_cast<std::size_t>(block);
         if (!cuda::has_part(schedule.block_cells[b], schedule.block_cells[b + 1], panel, panel_cells)) continue;
-        if (sharers++ == 0) { ASSERT_EQ(schedule.first_block[panel], b); }
+        if (sharers++ == 0) {
+          ASSERT_EQ(schedule.first_block[panel], b);
+        }
       }
       ASSERT_EQ(schedule.sharers[panel], sharers);
       ASSERT_GE(sharers, 1u);
@@ -375,6 +377,29 @@ TEST(CudaProduct, MatricesThatShareTheirInputsAreOneStream) {
   for (int repeat = 0; repeat < 8; ++repeat)
     check(dice, 1 + dice.below(400), {1 + dice.below(200), 1 + dice.below(200), 1 + dice.below(90)},
           1 + int(dice.below(10)), 1 + int(dice.below(12)));
+}
+
+TEST(CudaEngine, WithoutACardOrAToolkitSaysSo) {
+  try {
+    require_cards();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::unsupported_hardware);
+    EXPECT_NE(std::string(error.what()).find("CUDA"), std::string::npos) << error.what();
+    EXPECT_THROW(cuda::Engine(), cuda::CardError);
+    return;
+  }
+  GTEST_SKIP() << "there is a card here";
+}
+
+TEST(CudaEngine, SeesAPackedMatrixAsItIs) {
+  Dice dice(76);
+  const MatrixFormat format = random_packed_format(dice, 100, 200);
+  const RandomPacked packed = random_packed(dice, format, random_block_widths(dice, format));
+  const cuda::StoredMatrix stored = stored_matrix(*packed.weights);
+  EXPECT_EQ(stored.blob.data(), packed.blob.data());
+  EXPECT_EQ(stored.blob.size(), cuda::find_stored_tiles(stored.shape, stored.widths).blob_bytes);
+  EXPECT_TRUE(std::ranges::equal(stored.row_order, packed.row_order));
+  EXPECT_TRUE(std::ranges::equal(stored.input_order, packed.input_order));
 }
 
 }  // namespace

@@ -29,10 +29,15 @@ SCALEBITS_HD constexpr int record_bytes(int width, int groups) { return width ==
 SCALEBITS_HD constexpr int cell_width(std::uint32_t widths, int tile) {
   return static_cast<int>(widths >> (4 * tile) & 15);
 }
-SCALEBITS_HD constexpr int cell_bytes(std::uint32_t widths, int groups) {
+/// Of the records above tile `tile` (0 to 4) of a cell.
+SCALEBITS_HD constexpr int bytes_above(std::uint32_t widths, int tile, int groups) {
   int bytes = 0;
-  for (int tile = 0; tile < kPanelTiles; ++tile) bytes += record_bytes(cell_width(widths, tile), groups);
+  for (int above = 0; above < tile; ++above) bytes += record_bytes(cell_width(widths, above), groups);
   return bytes;
+}
+
+SCALEBITS_HD constexpr int cell_bytes(std::uint32_t widths, int groups) {
+  return bytes_above(widths, kPanelTiles, groups);
 }
 
 /// Row of the tile and first of the two inputs that register r of k step t holds.

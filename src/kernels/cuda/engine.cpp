@@ -45,9 +45,20 @@ CardBuffer on_card(Engine& engine, const std::vector<T>& values) {
 
 /// Blocks of 8 tokens that `tokens` are prepared for: what one of the kernels reads.
 int token_blocks(int tokens) {
-  for (int i = 0; i < kSmallBatchKernels; ++i)
+  for (int i = 1; i < kSmallBatchKernels; ++i)
     if (tokens <= small_batch_kernels()[i].token_blocks * kTokenBlock) return small_batch_kernels()[i].token_blocks;
   return (tokens + kPromptTokens - 1) / kPromptTokens * (kPromptTokens / kTokenBlock);
+}
+
+/// Of shared memory, for gathered inputs: 160 cells, about 10,000 inputs. With more, blocks would keep each other out.
+constexpr int kMostGathered = 24 << 10;
+
+/// Cells whose inputs a block needs, at most.
+int gathered_cells(const Schedule& schedule, std::uint32_t panel_cells) {
+  std::uint32_t most = 0;
+  for (std::size_t block = 0; block + 1 < schedule.block_cells.size(); ++block)
+    most = std::max(most, schedule.block_cells[block + 1] - schedule.block_cells[block]);
+  return static_cast<int>(std::min(most, panel_cells));
 }
 
 }  // namespace
@@ -81,6 +92,7 @@ struct Engine::State {
   Card card;
   cudaStream_t stream = nullptr;
   int blocks[kSmallBatchKernels] = {};  // of each kernel, that run at once
+  int most_gathered = 0;                // bytes of shared memory that a block may gather into
   // What prepare() left behind.
   CardBuffer fragments, sums, factors;
   ActivationView x;
@@ -102,12 +114,16 @@ Engine::Engine(int card) : state_(std::make_unique<State>()) {
   check(cudaSetDevice(card), "choosing the card");
   state_->card = found[static_cast<std::size_t>(card)];
   check(cudaStreamCreateWithFlags(&state_->stream, cudaStreamNonBlocking), "making a stream");
+  const int most_shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, card);
   for (int i = 0; i < kSmallBatchKernels; ++i) {
     const ProductKernel& kernel = small_batch_kernels()[i];
     const auto* function = reinterpret_cast<const void*>(kernel.run);
-    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(kernel.shared_bytes)),
-          kernel.name);
+    int shared = static_cast<int>(kernel.shared_bytes);
+    if (kernel.gathers) {
+      state_->most_gathered = std::clamp(most_shared - shared, 0, kMostGathered);
+      shared += state_->most_gathered;
+    }
+    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), kernel.name);
     int blocks = 0;
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, kernel.warps * kLanes, kernel.shared_bytes),
           kernel.name);
@@ -141,13 +157,15 @@ struct CardMatrices::State {
   std::vector<CardBuffer> row_orders;
   struct Scheduled {
     int blocks = 0;
+    int gathered_cells = 0;
     CardBuffer runs, block_cells, first_block, sharers, arrivals, sums;
   };
   std::vector<Scheduled> schedules;  // [small batch kernel]
   // Of the prompt's kernel, whose tiles may be split: one counter for each tile of results, partial sums.
   CardBuffer arrivals, sums;
 
-  ProductArgs args() const {
+  ProductArgs args(std::span<const CardOutput> outputs) const {
+    if (outputs.size() != shapes.size()) throw std::logic_error("a product needs one output for each matrix");
     ProductArgs result;
     result.matrix = {.stream = stream.as<std::uint8_t>(),
                      .widths = widths.as<std::uint16_t>(),
@@ -162,6 +180,8 @@ struct CardMatrices::State {
       result.part[part].first_panel = plan.first_panels[part];
       result.part[part].rows = static_cast<std::uint32_t>(shapes[part].rows);
       result.part[part].row_order = row_orders[part].as<std::uint32_t>();
+      result.part[part].y = outputs[part].y;
+      result.part[part].y_stride = outputs[part].y_stride;
     }
     return result;
   }
@@ -209,6 +229,7 @@ CardMatrices::CardMatrices(Engine& engine, std::span<const StoredMatrix> parts) 
     const std::uint64_t part_bytes =
         sizeof(float) * kPanelRows * kTokenBlock * static_cast<std::uint64_t>(kernel.token_blocks);
     state_->schedules.push_back({.blocks = schedule.blocks,
+                                 .gathered_cells = gathered_cells(schedule, plan.cells),
                                  .runs = on_card(engine, schedule.runs),
                                  .block_cells = on_card(engine, schedule.block_cells),
                                  .first_block = on_card(engine, schedule.first_block),
@@ -257,35 +278,49 @@ void Engine::prepare(const CardInput& input, const CardMatrices& matrices) {
   check(cudaGetLastError(), "preparing activations");
 }
 
+void Engine::launch(int index, const CardMatrices& matrices, ProductArgs& args, int gathered) {
+  const ProductKernel& kernel = small_batch_kernels()[index];
+  const CardMatrices::State::Scheduled& schedule = matrices.state_->schedules[static_cast<std::size_t>(index)];
+  args.schedule = {.runs = schedule.runs.as<WarpRun>(),
+                   .block_cells = schedule.block_cells.as<std::uint32_t>(),
+                   .first_block = schedule.first_block.as<std::uint32_t>(),
+                   .sharers = schedule.sharers.as<std::uint32_t>(),
+                   .arrivals = schedule.arrivals.as<std::uint32_t>(),
+                   .sums = schedule.sums.as<float>()};
+  void* arguments[] = {&args};
+  check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel.run), dim3(static_cast<unsigned>(schedule.blocks)),
+                         dim3(static_cast<unsigned>(kernel.warps * kLanes)), arguments,
+                         kernel.shared_bytes + static_cast<std::size_t>(gathered * kGatheredBytes), state_->stream),
+        kernel.name);
+}
+
+void Engine::product(const CardInput& input, const CardMatrices& matrices, std::span<const CardOutput> outputs,
+                     ElementType output) {
+  const CardMatrices::State& weights = *matrices.state_;
+  const int gathered = weights.schedules[0].gathered_cells;
+  if (input.tokens > 1 || gathered * kGatheredBytes > state_->most_gathered) {
+    prepare(input, matrices);
+    return multiply(matrices, outputs, output);
+  }
+  ProductArgs args = weights.args(outputs);
+  args.input = {.x = input.x,
+                .type = input.type,
+                .inputs = matrices.cols(),
+                .input_order = weights.input_order.as<std::uint32_t>()};
+  args.x.tokens = 1;
+  args.output = output;
+  launch(0, matrices, args, gathered);
+}
+
 void Engine::multiply(const CardMatrices& matrices, std::span<const CardOutput> outputs, ElementType output) {
   CardMatrices::State& weights = *matrices.state_;
-  if (outputs.size() != weights.shapes.size() || state_->cols != matrices.cols() ||
-      state_->groups != weights.plan.groups)
-    throw std::logic_error("Engine::multiply: inputs were prepared for other matrices, or outputs are missing");
-  ProductArgs args = weights.args();
+  if (state_->cols != matrices.cols() || state_->groups != weights.plan.groups)
+    throw std::logic_error("Engine::multiply: inputs were prepared for other matrices");
+  ProductArgs args = weights.args(outputs);
   args.x = state_->x;
   args.output = output;
-  for (std::size_t part = 0; part < outputs.size(); ++part) {
-    args.part[part].y = outputs[part].y;
-    args.part[part].y_stride = outputs[part].y_stride;
-  }
-  for (int i = 0; i < kSmallBatchKernels; ++i) {
-    const ProductKernel& kernel = small_batch_kernels()[i];
-    if (kernel.token_blocks != args.x.blocks) continue;
-    const CardMatrices::State::Scheduled& schedule = weights.schedules[static_cast<std::size_t>(i)];
-    args.schedule = {.runs = schedule.runs.as<WarpRun>(),
-                     .block_cells = schedule.block_cells.as<std::uint32_t>(),
-                     .first_block = schedule.first_block.as<std::uint32_t>(),
-                     .sharers = schedule.sharers.as<std::uint32_t>(),
-                     .arrivals = schedule.arrivals.as<std::uint32_t>(),
-                     .sums = schedule.sums.as<float>()};
-    void* arguments[] = {&args};
-    check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel.run), dim3(static_cast<unsigned>(schedule.blocks)),
-                           dim3(static_cast<unsigned>(kernel.warps * kLanes)), arguments, kernel.shared_bytes,
-                           state_->stream),
-          kernel.name);
-    return;
-  }
+  for (int i = 1; i < kSmallBatchKernels; ++i)
+    if (small_batch_kernels()[i].token_blocks == args.x.blocks) return launch(i, matrices, args, 0);
   const PromptKernel& kernel = prompt_kernel();
   const PromptGrid grid =
       prompt_grid(weights.plan.panels, weights.plan.cells, args.x.blocks, state_->card.multiprocessors);

@@ -86,6 +86,9 @@ class Engine {
   void prepare(const CardInput& input, const CardMatrices& matrices);
   /// y = x · Wᵀ of each part of `matrices`, from the inputs last prepared.
   void multiply(const CardMatrices& matrices, std::span<const CardOutput> outputs, ElementType output);
+  /// Both. One token of few enough inputs is gathered by the product itself: one launch, and nothing is left prepared.
+  void product(const CardInput& input, const CardMatrices& matrices, std::span<const CardOutput> outputs,
+               ElementType output);
   /// The slow and obvious product of one matrix in its stored form. y, magnitude [tokens, rows] f32: what it is, and
   /// what its rounding errors are in proportion to.
   void reference(const StoredMatrix& matrix, const CardInput& input, const CardBuffer& y, const CardBuffer& magnitude);
@@ -93,6 +96,8 @@ class Engine {
  private:
   friend class CardMatrices;
   struct State;
+  void launch(int kernel, const CardMatrices& matrices, ProductArgs& args, int gathered_cells);
+
   std::unique_ptr<State> state_;
 };
 

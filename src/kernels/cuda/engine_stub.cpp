@@ -24,6 +24,7 @@ void Engine::wait() { refuse(); }
 void* Engine::stream() const { refuse(); }
 void Engine::prepare(const CardInput&, const CardMatrices&) { refuse(); }
 void Engine::multiply(const CardMatrices&, std::span<const CardOutput>, ElementType) { refuse(); }
+void Engine::product(const CardInput&, const CardMatrices&, std::span<const CardOutput>, ElementType) { refuse(); }
 void Engine::reference(const StoredMatrix&, const CardInput&, const CardBuffer&, const CardBuffer&) { refuse(); }
 CardMatrices::CardMatrices(Engine&, std::span<const StoredMatrix>) { refuse(); }
 CardMatrices::~CardMatrices() = default;

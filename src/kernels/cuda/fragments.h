@@ -60,13 +60,14 @@ SCALEBITS_HD inline void expand_tile(const Load& load, int width, int groups, in
   }
 }
 
-/// What turns the side codes of one matrix into numbers. scale = range[code] · inverse[width], the zero point plus
-/// code_offset() = fma(code, zero_step[width], zero_base[width][half]); both within two roundings of the format's.
-struct SideConstants {
+/// What turns the side codes of one matrix into numbers: scale = range[code] · inverse, the zero point plus
+/// code_offset() = fma(code, zero_step, zero_base[half]); both within two roundings of the format's.
+struct alignas(16) WidthConstants {
+  float inverse, zero_step, zero_base[2];
+};
+struct alignas(16) SideConstants {
+  WidthConstants width[9];
   float range[256];
-  float inverse[9];
-  float zero_step[9];
-  float zero_base[9][2];
 };
 SideConstants make_side_constants(const StoredShape& shape);
 
@@ -75,14 +76,15 @@ struct SideValues {
   float zero[2];   // with code_offset() added
 };
 SCALEBITS_HD inline SideValues side_values(const SideConstants& side, std::uint32_t word, int width) {
+  const WidthConstants constants = side.width[width];
   SideValues values;
   SCALEBITS_UNROLL for (int half = 0; half < 2; ++half) {
-    values.scale[half] = side.range[word >> (8 * half) & 255] * side.inverse[width];
+    values.scale[half] = side.range[word >> (8 * half) & 255] * constants.inverse;
     const float code = static_cast<float>(word >> (16 + 8 * half) & 255);
 #if SCALEBITS_ON_CARD
-    values.zero[half] = __fmaf_rn(code, side.zero_step[width], side.zero_base[width][half]);
+    values.zero[half] = __fmaf_rn(code, constants.zero_step, constants.zero_base[half]);
 #else
-    values.zero[half] = std::fma(code, side.zero_step[width], side.zero_base[width][half]);
+    values.zero[half] = std::fma(code, constants.zero_step, constants.zero_base[half]);
 #endif
   }
   return values;

@@ -11,14 +11,15 @@ namespace scalebits::cuda {
 
 struct ProductKernel {
   const char* name;
-  int token_blocks;  // of 8 tokens: for how many it is made
-  int warps;         // of a thread block
-  std::size_t shared_bytes;
+  int token_blocks;          // of 8 tokens: for how many it is made
+  int warps;                 // of a thread block
+  bool gathers;              // reads one token as it is given (InputView), and nothing that was prepared
+  std::size_t shared_bytes;  // and, when it gathers, kGatheredBytes for each cell of a block, at most all of a panel
   void (*run)(ProductArgs);
 };
 
-/// By the number of tokens, smallest first.
-inline constexpr int kSmallBatchKernels = 3;
+/// By the number of tokens, smallest first; the first gathers.
+inline constexpr int kSmallBatchKernels = 4;
 const ProductKernel* small_batch_kernels();
 
 /// For longer prompts: a grid of tiles of results, [rows, columns, splits of the inputs].
@@ -79,8 +80,7 @@ struct ReferenceArgs {
   ElementType type = ElementType::f16;
   int tokens = 0;
   float* y = nullptr;
-  float* magnitude =
-      nullptr;  // [tokens, rows]: Σ (|weight| + scale · largest offset of the width) · |x|, which roundings scale with
+  float* magnitude = nullptr;  // [tokens, rows]: Σ of the numbers that fast kernels add up, which roundings scale with
 };
 void launch_reference(const ReferenceArgs& args, cudaStream_t stream);
 

@@ -19,6 +19,10 @@ SCALEBITS_HD constexpr int activation_input(int lane, int reg) {
   return 16 * (reg / 2) + 8 * (reg % 2) + 2 * (lane % 4);
 }
 
+/// The inverse for inputs 2·pair and 2·pair + 1 of a cell: lane mod 4, and register.
+SCALEBITS_HD constexpr int quad_of_pair(int pair) { return pair % 4; }
+SCALEBITS_HD constexpr int register_of_pair(int pair) { return pair / 8 * 2 + pair / 4 % 2; }
+
 /// Fragments: 32-bit words [cell, block, half, lane, 4]; a lane reads its 8 registers as two words of 16 bytes.
 SCALEBITS_HD constexpr std::int64_t fragment_index(std::int64_t cell, int block, int blocks, int lane, int reg) {
   return (((cell * blocks + block) * 2 + reg / 4) * kLanes + lane) * 4 + reg % 4;

@@ -42,6 +42,15 @@ struct ActivationView {
   int blocks = 0;  // of 8 tokens, in memory
 };
 
+/// One token as it is given, for kernels that gather it themselves.
+struct InputView {
+  const void* x = nullptr;  // [inputs], original order
+  ElementType type = ElementType::f16;
+  std::int64_t inputs = 0;
+  const std::uint32_t* input_order = nullptr;  // null: identity
+};
+inline constexpr int kGatheredBytes = kCellCols * 2 + 2 * sizeof(float);
+
 struct ScheduleView {
   const WarpRun* runs = nullptr;
   const std::uint32_t* block_cells = nullptr;
@@ -54,6 +63,7 @@ struct ScheduleView {
 struct ProductArgs {
   MatrixView matrix;
   ActivationView x;
+  InputView input;
   ScheduleView schedule;
   PartView part[kMostParts];
   ElementType output = ElementType::f32;

@@ -73,14 +73,10 @@ struct Prompt {
     if (panel < args.matrix.panels) {
       const std::uint64_t at = std::uint64_t{panel} * args.matrix.cells + cell;
       const std::uint32_t widths = args.matrix.widths[at];
-      const std::uint8_t* from =
-          args.matrix.stream + args.matrix.panel_bytes[panel] + std::uint64_t{args.matrix.cell_offsets[at]} * 32;
-      int bytes = 0;
-      for (int t = 0; t < kPanelTiles; ++t) {
-        const int record = record_bytes(cell_width(widths, t), groups);
-        if (t < first_tile) from += record;
-        if (t >= first_tile && t < first_tile + kWarpTiles) bytes += record;
-      }
+      const int above = bytes_above(widths, first_tile, groups),
+                bytes = bytes_above(widths, first_tile + kWarpTiles, groups) - above;
+      const std::uint8_t* from = args.matrix.stream + args.matrix.panel_bytes[panel] +
+                                 std::uint64_t{args.matrix.cell_offsets[at]} * 32 + above;
       for (int i = lane; i < bytes / 16; i += kLanes) copy_async(&stage.weights[warp][i], from + 16 * i);
     }
     close_group();

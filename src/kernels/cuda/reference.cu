@@ -10,7 +10,7 @@ namespace {
 constexpr int kThreads = 256;
 
 struct Weight {
-  double value, allowance;  // allowance: scale · (largest code or offset)
+  double value, allowance;  // allowance: scale · (largest number that a fast kernel adds up for it)
 };
 
 __device__ Weight weight_at(const ReferenceArgs& args, std::int64_t row, std::int64_t col) {
@@ -30,7 +30,7 @@ __device__ Weight weight_at(const ReferenceArgs& args, std::int64_t row, std::in
     zero += (stored_side_code(side + 2 * shape.scale_bits, shape.zero_bits, r) - half) *
             (static_cast<double>(shape.zero_range) * levels / half);
   }
-  return {scale * (code - zero), scale * (fabs(zero) + 16 * levels)};
+  return {scale * (code - zero), scale * (fabs(zero) + code_offset(tile.width, 0) + levels)};
 }
 
 template <ElementType type>

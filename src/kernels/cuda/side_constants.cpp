@@ -13,10 +13,10 @@ SideConstants make_side_constants(const StoredShape& shape) {
     const double levels = 1 << width, centre = 0.5 * (levels - 1);
     const double half_codes = shape.zero_bits == 0 ? 0 : 1 << (shape.zero_bits - 1);
     const double step = shape.zero_bits == 0 ? 0 : static_cast<double>(shape.zero_range) * levels / half_codes;
-    side.inverse[width] = static_cast<float>(1 / (levels - 1));
-    side.zero_step[width] = static_cast<float>(step);  // exact: half_codes and levels are powers of two
+    side.width[width].inverse = static_cast<float>(1 / (levels - 1));
+    side.width[width].zero_step = static_cast<float>(step);  // exact: half_codes and levels are powers of two
     for (int half = 0; half < 2; ++half)
-      side.zero_base[width][half] = static_cast<float>(centre - half_codes * step + code_offset(width, half));
+      side.width[width].zero_base[half] = static_cast<float>(centre - half_codes * step + code_offset(width, half));
   }
   return side;
 }

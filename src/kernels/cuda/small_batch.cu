@@ -2,7 +2,10 @@
 // cells (schedule.h) through a window in shared memory (stream_window.h), turns records into fragments and multiplies
 // on the tensor cores, also for one token: there the other columns cost nothing that memory would not cost anyway. A
 // tile's products are exact integers times f16; they are scaled and their zero points taken off in f32, once per group.
+// For one token there is a kernel that also gathers: each block takes the inputs of its own cells, while its first
+// weights are on their way, so that a product is one launch.
 #include "kernels/cuda/card.cuh"
+#include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launches.h"
 #include "kernels/cuda/stream_window.h"
 
@@ -11,8 +14,8 @@ namespace {
 
 using Window = StreamWindow<16>;
 
-/// kTokenBlocks: of 8 tokens. kWarps: of a thread block.
-template <int kTokenBlocks, int kWarps>
+/// kTokenBlocks: of 8 tokens. kWarps: of a thread block. gathers: for one token, which then stands in all 8 columns.
+template <int kTokenBlocks, int kWarps, bool gathers>
 struct SmallBatch {
   static constexpr int kTokens = kTokenBlocks * kTokenBlock;
   static constexpr int kPartValues = kPanelRows * kTokens;
@@ -22,6 +25,9 @@ struct SmallBatch {
     float head[kWarps][kPartValues];                // of its first panel, when that is another one
     SideConstants side[kMostParts];
     std::uint32_t cells[kWarps + 1];  // where the warps' runs begin
+    float largest[kWarps];            // input
+    // Of kernels that gather: inputs of the block's cells, 16 bytes each for [cell, lane mod 4, half], then sums.
+    alignas(16) uint4 x[];
   };
   static_assert(kPartValues * sizeof(float) <= Window::kRingBytes);
 
@@ -56,6 +62,53 @@ struct SmallBatch {
   const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   WarpRun run = args.schedule.runs[blockIdx.x * kWarps + warp];
   Window window = {};
+  std::uint32_t first_column = 0, gathered = 0;  // cells whose inputs lie in shared memory, from this column on
+  float factor = 1;
+
+  __device__ float* gathered_sums() const { return reinterpret_cast<float*>(shared.x + gathered * 8); }
+
+  template <ElementType type>
+  __device__ void find_factor() {
+    float largest = 0;
+    bool finite = true;
+    for (std::int64_t i = threadIdx.x; i < args.input.inputs; i += kWarps * kLanes) {
+      const float value = fabsf(element<type>(args.input.x, i));
+      finite &= value < INFINITY;
+      largest = fmaxf(largest, value);
+    }
+    if (!finite) largest = INFINITY;
+    for (int step = kLanes / 2; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
+    if (lane == 0) shared.largest[warp] = largest;
+    __syncthreads();
+    for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, shared.largest[w]);
+    factor = token_factor(largest);
+  }
+
+  /// A warp a cell: two neighbouring inputs a lane, to where the fragments' lanes look for them.
+  template <ElementType type>
+  __device__ void gather() {
+    if constexpr (type != ElementType::f16) find_factor<type>();
+    for (std::uint32_t i = warp; i < gathered; i += kWarps) {
+      std::uint32_t column = first_column + i;
+      if (column >= args.matrix.cells) column -= args.matrix.cells;
+      std::uint32_t pair = 0;
+      float sum = 0;
+#pragma unroll
+      for (int second = 0; second < 2; ++second) {
+        const std::int64_t input = std::int64_t{column} * kCellCols + 2 * lane + second;
+        if (input >= args.input.inputs) continue;
+        const __half value = rounded<type>(
+            args.input.x, args.input.input_order != nullptr ? args.input.input_order[input] : input, factor);
+        pair |= std::uint32_t{__half_as_ushort(value)} << (16 * second);
+        sum += __half2float(value);
+      }
+      reinterpret_cast<std::uint32_t*>(
+          shared.x)[(i * 4 + quad_of_pair(lane)) * kBlockRegisters + register_of_pair(lane)] = pair;
+      for (int step = 1; step <= 8; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
+      if (args.matrix.groups == 1) sum += __shfl_xor_sync(~0u, sum, 16);
+      if (lane % 16 == 0) gathered_sums()[2 * i + lane / 16] = sum;
+    }
+  }
 
   __device__ void fetch(std::uint32_t chunk) {
     const std::uint64_t at = run.first_byte + std::uint64_t{chunk} * kChunkBytes + lane * 16;
@@ -79,17 +132,28 @@ struct SmallBatch {
   __device__ void load(std::uint32_t cell, std::uint32_t column, Cell& into) const {
     into.widths = args.matrix.widths[cell];
     const int groups = args.matrix.groups, tokens = args.x.blocks * kTokenBlock;
+    if constexpr (gathers) {
+      const std::uint32_t at =
+          column >= first_column ? column - first_column : column + args.matrix.cells - first_column;
 #pragma unroll
-    for (int block = 0; block < kTokenBlocks; ++block) {
+      for (int half = 0; half < 2; ++half) {
+        into.x[0][half] = shared.x[(at * 4 + lane % 4) * 2 + half];
+        const float sum = gathered_sums()[2 * at + half];
+        into.sums[half][0] = make_float2(sum, sum);
+      }
+    } else {
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-        into.x[block][half] = __ldg(reinterpret_cast<const uint4*>(
-            args.x.fragments + fragment_index(column, block, args.x.blocks, lane, 4 * half)));
+      for (int block = 0; block < kTokenBlocks; ++block) {
 #pragma unroll
-      for (int group = 0; group < 2; ++group)
-        if (group < groups)
-          into.sums[group][block] = __ldg(reinterpret_cast<const float2*>(
-              args.x.sums + sum_index(column, group, groups, block * kTokenBlock + 2 * (lane % 4), tokens)));
+        for (int half = 0; half < 2; ++half)
+          into.x[block][half] = __ldg(reinterpret_cast<const uint4*>(
+              args.x.fragments + fragment_index(column, block, args.x.blocks, lane, 4 * half)));
+#pragma unroll
+        for (int group = 0; group < 2; ++group)
+          if (group < groups)
+            into.sums[group][block] = __ldg(reinterpret_cast<const float2*>(
+                args.x.sums + sum_index(column, group, groups, block * kTokenBlock + 2 * (lane % 4), tokens)));
+      }
     }
   }
 
@@ -147,7 +211,7 @@ struct SmallBatch {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           if (whole)
-            store_result(args, panel, row_of(t, i), token_of(block, i), y[t][block][i]);
+            store_result(args, panel, row_of(t, i), token_of(block, i), y[t][block][i] * factor);
           else
             part[row_of(t, i) * kTokens + token_of(block, i)] = y[t][block][i];
           y[t][block][i] = 0;
@@ -156,7 +220,6 @@ struct SmallBatch {
 
   __device__ void follow_run() {
     if (run.first_cell == run.last_cell) return;
-    for (std::uint32_t chunk = 0; chunk + 1 < Window::kAheadChunks; ++chunk) fetch(chunk);
     const std::uint32_t cells = args.matrix.cells;
     std::uint32_t panel = run.first_cell / cells, column = run.first_cell % cells;
     float y[kPanelTiles][kTokenBlocks][4] = {};
@@ -192,7 +255,7 @@ struct SmallBatch {
     const std::uint32_t cells = args.matrix.cells;
     if (has_whole(first, last, panel, cells)) {
       for (int i = threadIdx.x; i < kPartValues; i += kWarps * kLanes)
-        store_result(args, panel, i / kTokens, i % kTokens, sum_of_runs(panel, i));
+        store_result(args, panel, i / kTokens, i % kTokens, sum_of_runs(panel, i) * factor);
       return;
     }
     const auto part_at = [&](std::uint32_t block, std::uint32_t block_first) {
@@ -211,7 +274,7 @@ struct SmallBatch {
         sum += __ldcg(part_at(block, block_first) + i);
         --left;
       }
-      store_result(args, panel, i / kTokens, i % kTokens, sum);
+      store_result(args, panel, i / kTokens, i % kTokens, sum * factor);
     }
   }
 
@@ -222,6 +285,14 @@ struct SmallBatch {
     if (lane == 0) shared.cells[warp] = run.first_cell;
     const std::uint32_t first = args.schedule.block_cells[blockIdx.x], last = args.schedule.block_cells[blockIdx.x + 1];
     if (threadIdx.x == 0) shared.cells[kWarps] = last;
+    for (std::uint32_t chunk = 0; chunk + 1 < Window::kAheadChunks; ++chunk) fetch(chunk);
+    if constexpr (gathers) {
+      first_column = first % args.matrix.cells;
+      gathered = min(args.matrix.cells, last - first);
+      if (args.input.type == ElementType::f32) gather<ElementType::f32>();
+      if (args.input.type == ElementType::f16) gather<ElementType::f16>();
+      if (args.input.type == ElementType::bf16) gather<ElementType::bf16>();
+    }
     __syncthreads();
     follow_run();
     __syncthreads();
@@ -234,25 +305,29 @@ struct SmallBatch {
   }
 };
 
-template <int kTokenBlocks, int kWarps, int kBlocksPerSm>
+template <int kTokenBlocks, int kWarps, int kBlocksPerSm, bool gathers = false>
 __global__ void __launch_bounds__(kWarps* kLanes, kBlocksPerSm) small_batch(const __grid_constant__ ProductArgs args) {
   extern __shared__ __align__(128) std::uint8_t memory[];
-  using Work = SmallBatch<kTokenBlocks, kWarps>;
+  using Work = SmallBatch<kTokenBlocks, kWarps, gathers>;
   Work{args, *reinterpret_cast<typename Work::Shared*>(memory)}.compute();
 }
 
-template <int kTokenBlocks, int kWarps, int kBlocksPerSm>
+template <int kTokenBlocks, int kWarps, int kBlocksPerSm, bool gathers = false>
 constexpr ProductKernel make_kernel(const char* name) {
-  return {name, kTokenBlocks, kWarps, sizeof(typename SmallBatch<kTokenBlocks, kWarps>::Shared),
-          small_batch<kTokenBlocks, kWarps, kBlocksPerSm>};
+  return {name,
+          kTokenBlocks,
+          kWarps,
+          gathers,
+          sizeof(typename SmallBatch<kTokenBlocks, kWarps, gathers>::Shared),
+          small_batch<kTokenBlocks, kWarps, kBlocksPerSm, gathers>};
 }
 
 }  // namespace
 
 const ProductKernel* small_batch_kernels() {
-  static constexpr ProductKernel kKernels[kSmallBatchKernels] = {make_kernel<1, 8, 2>("small batch 8"),
-                                                                 make_kernel<2, 4, 3>("small batch 16"),
-                                                                 make_kernel<4, 4, 2>("small batch 32")};
+  static constexpr ProductKernel kKernels[kSmallBatchKernels] = {
+      make_kernel<1, 8, 2, true>("one token"), make_kernel<1, 8, 2>("small batch 8"),
+      make_kernel<2, 4, 3>("small batch 16"), make_kernel<4, 4, 2>("small batch 32")};
   return kKernels;
 }
 
