@@ -64,7 +64,10 @@ int gathered_cells(const Schedule& schedule, std::uint32_t panel_cells) {
 }  // namespace
 
 std::vector<Card> cards() {
-  int count = 0;
+  int count = 0, driver = 0;
+  // Without a driver the runtime would complain of its version.
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+    throw CardError("no CUDA card: this machine has no NVIDIA driver");
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess) throw CardError(std::string("no CUDA card: ") + cudaGetErrorString(status));
   std::vector<Card> found;

@@ -88,25 +88,39 @@ struct SmallBatch {
   template <ElementType type>
   __device__ void gather() {
     if constexpr (type != ElementType::f16) find_factor<type>();
-    for (std::uint32_t i = warp; i < gathered; i += kWarps) {
-      std::uint32_t column = first_column + i;
-      if (column >= args.matrix.cells) column -= args.matrix.cells;
-      std::uint32_t pair = 0;
-      float sum = 0;
+    constexpr int kAtOnce = 4;  // cells: an input is known only when its number has come, twice the way to memory
+    for (std::uint32_t begin = warp; begin < gathered; begin += kAtOnce * kWarps) {
+      std::int64_t from[kAtOnce][2];  // below 0: nothing
+      __half values[kAtOnce][2];
 #pragma unroll
-      for (int second = 0; second < 2; ++second) {
-        const std::int64_t input = std::int64_t{column} * kCellCols + 2 * lane + second;
-        if (input >= args.input.inputs) continue;
-        const __half value = rounded<type>(
-            args.input.x, args.input.input_order != nullptr ? args.input.input_order[input] : input, factor);
-        pair |= std::uint32_t{__half_as_ushort(value)} << (16 * second);
-        sum += __half2float(value);
+      for (int j = 0; j < kAtOnce; ++j)
+#pragma unroll
+        for (int second = 0; second < 2; ++second) {
+          std::uint32_t column = first_column + begin + j * kWarps;
+          if (column >= args.matrix.cells) column -= args.matrix.cells;
+          const std::int64_t input = std::int64_t{column} * kCellCols + 2 * lane + second;
+          from[j][second] = begin + j * kWarps >= gathered || input >= args.input.inputs ? -1
+                            : args.input.input_order != nullptr                          ? args.input.input_order[input]
+                                                                                         : input;
+        }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j)
+#pragma unroll
+        for (int second = 0; second < 2; ++second)
+          values[j][second] =
+              from[j][second] < 0 ? __ushort_as_half(0) : rounded<type>(args.input.x, from[j][second], factor);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const std::uint32_t i = begin + j * kWarps;
+        if (i >= gathered) break;
+        reinterpret_cast<std::uint32_t*>(
+            shared.x)[(i * 4 + quad_of_pair(lane)) * kBlockRegisters + register_of_pair(lane)] =
+            __half_as_ushort(values[j][0]) | std::uint32_t{__half_as_ushort(values[j][1])} << 16;
+        float sum = __half2float(values[j][0]) + __half2float(values[j][1]);
+        for (int step = 1; step <= 8; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
+        if (args.matrix.groups == 1) sum += __shfl_xor_sync(~0u, sum, 16);
+        if (lane % 16 == 0) gathered_sums()[2 * i + lane / 16] = sum;
       }
-      reinterpret_cast<std::uint32_t*>(
-          shared.x)[(i * 4 + quad_of_pair(lane)) * kBlockRegisters + register_of_pair(lane)] = pair;
-      for (int step = 1; step <= 8; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
-      if (args.matrix.groups == 1) sum += __shfl_xor_sync(~0u, sum, 16);
-      if (lane % 16 == 0) gathered_sums()[2 * i + lane / 16] = sum;
     }
   }
 
