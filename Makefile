@@ -32,7 +32,7 @@ demo: build
 
 sanitize:
 	@tools/setup
-	@tools/build .cache/build-asan -DSCALEBITS_SANITIZE=ON -DSCALEBITS_SEARCH=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1
+	@tools/build .cache/build-asan -DSCALEBITS_SANITIZE=ON -DSCALEBITS_SEARCH=OFF -DSCALEBITS_CUDA=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1
 	@tools/run_tests .cache/build-asan -L '^(fast|e2e)$$'
 
 slow: build

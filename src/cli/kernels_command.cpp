@@ -1,7 +1,9 @@
 // `scalebits kernels`: every kernel in this program, what it needs, and which ones would run on this machine.
 #include "cli/commands.h"
 
+#include "core/error.h"
 #include "core/json.h"
+#include "kernels/cuda/packed_matrix.h"
 #include "kernels/isa.h"
 #include "kernels/kernel.h"
 
@@ -62,9 +64,27 @@ std::vector<Row> all_rows(const KernelChoice& choice) {
   return rows;
 }
 
+struct CudaCards {
+  std::vector<std::string> found;
+  std::string why_none;
+};
+
+CudaCards cuda_cards() {
+  CudaCards cards;
+  try {
+    for (const cuda::Card& card : require_cards())
+      cards.found.push_back(fmt::format("{} ({}.{}, {:.0f} GiB)", card.name, card.major, card.minor,
+                                        static_cast<double>(card.bytes) / (1 << 30)));
+  } catch (const Error& error) {
+    cards.why_none = error.what();
+  }
+  return cards;
+}
+
 void list(const KernelsOptions& options) {
   const Isa highest = highest_isa(options.isa.empty() ? std::nullopt : std::optional(isa_from_name(options.isa)));
   const std::vector<Row> rows = all_rows(KernelChoice(highest));
+  const CudaCards cards = cuda_cards();
   if (options.json) {
     Json report = {{"highest", name_of(highest)}, {"sets", Json::object()}, {"kernels", Json::array()}};
     for (const Isa isa : kIsas) report["sets"][std::string(name_of(isa))] = machine_has(isa);
@@ -74,6 +94,7 @@ void list(const KernelsOptions& options) {
                                    {"isa", name_of(row.isa)},
                                    {"present", machine_has(row.isa)},
                                    {"chosen", row.chosen}});
+    report["cuda"] = {{"cards", cards.found}, {"why_none", cards.why_none}};
     return fmt::print("{}\n", report.dump(2));
   }
   fmt::print("instruction sets:");
@@ -83,6 +104,8 @@ void list(const KernelsOptions& options) {
   for (const Row& row : rows)
     fmt::print("{:<28} {:<24} {:<12} {:<8} {}\n", row.name, row.operation, name_of(row.isa),
                machine_has(row.isa) ? "yes" : "no", row.chosen.empty() ? "-" : row.chosen);
+  for (const std::string& card : cards.found) fmt::print("\ncuda: {}", card);
+  fmt::print("{}\n", cards.why_none.empty() ? "" : "\ncuda: not here: " + cards.why_none);
 }
 
 }  // namespace

@@ -1,0 +1,124 @@
+// Products on a card, for the rest of the program: no CUDA types, and nothing but the standard library, so that
+// tools/gpu_check can build it alone. Linked either to engine.cpp or, without a CUDA toolkit, to engine_stub.cpp, which
+// says at the first use that there is no card.
+#pragma once
+
+#include "kernels/cuda/product_args.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace scalebits::cuda {
+
+/// The card, its driver or this program cannot do what was asked; kernels/card.h turns it into
+/// Error(unsupported_hardware).
+class CardError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+struct Card {
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  int multiprocessors = 0;
+  std::uint64_t bytes = 0, cache_bytes = 0;  // its memory and second cache
+  double clock_ghz = 0, memory_clock_ghz = 0;
+};
+/// Those that kernels of this program run on. Throws CardError saying why there is none.
+std::vector<Card> cards();
+
+/// Memory of the card.
+class CardBuffer {
+ public:
+  CardBuffer() = default;
+  /// Zeros. Throws CardError when there is not so much.
+  explicit CardBuffer(std::uint64_t bytes);
+  void* data() const { return data_.get(); }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
+  std::uint64_t bytes() const { return bytes_; }
+
+ private:
+  std::shared_ptr<void> data_;
+  std::uint64_t bytes_ = 0;
+};
+
+class CardMatrices;
+
+/// x [tokens, x_stride] in the card's memory, original order of inputs.
+struct CardInput {
+  const void* x = nullptr;
+  std::int64_t x_stride = 0;
+  ElementType type = ElementType::f16;
+  int tokens = 0;
+};
+/// y [tokens, y_stride] in the card's memory, original order of rows.
+struct CardOutput {
+  void* y = nullptr;
+  std::int64_t y_stride = 0;
+};
+
+/// One card: a stream, on which all is done in order, and scratch. Not for two threads at once.
+class Engine {
+ public:
+  explicit Engine(int card = 0);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  const Card& card() const;
+  /// Copies within the stream; return when done.
+  void upload(const CardBuffer& to, const void* from, std::uint64_t bytes);
+  void download(void* to, const CardBuffer& from, std::uint64_t bytes);
+  void wait();
+  /// cudaStream_t, for programs that capture or time what is done.
+  void* stream() const;
+
+  /// Gathers and rounds the inputs for `matrices` and others with the same input order, groups and columns; kept until
+  /// the next call.
+  void prepare(const CardInput& input, const CardMatrices& matrices);
+  /// y = x · Wᵀ of each part of `matrices`, from the inputs last prepared.
+  void multiply(const CardMatrices& matrices, std::span<const CardOutput> outputs, ElementType output);
+  /// Both. One token of few enough inputs is gathered by the product itself: one launch, and nothing is left prepared.
+  void product(const CardInput& input, const CardMatrices& matrices, std::span<const CardOutput> outputs,
+               ElementType output);
+  /// The slow and obvious product of one matrix in its stored form. y, magnitude [tokens, rows] f32: what it is, and
+  /// what its rounding errors are in proportion to.
+  void reference(const StoredMatrix& matrix, const CardInput& input, const CardBuffer& y, const CardBuffer& magnitude);
+
+ private:
+  friend class CardMatrices;
+  struct State;
+  void launch(int kernel, const CardMatrices& matrices, ProductArgs& args, int gathered_cells);
+
+  std::unique_ptr<State> state_;
+};
+
+/// One to kMostParts matrices that read the same inputs in the same order, repacked in the card's memory.
+class CardMatrices {
+ public:
+  /// Copies and repacks; the host's bytes are not needed afterwards. The parts must agree in columns, groups and input
+  /// order. Throws CardError when the card has not enough memory.
+  CardMatrices(Engine& engine, std::span<const StoredMatrix> parts);
+  ~CardMatrices();
+  CardMatrices(CardMatrices&&) noexcept;
+
+  std::int64_t cols() const;
+  std::int64_t rows(int part) const;
+  /// That one product of one token reads: records and widths.
+  std::uint64_t bytes() const;
+
+ private:
+  friend class Engine;
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace scalebits::cuda

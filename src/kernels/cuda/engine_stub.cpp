@@ -1,0 +1,36 @@
+// The engine of a program that was built without a CUDA toolkit.
+#include "kernels/cuda/engine.h"
+
+namespace scalebits::cuda {
+namespace {
+
+[[noreturn]] void refuse() {
+  throw CardError("this program was built without CUDA (cmake -DSCALEBITS_CUDA=ON needs a CUDA toolkit)");
+}
+
+}  // namespace
+
+struct Engine::State {};
+struct CardMatrices::State {};
+
+std::vector<Card> cards() { refuse(); }
+CardBuffer::CardBuffer(std::uint64_t) { refuse(); }
+Engine::Engine(int) { refuse(); }
+Engine::~Engine() = default;
+const Card& Engine::card() const { refuse(); }
+void Engine::upload(const CardBuffer&, const void*, std::uint64_t) { refuse(); }
+void Engine::download(void*, const CardBuffer&, std::uint64_t) { refuse(); }
+void Engine::wait() { refuse(); }
+void* Engine::stream() const { refuse(); }
+void Engine::prepare(const CardInput&, const CardMatrices&) { refuse(); }
+void Engine::multiply(const CardMatrices&, std::span<const CardOutput>, ElementType) { refuse(); }
+void Engine::product(const CardInput&, const CardMatrices&, std::span<const CardOutput>, ElementType) { refuse(); }
+void Engine::reference(const StoredMatrix&, const CardInput&, const CardBuffer&, const CardBuffer&) { refuse(); }
+CardMatrices::CardMatrices(Engine&, std::span<const StoredMatrix>) { refuse(); }
+CardMatrices::~CardMatrices() = default;
+CardMatrices::CardMatrices(CardMatrices&&) noexcept = default;
+std::int64_t CardMatrices::cols() const { refuse(); }
+std::int64_t CardMatrices::rows(int) const { refuse(); }
+std::uint64_t CardMatrices::bytes() const { refuse(); }
+
+}  // namespace scalebits::cuda

@@ -1,0 +1,24 @@
+// Stored order → the stream, on the card, once when a matrix is loaded: one warp a tile, straight by device_layout.h.
+#include "kernels/cuda/card.cuh"
+#include "kernels/cuda/launches.h"
+
+namespace scalebits::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__global__ void __launch_bounds__(kThreads) repack(const __grid_constant__ RepackArgs args) {
+  const std::int64_t index = std::int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
+  if (index >= args.count) return;
+  repack_tile(args.shape, args.blob, args.tiles[index], static_cast<int>(threadIdx.x) % kLanes,
+              reinterpret_cast<std::uint32_t*>(args.stream + args.records[index]));
+}
+
+}  // namespace
+
+void launch_repack(const RepackArgs& args, cudaStream_t stream) {
+  constexpr std::int64_t kTiles = kThreads / kLanes;
+  if (args.count > 0) repack<<<static_cast<unsigned>((args.count + kTiles - 1) / kTiles), kThreads, 0, stream>>>(args);
+}
+
+}  // namespace scalebits::cuda

@@ -1,0 +1,24 @@
+#include "kernels/cuda/fragments.h"
+
+#include <cmath>
+
+namespace scalebits::cuda {
+
+SideConstants make_side_constants(const StoredShape& shape) {
+  SideConstants side{};
+  for (int code = 0; code < 1 << shape.scale_bits; ++code)
+    side.range[code] = static_cast<float>(static_cast<double>(shape.scale_base) *
+                                          std::exp2(code * static_cast<double>(shape.scale_step_log2)));
+  for (int width = 1; width <= 8; ++width) {
+    const double levels = 1 << width, centre = 0.5 * (levels - 1);
+    const double half_codes = shape.zero_bits == 0 ? 0 : 1 << (shape.zero_bits - 1);
+    const double step = shape.zero_bits == 0 ? 0 : static_cast<double>(shape.zero_range) * levels / half_codes;
+    side.width[width].inverse = static_cast<float>(1 / (levels - 1));
+    side.width[width].zero_step = static_cast<float>(step);  // exact: half_codes and levels are powers of two
+    for (int half = 0; half < 2; ++half)
+      side.width[width].zero_base[half] = static_cast<float>(centre - half_codes * step + code_offset(width, half));
+  }
+  return side;
+}
+
+}  // namespace scalebits::cuda
