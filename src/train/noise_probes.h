@@ -50,7 +50,7 @@ struct NoiseResponse {
 };
 
 struct ProbeOptions {
-  double noise = 0.01;  // relative to the root mean square of what it is added to
+  double noise = 0.03;  // relative to the root mean square of what it is added to
   AdamWOptions adamw;
   AdamWStep update;
   std::uint64_t key = 0;
