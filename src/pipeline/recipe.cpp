@@ -229,6 +229,7 @@ void validate(const Recipe& recipe) {
   require(
       recipe.tune.steps >= 1 && recipe.tune.windows_per_step >= 1 && recipe.tune.rate > 0 && recipe.tune.side_rate >= 0,
       "tune_steps and tune_windows must be at least 1, tune_rate above 0, tune_side_rate not negative");
+  require(recipe.tune.lean >= 0 && recipe.tune.lean <= 1, "tune_lean must be in [0, 1]");
   require(recipe.feedback.damping > 0 && recipe.feedback.damping <= 1, "damping must be in (0, 1]");
   require(recipe.feedback.asymmetry >= 0 && recipe.feedback.asymmetry <= 1, "asymmetry must be in [0, 1]");
   require(recipe.windows_per_gradient >= 1 && recipe.validation_windows >= 1, "numbers of windows must be at least 1");
