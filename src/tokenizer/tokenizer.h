@@ -77,7 +77,8 @@ class Tokenizer {
   /// The compact form kept inside an artifact: deterministic, holds all but remark().
   std::string serialize() const;
   /// The same tokenizer as the text of Hugging Face's tokenizer.json; empty when that format has no like for it
-  /// (unigram models, compiled character maps, SentencePiece's user-defined symbols).
+  /// (unigram models, compiled character maps, SentencePiece's user-defined symbols,
+  /// pieces that are not UTF-8).
   std::string to_tokenizer_json() const;
   /// Trusts nothing: any malformed input is an Error(bad_input) naming `where`.
   static Tokenizer deserialize(std::span<const std::byte> bytes, const std::string& where);

@@ -198,6 +198,8 @@ std::string tokenizer_json(const TokenizerDefinition& definition) {
     return Writer(definition).json().dump() + "\n";
   } catch (const NoLike&) {
     return "";
+  } catch (const SortedJson::type_error&) {  // pieces that are not UTF-8
+    return "";
   }
 }
 

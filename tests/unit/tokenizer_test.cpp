@@ -336,6 +336,14 @@ TEST(Gguf, RefusesWhatItDoesNotKnow) {
   EXPECT_TRUE(contains(broken([](auto& v) { v = GgufVocabulary{.model = "llama"}; }), "empty"));
 }
 
+TEST(Gguf, PiecesThatAreNotUtf8HaveNoTokenizerJson) {
+  GgufVocabulary vocabulary{.model = "llama", .tokens = {"<unk>", "a"}, .scores = {0, 0}, .types = {2, 1}};
+  vocabulary.unk = 0;
+  EXPECT_NE(Tokenizer::from_gguf(vocabulary, "some.gguf").to_tokenizer_json(), "");
+  vocabulary.tokens[1] = "\xff";
+  EXPECT_EQ(Tokenizer::from_gguf(vocabulary, "some.gguf").to_tokenizer_json(), "");
+}
+
 TEST(TokenizerJson, BrokenFilesAreClearErrors) {
   const Json good = read_json_file(kData / "digits.json");
   const auto broken = [&](auto&& change) {
