@@ -15,7 +15,7 @@
 
 namespace scalebits::cuda {
 
-/// The card, its driver or this program cannot do what was asked; kernels/card.h turns it into
+/// The card, its driver or this program cannot do what was asked; packed_matrix.h turns it into
 /// Error(unsupported_hardware).
 class CardError : public std::runtime_error {
  public:

@@ -5,7 +5,7 @@ namespace scalebits::cuda {
 namespace {
 
 [[noreturn]] void refuse() {
-  throw CardError("this program was built without CUDA (cmake -DSCALEBITS_CUDA=ON needs a CUDA toolkit)");
+  throw CardError("this program was built without CUDA (cmake -DSCALEBITS_CUDA=ON needs a CUDA toolkit, 12.8 or later)");
 }
 
 }  // namespace
