@@ -14,7 +14,7 @@ namespace scalebits {
 struct ColumnRounding {
   at::Tensor weights;          // [rows, cols] f32
   std::vector<double> losses;  // of each column: ½ Σ_i (w_ij − q_ij)² / U_jj², w being what GPTQ has made of it by then
-  double entropy_bits = 0;     // of all codes, each column coded by its own frequencies
+  double entropy_bits = 0;     // of all codes, each column coded by its own frequencies; tables of them not counted
   double field_bits = 0;       // of all codes, each column in the smallest whole field that holds its levels
   double side_bits = 0;        // 32 for each row (range and zero), 8 for each column (levels)
 };
