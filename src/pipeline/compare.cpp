@@ -25,16 +25,29 @@ class Grid {
   }
 
   Json run() {
-    Json rows = Json::array();
+    Json rows = Json::array(), peers = peer_rows();  // read before hours are spent
     for (const double rate : job_.rates)
       for (const FinalRoundingMethod rounding : job_.roundings)
         for (const Allocator allocator : job_.allocators) rows.push_back(cell(allocator, rounding, rate));
-    for (const fs::path& peer : job_.peers)
-      for (const Json& row : json_value<Json>(read_json_file(peer), "rows", peer.string())) rows.push_back(row);
+    for (const Json& row : peers) rows.push_back(row);
     return rows;
   }
 
  private:
+  /// Throws Error(bad_input) naming the file and the key when a row lacks what the tables show.
+  Json peer_rows() const {
+    Json rows = Json::array();
+    for (const fs::path& path : job_.peers)
+      for (const Json& row : json_value<Json>(read_json_file(path), "rows", path.string())) {
+        for (const char* key : {"allocator", "rounding"}) json_value<std::string>(row, key, path.string());
+        for (const char* key : {"linear_bpw", "perplexity", "perplexity_error", "kl", "kl_p99", "top1"})
+          json_value<double>(row, key, path.string());
+        if (row.contains("rate")) json_value<double>(row, "held_out_loss", path.string());
+        rows.push_back(row);
+      }
+    return rows;
+  }
+
   /// Cells of another job would be taken for this one's.
   void require_same_job() const {
     Json wanted = {{"model", read_checkpoint(job_.model).hash},
@@ -110,7 +123,10 @@ class Grid {
 
   bool has_wanted_questions(const Json& row) const {
     if (job_.zero_shot.empty()) return true;
-    return row.contains("zero_shot") && row["zero_shot"].value("limit", std::int64_t{-1}) == job_.zero_shot_limit;
+    if (!row.contains("zero_shot")) return false;
+    const Json& asked = row["zero_shot"];
+    return asked.value("limit", std::int64_t{-1}) == job_.zero_shot_limit &&
+           asked.value("data", job_.zero_shot.string()) == job_.zero_shot.string();
   }
 
   /// Orders gather what is alike into blocks; where a whole tensor has one width they may do harm.
@@ -151,8 +167,10 @@ class Grid {
     for (const Task& task : zero_shot_tasks())
       samples.push_back({task, sample_items(read_task(task, job_.zero_shot), job_.zero_shot_limit)});
     const bool bos = model.require_tokenizer().adds_bos_by_default();
-    return to_json(std::span<const TaskResult>(measure_zero_shot(model, samples, {.bos = bos}, progress_)),
-                   job_.zero_shot_limit);
+    const std::vector<TaskResult> results = measure_zero_shot(model, samples, {.bos = bos}, progress_);
+    Json report = to_json(std::span<const TaskResult>(results), job_.zero_shot_limit);
+    report["data"] = job_.zero_shot.string();
+    return report;
   }
 
   const CompareJob& job_;

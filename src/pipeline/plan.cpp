@@ -37,6 +37,7 @@ FrontierPlans plan_sizes(const PlanJob& job, const ProgressSink& progress) {
   const auto plan_one = [&](Allocator allocator) {
     const auto start = std::chrono::steady_clock::now();
     recipe.allocator = allocator;
+    validate(recipe);
     StoredSize stored_size(checkpoint, recipe);
     const Budget budget{budget_bytes(checkpoint.spec, recipe), std::ref(stored_size)};
     SearchResult result =
