@@ -1,5 +1,5 @@
 // The program `scalebits`: finds the sub-command, runs it, and turns errors into messages and exit statuses
-// (2 usage, 3 bad input, 4 infeasible budget, 5 unsupported hardware, 70 bug, 130 interrupted).
+// (2 usage, 3 bad input, 4 infeasible budget, 5 unsupported hardware, 6 lost process, 70 bug, 130 interrupted).
 #include "cli/commands.h"
 
 #include "core/error.h"

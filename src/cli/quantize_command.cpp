@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
@@ -65,6 +66,12 @@ Json report_json(const QuantizeReport& report) {
           {"steps", steps}};
 }
 
+/// Another process of the job has gone while this one computes: what is saved is all there is to keep.
+void end_for_lost_process(const std::string& message) {
+  fmt::print(stderr, "scalebits: {}; --resume goes on from what the search has saved\n", message);
+  std::_Exit(static_cast<int>(ErrorKind::lost_process));
+}
+
 void quantize_model(const QuantizeOptions& options) {
   if (options.threads > 0) set_thread_count(options.threads);
   QuantizeJob job{
@@ -73,15 +80,21 @@ void quantize_model(const QuantizeOptions& options) {
   if (!options.time_limit.empty()) job.time_limit_seconds = parse_seconds(options.time_limit);
   job.frontier = options.frontier;
   job.save_frontier = options.save_frontier;
+  ProcessGroup group = ProcessGroup::from_environment(end_for_lost_process);
+  job.group = &group;
+  const bool tells = group.is_first();
   QuantizeReport report;
   try {
     ProgressLine line(options.quiet);
     report = quantize(job, std::ref(line));
+    group.leave();
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::interrupted) throw;
+    group.leave();
     fail(ErrorKind::interrupted, "stopped; the search so far is kept in {}; the same command with --resume goes on",
          search_folder(options.output).string());
   }
+  if (!tells) return;
   fmt::print(
       "{}: {} bytes ({}); linear layers {:.4f} bpw all-in, {:.3f} code bits; held-out loss {:.4f} nats/token; {}\n",
       options.output, report.sizes.file(), format_bytes(report.sizes.file()), report.sizes.linear_bpw(),

@@ -15,6 +15,7 @@ enum class ErrorKind {
   bad_input = 3,             // a file, tensor or text is not what it must be
   infeasible_budget = 4,     // no plan fits the requested size
   unsupported_hardware = 5,  // the machine lacks what was asked for
+  lost_process = 6,          // another process of the same job has ended
   interrupted = 130,         // stopped by the user; the work so far is saved
 };
 

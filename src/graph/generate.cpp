@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/random.h"
+#include "core/units.h"
 #include "graph/denormals.h"
 #include "graph/elementwise.h"
 #include "graph/embedding.h"
@@ -16,11 +17,15 @@
 #include <ATen/ops/softmax.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <memory>
 
 namespace scalebits {
 namespace {
+
+/// Of each sequence of own text, between two reports; after the first it shows what the whole will take.
+constexpr std::int64_t kTokensPerReport = 8;
 
 /// A model with the keys and values of what its sequences said so far; all sequences are equally long.
 class Continuation {
@@ -218,6 +223,9 @@ std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSou
 
 at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const SelfTextOptions& options,
                            const ProgressSink& progress) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
   // The stream after the last sequence's, so that start tokens are independent of the draws.
   const CounterRng rng(options.seed, static_cast<std::uint64_t>(options.windows));
   std::vector<std::vector<std::int32_t>> prompts;
@@ -226,20 +234,39 @@ at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const S
         rng.below(static_cast<std::uint64_t>(window), static_cast<std::uint64_t>(spec.vocab)));
     prompts.push_back({options.start_token.value_or(spec.eos_ids.empty() ? random : spec.eos_ids.front())});
   }
-  std::int64_t tokens = 0;
-  const std::int64_t wanted = options.windows * options.length;
-  const auto generated =
-      generate(spec, weights, prompts,
-               {.max_new_tokens = options.length,
-                .sampling = {.temperature = 1.0, .seed = options.seed},
-                .compute = options.compute},
-               [&](std::size_t, std::int32_t) {
-                 if (++tokens % (8 * options.windows) == 0 && progress)
-                   progress({static_cast<double>(tokens) / static_cast<double>(wanted), "writing calibration text",
-                             fmt::format("{} of {} tokens", tokens, wanted)});
-                 return true;
-               });
-  at::Tensor ids = at::empty({options.windows, options.length}, at::kLong);
+  double all_seconds = 0;  // what all windows would take, once some of their tokens are there
+  const auto write = [&](bool try_only) {
+    std::int64_t tokens = 0;
+    const auto windows = static_cast<std::int64_t>(prompts.size()), wanted = windows * options.length;
+    return generate(spec, weights, prompts,
+                    {.max_new_tokens = options.length,
+                     .sampling = {.temperature = 1.0, .seed = options.seed},
+                     .compute = options.compute},
+                    [&](std::size_t, std::int32_t) {
+                      if (++tokens % (kTokensPerReport * windows) != 0) return true;
+                      if (progress)
+                        progress({static_cast<double>(tokens) / static_cast<double>(wanted), "writing calibration text",
+                                  fmt::format("{} of {} tokens", tokens, wanted)});
+                      all_seconds = seconds() * static_cast<double>(wanted) / static_cast<double>(tokens);
+                      return !try_only || all_seconds <= options.seconds;
+                    });
+  };
+  auto generated = write(true);
+  if (static_cast<std::int64_t>(generated.front().size()) < options.length) {
+    const auto affordable =
+        static_cast<std::int64_t>(static_cast<double>(options.windows) * (options.seconds - seconds()) / all_seconds);
+    if (affordable < options.least_windows)
+      fail(
+          ErrorKind::usage,
+          "the model would take about {} to write {} windows of calibration text, and the time limit leaves {} for it; "
+          "give --calibration or a longer --time-limit",
+          format_seconds(all_seconds), options.windows, format_seconds(options.seconds));
+    if (progress)
+      progress({-1, "time limit", fmt::format("{} windows of own text instead of {}", affordable, options.windows)});
+    prompts.resize(static_cast<std::size_t>(affordable));
+    generated = write(false);
+  }
+  at::Tensor ids = at::empty({static_cast<std::int64_t>(generated.size()), options.length}, at::kLong);
   auto* out = ids.data_ptr<std::int64_t>();
   for (const auto& sequence : generated) out = std::copy(sequence.begin(), sequence.end(), out);
   return ids;

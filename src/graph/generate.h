@@ -44,11 +44,13 @@ struct SelfTextOptions {
   std::optional<std::int32_t>
       start_token;  // usually BOS; default: the specification's first end-of-text token, else a random one
   Compute compute = Compute::f32;
+  double seconds = 1e30;           // that it may take: fewer windows are written when those wanted take longer
+  std::int64_t least_windows = 1;  // but never fewer than these
 };
 
 /// Text that the model writes itself at temperature 1, for when no calibration text is given: [windows, length] int64
 /// ids. The start token is not part of it; an end-of-text token inside a window starts another document, as in
-/// training.
+/// training. Throws Error(usage) when `least_windows` take longer than `seconds`.
 at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const SelfTextOptions& options,
                            const ProgressSink& progress = {});
 

@@ -69,8 +69,8 @@ CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::ve
   return split_windows(windows, recipe);
 }
 
-CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe,
-                                      const ProgressSink& progress) {
+CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe, const ProgressSink& progress,
+                                      ProcessGroup& group, double seconds) {
   require_resolved(recipe);
   CheckpointWeights weights(checkpoint);
   const std::int64_t passes = recipe.descent_steps + recipe.swap_steps + 1;
@@ -78,9 +78,17 @@ CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe
       .windows = recipe.validation_windows + std::min<std::int64_t>(passes, kOwnBatches) * recipe.windows_per_gradient,
       .length = recipe.window_length,
       .seed = recipe.seed,
-      .compute = recipe.compute};
+      .compute = recipe.compute,
+      .seconds = seconds,
+      .least_windows = recipe.validation_windows + recipe.windows_per_gradient};
   if (checkpoint.tokenizer) options.start_token = checkpoint.tokenizer->bos();
-  return split_windows(sample_own_text(checkpoint.spec, weights, options, progress), recipe);
+  at::Tensor windows;
+  if (group.is_first()) windows = sample_own_text(checkpoint.spec, weights, options, progress).contiguous();
+  const auto count =
+      static_cast<std::int64_t>(group.from_first(windows.defined() ? static_cast<double>(windows.size(0)) : 0));
+  if (!windows.defined()) windows = at::empty({count, options.length}, at::kLong);
+  group.broadcast(windows);
+  return split_windows(windows, recipe);
 }
 
 }  // namespace scalebits

@@ -2,6 +2,7 @@
 // what scored it.
 #pragma once
 
+#include "distributed/process_group.h"
 #include "model/checkpoint.h"
 #include "pipeline/recipe.h"
 #include "pipeline/search.h"
@@ -17,7 +18,9 @@ namespace scalebits {
 CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::vector<std::filesystem::path>& files,
                                      const Recipe& recipe);
 
-/// Windows that the full-precision model writes by sampling, seeded.
-CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe, const ProgressSink& progress);
+/// Windows that the full-precision model writes by sampling, seeded: the group's first process does, the others get
+/// them.
+CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe, const ProgressSink& progress,
+                                      ProcessGroup& group, double seconds);
 
 }  // namespace scalebits

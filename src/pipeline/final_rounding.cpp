@@ -3,6 +3,7 @@
 #include "core/hash.h"
 #include "core/units.h"
 #include "graph/memory_budget.h"
+#include "pipeline/search_passes.h"
 #include "refine/tune.h"
 
 #include <fmt/format.h>

@@ -73,11 +73,11 @@ Json to_json(const FrontierPlans& all) {
   for (const PassedPoint& point : all.passed) passed.push_back({{"sizes", to_json(point.sizes)}, {"loss", point.loss}});
   for (const PlannedSize& plan : all.plans)
     plans.push_back({{"allocator", name_of(plan.allocator)},
-                           {"sizes", to_json(plan.sizes)},
-                           {"cost", plan.cost},
-                           {"least_cost", plan.least_cost},
-                           {"weights_of_width", plan.weights},
-                           {"seconds", plan.seconds}});
+                     {"sizes", to_json(plan.sizes)},
+                     {"cost", plan.cost},
+                     {"least_cost", plan.least_cost},
+                     {"weights_of_width", plan.weights},
+                     {"seconds", plan.seconds}});
   return {{"passed", passed}, {"plans", plans}};
 }
 

@@ -1,6 +1,8 @@
 #include "pipeline/quantize.h"
 
 #include "checkpoint/read_checkpoint.h"
+#include "core/hash.h"
+#include "core/mapped_file.h"
 #include "pack/pack_model.h"
 #include "pipeline/calibration.h"
 #include "pipeline/final_rounding.h"
@@ -19,6 +21,7 @@ namespace {
 
 constexpr std::int64_t kWindowLength = 512;
 constexpr double kPartBeforePacking = 0.97;  // of the whole job's time
+constexpr double kPartForOwnText = 0.25;
 
 /// How much of the time goes to the search, as it does on SmolLM2.
 double search_part_of_time(FinalRoundingMethod rounding) {
@@ -57,6 +60,31 @@ Recipe with_budget_of(const Recipe& wanted, Recipe earlier) {
   return earlier;
 }
 
+void require_work_for_all(const ProcessGroup& group, const Recipe& recipe) {
+  if (group.size() <= recipe.micro_batches) return;
+  fail(ErrorKind::usage,
+       "{} processes share the micro-batches of a gradient, and the recipe has {}: give --set micro_batches={} or a "
+       "multiple of it (the plan depends on it, and not on the number of processes)",
+       group.size(), recipe.micro_batches, group.size());
+}
+
+/// The same in all processes, or an Error in all.
+CalibrationSet calibration_of(const QuantizeJob& job, const Checkpoint& checkpoint, ProcessGroup& group,
+                              const ProgressSink& progress) {
+  group.require_same("model", checkpoint.hash);
+  group.require_same("recipe", to_json(job.recipe).dump());
+  const double seconds = job.time_limit_seconds ? kPartForOwnText * *job.time_limit_seconds : 1e30;
+  CalibrationSet set = job.calibration.empty()
+                           ? calibration_from_model(checkpoint, job.recipe, progress, group, seconds)
+                           : calibration_from_text(checkpoint, job.calibration, job.recipe);
+  group.require_same("calibration text", set.hash);
+  return set;
+}
+
+std::string content_hash(const std::filesystem::path& path) {
+  return std::filesystem::exists(path) ? hash_hex(MappedFile::open(path)->bytes()) : "";
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -65,10 +93,13 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 std::filesystem::path search_folder(const std::filesystem::path& output) { return output.string() + ".search"; }
 
-QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progress) {
+QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& requested_progress) {
   const auto start = std::chrono::steady_clock::now();
   validate(requested.recipe);
   QuantizeJob job = requested;
+  ProcessGroup alone;
+  ProcessGroup& group = job.group != nullptr ? *job.group : alone;
+  const ProgressSink progress = group.is_first() ? requested_progress : ProgressSink();
   std::optional<SavedSearch> earlier;
   if (!job.frontier.empty()) {
     earlier = load_search_state(job.frontier);
@@ -76,6 +107,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
         with_budget_of(requested.recipe, recipe_from_json(earlier->provenance.recipe, {}, job.frontier.string()));
     validate(job.recipe);
   }
+  require_work_for_all(group, job.recipe);
   if (progress) progress({0, "reading", job.model.string()});
   const Checkpoint checkpoint = read_checkpoint(job.model);
   if (job.recipe.window_length == 0)
@@ -86,13 +118,12 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   const Budget budget{bytes, std::ref(stored_size)};
   // Before the model is run, which may take minutes.
   require_feasible(checkpoint, job.recipe, {bytes, std::ref(size_before_search)});
-  const CalibrationSet calibration = job.calibration.empty()
-                                         ? calibration_from_model(checkpoint, job.recipe, progress)
-                                         : calibration_from_text(checkpoint, job.calibration, job.recipe);
+  const CalibrationSet calibration = calibration_of(job, checkpoint, group, progress);
   const Provenance provenance{checkpoint.hash, calibration.hash, to_json(job.recipe)};
   const std::filesystem::path folder = search_folder(job.output), state_path = folder / "state.safetensors";
-  std::filesystem::create_directories(folder);
+  if (group.is_first()) std::filesystem::create_directories(folder);
   SearchState state;
+  group.require_same("saved search", job.resume ? content_hash(state_path) : "");
   if (job.resume && std::filesystem::exists(state_path)) {
     SavedSearch saved = load_search_state(state_path);
     require_same(saved.provenance, provenance, state_path);
@@ -107,9 +138,11 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& progre
   const double search_share = search_part_of_time(job.recipe.rounding);
   if (job.time_limit_seconds) callbacks.seconds_left = search_share * (*job.time_limit_seconds - seconds_since(start));
   callbacks.progress = part_of(progress, 0, search_share);
+  callbacks.group = &group;
   const SearchResult result =
       earlier ? plan_from_frontier(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks)
               : run_search(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks);
+  if (!group.is_first()) return {};
   if (!job.save_frontier.empty()) save_search_state(job.save_frontier, result.state, provenance);
 
   ArtifactDescription description =

@@ -146,6 +146,7 @@ const std::vector<Field>& fields() {
       plain_field("tune_lean", SCALEBITS_MEMBER(tune.lean)),
       enum_field("loss", kLosses, SCALEBITS_MEMBER(loss)),
       plain_field("windows_per_gradient", SCALEBITS_MEMBER(windows_per_gradient)),
+      plain_field("micro_batches", SCALEBITS_MEMBER(micro_batches)),
       plain_field("window_length", SCALEBITS_MEMBER(window_length)),
       plain_field("validation_windows", SCALEBITS_MEMBER(validation_windows)),
       plain_field("seed", SCALEBITS_MEMBER(seed)),
@@ -233,6 +234,8 @@ void validate(const Recipe& recipe) {
   require(recipe.feedback.damping > 0 && recipe.feedback.damping <= 1, "damping must be in (0, 1]");
   require(recipe.feedback.asymmetry >= 0 && recipe.feedback.asymmetry <= 1, "asymmetry must be in [0, 1]");
   require(recipe.windows_per_gradient >= 1 && recipe.validation_windows >= 1, "numbers of windows must be at least 1");
+  require(recipe.micro_batches >= 1 && recipe.micro_batches <= recipe.windows_per_gradient,
+          "micro_batches must be at least 1 and at most windows_per_gradient");
   require(recipe.window_length == 0 || recipe.window_length >= 2, "window_length must be at least 2");
   for (const KeepRule& rule : recipe.keep)
     require((rule.bits >= 0 && rule.bits <= 8) || rule.bits == 16, "--keep takes 0 to 8 bits, or 16");

@@ -89,6 +89,7 @@ struct Recipe {
   // What is measured.
   LossTarget::Kind loss = LossTarget::Kind::nll;
   int windows_per_gradient = 16;
+  int micro_batches = 1;  // that the windows of a pass are scored in, each by itself; processes share them out
   int window_length = 0;  // 0: 512, or the model's positions when there are fewer
   int validation_windows = 16;
   std::uint64_t seed = 1;

@@ -2,10 +2,10 @@
 
 #include "allocate/knapsack.h"
 #include "core/units.h"
-#include "graph/decoder.h"
+#include "core/hash.h"
 #include "pipeline/one_shot.h"
+#include "pipeline/search_passes.h"
 #include "pipeline/width_rules.h"
-#include "sensitivity/block_scores.h"
 
 #include <ATen/ATen.h>
 
@@ -13,7 +13,6 @@
 #include <array>
 #include <chrono>
 #include <cmath>
-#include <optional>
 
 namespace scalebits {
 namespace {
@@ -34,12 +33,10 @@ void check_feasible(const Budget& budget, const Partition& partition, const Roun
   }
 }
 
-std::vector<ChannelScores> no_channel_scores(const Partition& partition) {
-  std::vector<ChannelScores> scores;
-  for (const MatrixPartition& matrix : partition.matrices)
-    scores.push_back({std::vector<double>(static_cast<std::size_t>(matrix.rows)),
-                      std::vector<double>(static_cast<std::size_t>(matrix.cols))});
-  return scores;
+std::string hash_of(const BitPlan& plan) {
+  Hasher hasher;
+  for (const auto& widths : plan.widths) hasher.update(std::as_bytes(std::span(widths)));
+  return hasher.hex();
 }
 
 class Stopwatch {
@@ -77,9 +74,10 @@ class Search {
  private:
   // ---- what is rounded, and to what -------------------------------------------------------------------------------
 
-  RoundedMatrices rounded() const {
-    return round_matrices(checkpoint_, state_.partition, state_.importance, recipe_,
-                          [&](const std::string& name) { report(0.0, "rounding", name); });
+  RoundedMatrices rounded() {
+    return round_matrices(
+        checkpoint_, state_.partition, state_.importance, recipe_,
+        [&](const std::string& name) { report(0.0, "rounding", name); }, &group_);
   }
 
   BitPlan uniform(int bits) const { return uniform_plan(matrices_, recipe_, bits); }
@@ -118,35 +116,10 @@ class Search {
     return calibration_.gradient_windows.index_select(0, at::tensor(rows, at::TensorOptions().dtype(at::kLong)));
   }
 
-  DecoderOptions decoder_options() const { return {.compute = recipe_.compute}; }
-
-  double gradient_pass(const BitPlan& plan, GradientKind kind, const GradientReducer::Reduce& reduce) {
-    const at::Tensor windows = next_windows();
-    GradientReducer reducer(matrices_, checkpoint_.spec, kind, reduce);
-    model_.use(plan);
-    return decoder_.loss_and_gradients(windows, loss_target(checkpoint_, windows, recipe_), reducer).mean;
-  }
-
-  /// What turns a score into nats per token. The loss that a rounding error D costs is half of its quadratic form in
-  /// the Fisher information N Σ_t g_t², N tokens adding g_t each, of which every one carries 1/N; other statistics are
-  /// taken as they are.
-  float nats_per_score() const {
-    if (recipe_.statistic != Statistic::fisher) return 1;
-    const at::Tensor& windows = calibration_.gradient_windows;
-    const std::int64_t count = std::min<std::int64_t>(gradient_windows(), windows.size(0));
-    return 0.5f * static_cast<float>(count * (windows.size(1) - 1));
-  }
-
   /// Scores at `plan`, averaged with those of earlier passes.
   double score(const BitPlan& plan) {
     SensitivityTable table;
-    table.scores.resize(matrices_.size());
-    const float unit = nats_per_score();
-    const double loss = gradient_pass(plan, recipe_.gradient, [&](std::size_t m, const float* gradient) {
-      table.scores[m] = score_blocks(*matrices_[m], gradient, recipe_.statistic);
-      for (WidthScores& scores : table.scores[m])
-        for (float& value : scores) value *= unit;
-    });
+    const double loss = passes_.score_blocks(plan, next_windows(), table);
     for (std::size_t m = 0; m < matrices_.size(); ++m)
       if (matrices_[m] && is_vocabulary(matrices_[m]->name()))
         lift_unseen_rows(matrices_[m]->format(), table.scores[m]);
@@ -182,10 +155,8 @@ class Search {
   }
 
   double validation_loss(const BitPlan& plan) {
-    if (!calibration_.validation_windows.defined()) return 0;
-    if (!validation_target_) validation_target_ = loss_target(checkpoint_, calibration_.validation_windows, recipe_);
-    model_.use(plan);
-    return decoder_.loss(calibration_.validation_windows, *validation_target_).mean;
+    const at::Tensor& windows = calibration_.validation_windows;
+    return windows.defined() ? passes_.validation_loss(plan, windows) : 0;
   }
 
   Choices choices(const BitPlan& plan) const {
@@ -224,11 +195,8 @@ class Search {
       std::vector<ChannelScores> channels = no_channel_scores(state_.partition);
       fit_into_time(descent_steps() + 2);
       const Stopwatch pass;
-      loss =
-          gradient_pass(uniform(recipe_.order_bits), recipe_.order_gradient, [&](std::size_t m, const float* gradient) {
-            channels[m] = score_channels(*matrices_[m], gradient, recipe_.order_statistic, recipe_.order_bits);
-          });
-      window_seconds_ = pass.seconds() / static_cast<double>(gradient_windows());
+      loss = passes_.score_channels(uniform(recipe_.order_bits), next_windows(), recipe_.order_bits, channels);
+      window_seconds_ = group_.from_first(pass.seconds() / static_cast<double>(gradient_windows()));
       state_.partition = reorder(checkpoint_.spec, state_.partition, channels, recipe_.reordering);
       matrices_ = rounded();
     }
@@ -242,17 +210,11 @@ class Search {
   void measure_inputs() {
     if (recipe_.clip != ClipWeighting::inputs) return;
     report(0.0, "measuring activations", "");
-    InputMoments moments(checkpoint_.spec.layers);
-    CheckpointWeights weights(checkpoint_);
-    Decoder decoder(checkpoint_.spec, weights, decoder_options());
     const Stopwatch watch;
-    decoder.hidden(next_windows(), &moments);
+    state_.importance = passes_.input_moments(state_.partition, next_windows());
     window_seconds_ = 3 * watch.seconds() / static_cast<double>(gradient_windows());  // backward: twice the products
+    window_seconds_ = group_.from_first(window_seconds_);
     state_.next_window = 0;
-    state_.importance.assign(state_.partition.matrices.size(), {});
-    for (std::int64_t layer = 0; layer < checkpoint_.spec.layers; ++layer)
-      for (const LinearKind kind : linear_kinds(checkpoint_.spec))
-        state_.importance[linear_index(checkpoint_.spec, layer, kind)] = moments.mean_squares(layer, input_site(kind));
   }
 
   int start_bits() const {
@@ -293,7 +255,7 @@ class Search {
   /// left, with a tenth to spare for packing.
   void fit_into_time(int passes) {
     const double left = 0.9 * (callbacks_.seconds_left - start_.seconds());
-    const double affordable = std::max(1.0, left / (passes * window_seconds_));
+    const double affordable = group_.from_first(std::max(1.0, left / (passes * window_seconds_)));
     if (window_seconds_ <= 0 || affordable >= static_cast<double>(gradient_windows())) return;
     state_.gradient_windows = static_cast<std::int64_t>(affordable);
     report(-1, "time limit",
@@ -410,7 +372,8 @@ class Search {
   void swap() {
     double trial_seconds = window_seconds_ * static_cast<double>(gradient_windows()), loss = 0;
     while (state_.swap_step < recipe_.swap_steps) {
-      if (start_.seconds() + trial_seconds > 0.95 * callbacks_.seconds_left) break;
+      const double end = group_.from_first(start_.seconds() + trial_seconds);
+      if (end > 0.95 * callbacks_.seconds_left) break;
       const Stopwatch watch;
       report(0.6 + 0.4 * state_.swap_step / recipe_.swap_steps, "swapping",
              fmt::format("held-out loss {:.4f}", state_.best_validation_loss));
@@ -474,6 +437,7 @@ class Search {
   void move_to(BitPlan plan, const char* phase, double loss, const Stopwatch& watch) {
     const SearchStep step = step_to(plan, phase, loss, watch);
     state_.plan = std::move(plan);
+    group_.require_same("plan", hash_of(state_.plan));
     log_step(step);
     save();
   }
@@ -491,8 +455,8 @@ class Search {
   }
 
   void save() {
-    if (callbacks_.save_state) callbacks_.save_state(state_);
-    if (interrupt_requested) fail(ErrorKind::interrupted, "interrupted");
+    if (group_.is_first() && callbacks_.save_state) callbacks_.save_state(state_);
+    if (group_.any(interrupt_requested)) fail(ErrorKind::interrupted, "interrupted");
   }
 
   void report(double fraction, const std::string& stage, const std::string& detail) const {
@@ -517,23 +481,12 @@ class Search {
   double window_seconds_ = 0;  // of a gradient pass, per window; 0: not known yet
   double cost_ = 0, least_cost_ = 0;
   RoundedMatrices matrices_;
-  SearchModel model_{checkpoint_, matrices_};
-  Decoder decoder_{checkpoint_.spec, model_, decoder_options()};
-  std::optional<LossTarget> validation_target_;
+  ProcessGroup alone_;
+  ProcessGroup& group_ = callbacks_.group != nullptr ? *callbacks_.group : alone_;
+  SearchPasses passes_{checkpoint_, recipe_, matrices_, group_};
 };
 
 }  // namespace
-
-LossTarget loss_target(const Checkpoint& checkpoint, const at::Tensor& windows, const Recipe& recipe) {
-  LossTarget target{.kind = recipe.loss};
-  if (recipe.loss == LossTarget::Kind::kl) {
-    CheckpointWeights reference(checkpoint);
-    Decoder decoder(checkpoint.spec, reference, {.compute = recipe.compute});
-    target.reference_hidden = decoder.hidden(windows);
-    target.reference_head = reference.head();
-  }
-  return target;
-}
 
 void require_feasible(const Checkpoint& checkpoint, const Recipe& recipe, const Budget& budget) {
   Partition partition = identity_partition(checkpoint.spec, recipe.embedding != EmbeddingMode::sixteen_bits);

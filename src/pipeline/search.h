@@ -5,6 +5,7 @@
 
 #include "allocate/allocation.h"
 #include "core/progress.h"
+#include "distributed/process_group.h"
 #include "model/checkpoint.h"
 #include "pipeline/recipe.h"
 #include "sensitivity/search_model.h"
@@ -72,13 +73,11 @@ struct Budget {
 /// weight once, runs nothing.
 void require_feasible(const Checkpoint& checkpoint, const Recipe& recipe, const Budget& budget);
 
-/// What `recipe.loss` asks for on these windows; for KL the full-precision model runs over them.
-LossTarget loss_target(const Checkpoint& checkpoint, const at::Tensor& windows, const Recipe& recipe);
-
 struct SearchCallbacks {
   ProgressSink progress;                               // may be empty
   std::function<void(const SearchState&)> save_state;  // called after each step; may be empty
   double seconds_left = 1e30;                          // of a time limit, counted from the call
+  ProcessGroup* group = nullptr;                       // who shares the work; null: this process alone
 };
 
 struct SearchResult {
@@ -88,8 +87,9 @@ struct SearchResult {
   double cost = 0, least_cost = 0;
 };
 
-/// Runs from `state` (default: from the start) to the end. Throws as require_feasible() does, and Error(interrupted)
-/// after Ctrl-C, the state being saved.
+/// Runs from `state` (default: from the start) to the end. With a group of processes, all call it with the same
+/// arguments and get the same result; only the first one's callbacks are called. Throws as require_feasible() does, and
+/// Error(interrupted) after Ctrl-C, the state being saved.
 SearchResult run_search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
                         const Budget& budget, SearchState state, const SearchCallbacks& callbacks);
 

@@ -1,5 +1,7 @@
 #include "pipeline/width_rules.h"
 
+#include <ATen/ops/from_blob.h>
+
 #include <algorithm>
 #include <optional>
 #include <span>
@@ -24,9 +26,10 @@ WidthRange width_range(const Recipe& recipe, const std::string& tensor_name) {
 
 RoundedMatrices round_matrices(const Checkpoint& checkpoint, const Partition& partition,
                                const std::vector<std::vector<float>>& importance, const Recipe& recipe,
-                               const std::function<void(const std::string& name)>& on_matrix) {
-  GroupOptions groups = recipe.groups;
-  groups.clip_search = recipe.clip != ClipWeighting::none;
+                               const std::function<void(const std::string& name)>& on_matrix, ProcessGroup* group) {
+  const bool clip_search = recipe.clip != ClipWeighting::none;
+  const std::size_t size = group != nullptr && clip_search ? static_cast<std::size_t>(group->size()) : 1;
+  const auto is_mine = [&](std::size_t i) { return size == 1 || i % size == static_cast<std::size_t>(group->rank()); };
   RoundedMatrices matrices;
   for (std::size_t i = 0; i < partition.matrices.size(); ++i) {
     const MatrixPartition& part = partition.matrices[i];
@@ -36,9 +39,16 @@ RoundedMatrices round_matrices(const Checkpoint& checkpoint, const Partition& pa
     }
     if (on_matrix) on_matrix(part.name);
     const std::span<const float> weights = importance.empty() ? std::span<const float>() : importance[i];
+    GroupOptions groups = recipe.groups;
+    groups.clip_search = clip_search && is_mine(i);
     matrices.push_back(
         std::make_unique<RoundedMatrix>(checkpoint.tensor(part.name), part, recipe.blocks, groups, weights));
   }
+  for (std::size_t i = 0; i < matrices.size() && size > 1; ++i)
+    if (matrices[i])
+      for (std::span<GroupCode> codes : matrices[i]->codes())
+        group->broadcast(at::from_blob(codes.data(), {static_cast<std::int64_t>(codes.size_bytes())}, at::kByte),
+                         static_cast<int>(i % size));
   return matrices;
 }
 

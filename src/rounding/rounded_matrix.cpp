@@ -98,6 +98,12 @@ RoundedMatrix::RoundedMatrix(HostTensor weight, const MatrixPartition& partition
   });
 }
 
+std::array<std::span<GroupCode>, 8> RoundedMatrix::codes() {
+  std::array<std::span<GroupCode>, 8> spans;
+  std::copy(codes_.begin(), codes_.end(), spans.begin());
+  return spans;
+}
+
 void RoundedMatrix::stored_row(std::int64_t row, std::span<float> out) const {
   const std::int64_t original_row = original_index(partition_.row_order, row);
   if (!partition_.col_order) {

@@ -54,6 +54,9 @@ class RoundedMatrix {
     return codes_[static_cast<std::size_t>(bits - 1)][static_cast<std::size_t>(row * groups_per_row_ + group)];
   }
 
+  /// All codes of widths 1 to 8, [rows, groups of a row] each: for who hands them to another process.
+  std::array<std::span<GroupCode>, 8> codes();
+
   /// The rounded matrix at these widths (one per block, row-major over blocks), [rows, cols] in ORIGINAL order.
   void dequantize(std::span<const std::uint8_t> widths, float* out) const;
   /// The same as codes.

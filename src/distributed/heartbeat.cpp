@@ -1,0 +1,93 @@
+#include "distributed/heartbeat.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <exception>
+#include <utility>
+#include <vector>
+
+namespace scalebits {
+namespace {
+
+constexpr int kSilence = 30;  // seconds
+constexpr char kDone[] = "done", kFailed[] = "failed";
+
+std::vector<std::uint8_t> bytes_of(const std::string& text) { return {text.begin(), text.end()}; }
+
+}  // namespace
+
+Heartbeat::Heartbeat(c10::intrusive_ptr<c10d::Store> store, int rank, int size,
+                     std::function<void(const std::string&)> on_lost)
+    : store_(std::move(store)), rank_(rank), size_(size), on_lost_(std::move(on_lost)),
+      seen_(static_cast<std::size_t>(size)), thread_([this] { run(); }) {}
+
+Heartbeat::~Heartbeat() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Heartbeat::end(bool done) {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+  try {
+    store_->set(fmt::format("beat/{}", rank_), bytes_of(done ? kDone : kFailed));
+    // The first process keeps the store: it stays until nobody needs it, or as long as silence is borne.
+    for (int second = 0; rank_ == 0 && done && second < kSilence; ++second) {
+      if (!look().empty()) break;
+      bool all = true;
+      for (int other = 1; other < size_; ++other) all = all && seen_[static_cast<std::size_t>(other)].done;
+      if (all) break;
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+    }
+  } catch (const std::exception&) {  // the store is gone, and with it whoever would read this
+  }
+}
+
+std::string Heartbeat::look() {
+  for (int other = 0; other < size_; ++other) {
+    Seen& seen = seen_[static_cast<std::size_t>(other)];
+    if (other == rank_ || seen.done) continue;
+    const std::string key = fmt::format("beat/{}", other);
+    std::string beat;
+    if (store_->check({key})) {
+      const std::vector<std::uint8_t> value = store_->get(key);
+      beat.assign(value.begin(), value.end());
+    }
+    seen.silent_seconds = beat == seen.beat ? seen.silent_seconds + 1 : 0;
+    seen.beat = beat;
+    seen.done = beat == kDone;
+    if (beat == kFailed) return fmt::format("process {} of {} has failed; its own message says why", other, size_);
+    if (seen.silent_seconds > kSilence)
+      return fmt::format("process {} of {} has not been heard of for {} seconds", other, size_, kSilence);
+  }
+  return "";
+}
+
+void Heartbeat::run() {
+  for (std::uint64_t count = 0;; ++count) {
+    std::string lost;
+    try {
+      store_->set(fmt::format("beat/{}", rank_), bytes_of(std::to_string(count)));
+      lost = look();
+    } catch (const std::exception&) {
+      lost = fmt::format("process 0 of {}, which the others find each other by, has ended", size_);
+    }
+    if (!lost.empty()) {
+      on_lost_(lost);
+      return;
+    }
+    std::unique_lock lock(mutex_);
+    if (wake_.wait_for(lock, std::chrono::seconds(1), [this] { return stop_; })) return;
+  }
+}
+
+}  // namespace scalebits

@@ -1,0 +1,45 @@
+// Finds out within half a minute that another process of the group has ended, died or frozen, or that its machine has.
+#pragma once
+
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace scalebits {
+
+/// Counts up a number of this process in the store every second and looks at those of the others.
+class Heartbeat {
+ public:
+  /// `store` is this object's own connection. `on_lost` is called once, on the heartbeat's thread.
+  Heartbeat(c10::intrusive_ptr<c10d::Store> store, int rank, int size, std::function<void(const std::string&)> on_lost);
+  /// Ends without a word to the others, who will take this process for lost.
+  ~Heartbeat();
+  /// The last word: `done`, nobody waits for this process any more; otherwise it has failed.
+  void end(bool done);
+
+ private:
+  void run();
+  /// Empty while all goes well, otherwise what to tell.
+  std::string look();
+
+  c10::intrusive_ptr<c10d::Store> store_;
+  int rank_, size_;
+  std::function<void(const std::string&)> on_lost_;
+  struct Seen {
+    std::string beat;
+    int silent_seconds = 0;
+    bool done = false;
+  };
+  std::vector<Seen> seen_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace scalebits

@@ -1,0 +1,191 @@
+#include "distributed/process_group.h"
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "distributed/heartbeat.h"
+
+#include <ATen/ops/from_blob.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include <charconv>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <utility>
+#include <vector>
+
+namespace scalebits {
+namespace {
+
+constexpr std::chrono::seconds kMeeting{60}, kConnecting = kMeeting / 2;  // TCPStore tries twice
+/// Of one collective: whoever waits may wait for hours of another's work; the heartbeat tells who is gone.
+constexpr std::chrono::hours kPatience{24 * 7};
+
+std::string text_variable(const char* name) {
+  const char* const value = std::getenv(name);
+  if (value == nullptr || *value == '\0')
+    fail(ErrorKind::usage,
+         "the environment variable {} is not set: a job of several processes needs RANK, WORLD_SIZE, MASTER_ADDR and "
+         "MASTER_PORT, as torchrun sets them",
+         name);
+  return value;
+}
+
+int number_variable(const char* name, int least, int most) {
+  const std::string text = text_variable(name);
+  int value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < least || value > most)
+    fail(ErrorKind::usage, "the environment variable {} must be a number from {} to {}, found '{}'", name, least, most,
+         text);
+  return value;
+}
+
+bool is_set(const char* name) { return std::getenv(name) != nullptr; }
+
+/// torchrun may keep the store itself, and start all processes anew after one has failed: then the keys of before must
+/// not be read.
+std::string key_prefix() {
+  const char* const restarts = std::getenv("TORCHELASTIC_RESTART_COUNT");
+  return std::string("scalebits/") + (restarts != nullptr ? restarts : "0");
+}
+
+bool agent_keeps_store() {
+  const char* const value = std::getenv("TORCHELASTIC_USE_AGENT_STORE");
+  return value != nullptr && std::string(value) == "True";
+}
+
+std::shared_ptr<::gloo::transport::Device> device_for(const std::string& master) {
+  using Gloo = c10d::ProcessGroupGloo;
+  if (const char* const interface = std::getenv("GLOO_SOCKET_IFNAME")) return Gloo::createDeviceForInterface(interface);
+  if (master == "localhost" || master.starts_with("127.")) return Gloo::createDeviceForHostname("127.0.0.1");
+  return Gloo::createDefaultDevice();
+}
+
+/// The first line: c10d appends its own stack.
+std::string first_line(const std::exception& error) {
+  const std::string text = error.what();
+  return text.substr(0, text.find('\n'));
+}
+
+}  // namespace
+
+struct ProcessGroup::State {
+  int rank = 0, size = 1;
+  c10::intrusive_ptr<c10d::Store> store;
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
+  std::unique_ptr<Heartbeat> heartbeat;
+
+  void broadcast(const at::Tensor& tensor, int root) const {
+    collective(
+        [&](std::vector<at::Tensor>& tensors) {
+          c10d::BroadcastOptions options;
+          options.rootRank = root;
+          return gloo->broadcast(tensors, options);
+        },
+        tensor);
+  }
+
+  void largest(const at::Tensor& tensor) const {
+    collective(
+        [&](std::vector<at::Tensor>& tensors) {
+          c10d::AllreduceOptions options;
+          options.reduceOp = c10d::ReduceOp::MAX;
+          return gloo->allreduce(tensors, options);
+        },
+        tensor);
+  }
+
+ private:
+  template <typename Start>
+  void collective(const Start& start, const at::Tensor& tensor) const {
+    std::vector<at::Tensor> tensors{tensor};
+    try {
+      start(tensors)->wait();
+    } catch (const std::exception& error) {
+      fail(ErrorKind::lost_process, "another of the {} processes has ended; its own message says why ({})", size,
+           first_line(error));
+    }
+  }
+};
+
+ProcessGroup::ProcessGroup() = default;
+ProcessGroup::ProcessGroup(ProcessGroup&&) noexcept = default;
+ProcessGroup& ProcessGroup::operator=(ProcessGroup&&) noexcept = default;
+
+ProcessGroup::~ProcessGroup() {
+  if (state_ && state_->heartbeat) state_->heartbeat->end(false);
+}
+
+ProcessGroup ProcessGroup::from_environment(OnLost on_lost) {
+  ProcessGroup group;
+  if (!is_set("RANK") && !is_set("WORLD_SIZE")) return group;
+  const int size = number_variable("WORLD_SIZE", 1, 1 << 20);
+  const int rank = number_variable("RANK", 0, size - 1);
+  if (size == 1) return group;
+  const std::string master = text_variable("MASTER_ADDR");
+  c10d::TCPStoreOptions options;
+  options.port = static_cast<std::uint16_t>(number_variable("MASTER_PORT", 1, 65535));
+  options.timeout = kConnecting;
+  options.waitWorkers = false;
+  options.isServer = rank == 0 && !agent_keeps_store();
+  auto state = std::make_unique<State>();
+  state->rank = rank;
+  state->size = size;
+  try {
+    const auto connect = [&] {
+      auto store = c10::make_intrusive<c10d::TCPStore>(master, options);
+      options.isServer = false;  // the next connection, if this one has opened the store
+      return c10::make_intrusive<c10d::PrefixStore>(key_prefix(), std::move(store));
+    };
+    state->store = connect();
+    auto gloo_options = c10d::ProcessGroupGloo::Options::create(kMeeting);
+    gloo_options->devices.push_back(device_for(master));
+    state->gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(
+        c10::make_intrusive<c10d::PrefixStore>("gloo", state->store), rank, size, gloo_options);
+    state->gloo->setTimeout(kPatience);
+    state->heartbeat = std::make_unique<Heartbeat>(connect(), rank, size, std::move(on_lost));
+  } catch (const std::exception& error) {
+    fail(ErrorKind::lost_process, "not all of the {} processes have met at {}:{} ({})", size, master, options.port,
+         first_line(error));
+  }
+  group.state_ = std::move(state);
+  return group;
+}
+
+int ProcessGroup::rank() const { return state_ ? state_->rank : 0; }
+int ProcessGroup::size() const { return state_ ? state_->size : 1; }
+
+void ProcessGroup::broadcast(const at::Tensor& tensor, int root) {
+  if (state_) state_->broadcast(tensor, root);
+}
+
+double ProcessGroup::from_first(double mine) {
+  broadcast(at::from_blob(&mine, {1}, at::kDouble));
+  return mine;
+}
+
+bool ProcessGroup::any(bool mine) {
+  if (!state_) return mine;
+  double result = mine ? 1 : 0;
+  state_->largest(at::from_blob(&result, {1}, at::kDouble));
+  return result != 0;
+}
+
+void ProcessGroup::require_same(const std::string& what, const std::string& value) {
+  if (!state_) return;
+  const std::uint64_t mine = hash_u64(std::as_bytes(std::span(value)));
+  std::uint64_t first = mine;
+  broadcast(at::from_blob(&first, {8}, at::kByte));
+  if (any(first != mine)) fail_input("the {} processes of this job do not have the same {}", size(), what);
+}
+
+void ProcessGroup::leave() {
+  if (state_) state_->heartbeat->end(true);
+  state_.reset();
+}
+
+}  // namespace scalebits

@@ -1,0 +1,54 @@
+// The processes that work at one job together. Each is started with the same arguments and finds the others by RANK,
+// WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torchrun sets them. The engine is torch's c10d with gloo: what travels is
+// a number per block, made on the host, so that host memory and TCP serve for GPUs, too.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace scalebits {
+
+/// Every process calls the same methods in the same order. All but lost() throw Error(lost_process) when another
+/// process has ended meanwhile.
+class ProcessGroup {
+ public:
+  /// What is to be done, on a thread of its own, when another process has ended or has not been heard of for
+  /// half a minute: whoever computes meanwhile would not notice. The message names the process. It need not return.
+  using OnLost = std::function<void(const std::string& message)>;
+
+  /// A single process.
+  ProcessGroup();
+  /// That of the environment; a single process when it names none. Waits up to a minute for the others. Throws
+  /// Error(usage) naming a variable that is missing or not what it must be, Error(lost_process) when not all have come.
+  static ProcessGroup from_environment(OnLost on_lost);
+  /// Of a process that has not called leave(): tells the others that it failed.
+  ~ProcessGroup();
+  ProcessGroup(ProcessGroup&&) noexcept;
+  ProcessGroup& operator=(ProcessGroup&&) noexcept;
+
+  int rank() const;
+  int size() const;
+  /// The one that writes, reports and takes decisions that depend on the clock.
+  bool is_first() const { return rank() == 0; }
+
+  /// Overwrites everyone's `tensor` with that of process `root`: CPU, contiguous, of the same shape and type
+  /// everywhere.
+  void broadcast(const at::Tensor& tensor, int root = 0);
+  /// The first process's value.
+  double from_first(double mine);
+  /// Whether anyone says so.
+  bool any(bool mine);
+  /// Throws Error(bad_input), everywhere, when `value` is not the same everywhere; `what` names it.
+  void require_same(const std::string& what, const std::string& value);
+  /// The work is done; the others may go on alone. No other method may follow.
+  void leave();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;  // null: a single process
+};
+
+}  // namespace scalebits

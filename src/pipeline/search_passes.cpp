@@ -1,0 +1,154 @@
+#include "pipeline/search_passes.h"
+
+#include "distributed/ordered_sums.h"
+#include "sensitivity/block_scores.h"
+
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+namespace scalebits {
+namespace {
+
+at::Tensor zeros(std::int64_t count, at::ScalarType type) { return at::zeros({count}, type); }
+
+}  // namespace
+
+LossTarget loss_target(const Checkpoint& checkpoint, const at::Tensor& windows, const Recipe& recipe) {
+  LossTarget target{.kind = recipe.loss};
+  if (recipe.loss == LossTarget::Kind::kl) {
+    CheckpointWeights reference(checkpoint);
+    Decoder decoder(checkpoint.spec, reference, {.compute = recipe.compute});
+    target.reference_hidden = decoder.hidden(windows);
+    target.reference_head = reference.head();
+  }
+  return target;
+}
+
+std::vector<ChannelScores> no_channel_scores(const Partition& partition) {
+  std::vector<ChannelScores> scores;
+  for (const MatrixPartition& matrix : partition.matrices)
+    scores.push_back({std::vector<double>(static_cast<std::size_t>(matrix.rows)),
+                      std::vector<double>(static_cast<std::size_t>(matrix.cols))});
+  return scores;
+}
+
+SearchPasses::SearchPasses(const Checkpoint& checkpoint, const Recipe& recipe, const RoundedMatrices& matrices,
+                           ProcessGroup& group)
+    : checkpoint_(checkpoint), recipe_(recipe), matrices_(matrices), group_(group) {}
+
+std::int64_t SearchPasses::count_of(const at::Tensor& windows) const {
+  return std::min<std::int64_t>(recipe_.micro_batches, windows.size(0));
+}
+
+SearchPasses::MicroBatch SearchPasses::micro_batch(const at::Tensor& windows, std::int64_t index) const {
+  const auto [first, count] = part_range(windows.size(0), count_of(windows), index);
+  return {windows.narrow(0, first, count), static_cast<double>(count) / static_cast<double>(windows.size(0))};
+}
+
+void SearchPasses::gradient_pass(const BitPlan& plan, GradientKind kind, const at::Tensor& windows, Sums& sums,
+                                 const Reduce& reduce) {
+  model_.use(plan);
+  sum_over_parts(group_, count_of(windows), sums, [&](std::int64_t index, Sums& own) {
+    const MicroBatch batch = micro_batch(windows, index);
+    GradientReducer reducer(matrices_, checkpoint_.spec, kind,
+                            [&](std::size_t m, const float* gradient) { reduce(m, gradient, batch, own); });
+    const LossTarget target = loss_target(checkpoint_, batch.windows, recipe_);
+    *own[0].data_ptr<double>() = batch.share * decoder_.loss_and_gradients(batch.windows, target, reducer).mean;
+  });
+}
+
+double SearchPasses::score_blocks(const BitPlan& plan, const at::Tensor& windows, SensitivityTable& table) {
+  constexpr auto kWidths = static_cast<std::int64_t>(std::tuple_size_v<WidthScores>);
+  Sums sums{zeros(1, at::kDouble)};
+  for (const auto& matrix : matrices_)
+    sums.push_back(zeros(matrix ? matrix->format().block_count() * kWidths : 0, at::kFloat));
+  gradient_pass(plan, recipe_.gradient, windows, sums,
+                [&](std::size_t m, const float* gradient, const MicroBatch& batch, Sums& own) {
+                  // The loss that a rounding error D costs is half of its quadratic form in the Fisher information
+                  // N Σ_t g_t², N tokens adding g_t each, of which every one carries 1/N; other statistics are taken as
+                  // they are.
+                  float unit = static_cast<float>(batch.share);
+                  if (recipe_.statistic == Statistic::fisher)
+                    unit *= 0.5f * static_cast<float>(batch.windows.size(0) * (batch.windows.size(1) - 1));
+                  auto* out = own[m + 1].data_ptr<float>();
+                  for (const WidthScores& scores : scalebits::score_blocks(*matrices_[m], gradient, recipe_.statistic))
+                    for (const float score : scores) *out++ += unit * score;
+                });
+  table.scores.resize(matrices_.size());
+  for (std::size_t m = 0; m < matrices_.size(); ++m) {
+    table.scores[m].resize(static_cast<std::size_t>(sums[m + 1].numel() / kWidths));
+    const auto* sum = sums[m + 1].const_data_ptr<float>();
+    for (WidthScores& scores : table.scores[m])
+      for (float& score : scores) score = *sum++;
+  }
+  return *sums[0].data_ptr<double>();
+}
+
+double SearchPasses::score_channels(const BitPlan& plan, const at::Tensor& windows, int bits,
+                                    std::vector<ChannelScores>& channels) {
+  Sums sums{zeros(1, at::kDouble)};
+  for (const auto& matrix : matrices_)
+    sums.push_back(zeros(matrix ? matrix->format().rows + matrix->format().cols : 0, at::kDouble));
+  gradient_pass(plan, recipe_.order_gradient, windows, sums,
+                [&](std::size_t m, const float* gradient, const MicroBatch& batch, Sums& own) {
+                  const ChannelScores found =
+                      scalebits::score_channels(*matrices_[m], gradient, recipe_.order_statistic, bits);
+                  auto* out = own[m + 1].data_ptr<double>();
+                  for (const double score : found.rows) *out++ += batch.share * score;
+                  for (const double score : found.cols) *out++ += batch.share * score;
+                });
+  for (std::size_t m = 0; m < matrices_.size(); ++m) {
+    if (!matrices_[m]) continue;
+    const auto* const rows = sums[m + 1].const_data_ptr<double>();
+    const double* const cols = rows + matrices_[m]->format().rows;
+    channels[m] = {{rows, cols}, {cols, cols + matrices_[m]->format().cols}};
+  }
+  return *sums[0].data_ptr<double>();
+}
+
+std::vector<std::vector<float>> SearchPasses::input_moments(const Partition& partition, const at::Tensor& windows) {
+  const ModelSpec& spec = checkpoint_.spec;
+  CheckpointWeights weights(checkpoint_);
+  Decoder decoder(spec, weights, decoder_options());
+  Sums sums;
+  for (std::size_t m = 0; m < partition.matrices.size(); ++m)
+    sums.push_back(zeros(m < linear_count(spec) ? partition.matrices[m].cols : 0, at::kDouble));
+  const auto each_linear = [&](auto&& body) {
+    for (std::int64_t layer = 0; layer < spec.layers; ++layer)
+      for (const LinearKind kind : linear_kinds(spec)) body(layer, kind, linear_index(spec, layer, kind));
+  };
+  sum_over_parts(group_, count_of(windows), sums, [&](std::int64_t index, Sums& own) {
+    const MicroBatch batch = micro_batch(windows, index);
+    InputMoments moments(spec.layers);
+    decoder.hidden(batch.windows, &moments);
+    each_linear([&](std::int64_t layer, LinearKind kind, std::size_t m) {
+      auto* out = own[m].data_ptr<double>();
+      for (const float mean : moments.mean_squares(layer, input_site(kind))) *out++ += batch.share * mean;
+    });
+  });
+  std::vector<std::vector<float>> means(partition.matrices.size());
+  each_linear([&](std::int64_t, LinearKind, std::size_t m) {
+    const auto* const sum = sums[m].const_data_ptr<double>();
+    std::transform(sum, sum + sums[m].numel(), std::back_inserter(means[m]),
+                   [](double mean) { return static_cast<float>(mean); });
+  });
+  return means;
+}
+
+double SearchPasses::validation_loss(const BitPlan& plan, const at::Tensor& windows) {
+  model_.use(plan);
+  Sums sums{zeros(1, at::kDouble)};
+  sum_over_parts(group_, count_of(windows), sums, [&](std::int64_t index, Sums& own) {
+    const MicroBatch batch = micro_batch(windows, index);
+    auto found = validation_targets_.find(index);
+    if (found == validation_targets_.end()) {
+      found = validation_targets_.emplace(index, loss_target(checkpoint_, batch.windows, recipe_)).first;
+      found->second.reference_head = validation_targets_.begin()->second.reference_head;  // one copy for all
+    }
+    *own[0].data_ptr<double>() = batch.share * decoder_.loss(batch.windows, found->second).mean;
+  });
+  return *sums[0].data_ptr<double>();
+}
+
+}  // namespace scalebits
