@@ -44,16 +44,34 @@ void drop_group(float* weights, std::int64_t count, const float* factor, std::in
   }
 }
 
+/// In place: the inverse of [[A, 0], [B, C]] is [[A^-1, 0], [-C^-1 B A^-1, C^-1]], nearly all of it products.
+void invert_lower(const at::Tensor& lower) {
+  constexpr std::int64_t kSmall = 256;
+  const std::int64_t size = lower.size(0), half = size / 2;
+  if (size <= kSmall) {
+    lower.copy_(at::linalg_solve_triangular(lower, at::eye(size, lower.options()), false));
+    return;
+  }
+  const at::Tensor a = lower.narrow(0, 0, half).narrow(1, 0, half);
+  const at::Tensor b = lower.narrow(0, half, size - half).narrow(1, 0, half);
+  const at::Tensor c = lower.narrow(0, half, size - half).narrow(1, half, size - half);
+  invert_lower(a);
+  invert_lower(c);
+  b.copy_(at::matmul(c, at::matmul(b, a)).neg_());
+}
+
 }  // namespace
 
 at::Tensor inverse_factor(const at::Tensor& hessian, double damping, const std::string& where) {
   const double mean = hessian.diagonal().mean().item<double>();
   if (!std::isfinite(hessian.sum().item<double>())) fail_input("{}: its inputs are not finite", where);
   if (mean <= 0) return at::eye(hessian.size(0), at::kFloat);
-  at::Tensor damped = hessian.clone();
-  damped.diagonal().add_(damping * mean);
-  const at::Tensor inverse = at::cholesky_inverse(at::linalg_cholesky(damped));
-  return at::linalg_cholesky(inverse, true).to(at::kFloat).contiguous();
+  // With J the reversal of rows: J H J = L L^T, so H = (J L J)(J L J)^T, and U = (J L J)^-1 = J L^-1 J is upper.
+  at::Tensor lower = hessian.flip({0, 1});
+  lower.diagonal().add_(damping * mean);
+  lower = at::linalg_cholesky(lower);
+  invert_lower(lower);
+  return lower.to(at::kFloat).flip({0, 1}).contiguous();
 }
 
 CodedMatrix round_with_feedback(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, at::Tensor weights,

@@ -50,17 +50,14 @@ class SiteFactors {
 
   struct Entry {
     at::Tensor factor;      // inverse_factor, stored order, f32
-    at::Tensor correction;  // D U^T U with D the differences: W + W·correction is the target; undefined without
+    at::Tensor difference;  // of the inputs, D, stored order, f32: W + W D U^T U is the target; undefined without
   };
   const Entry& at(const ChannelOrderPtr& order) {
     Entry& entry = entries_[order.get()];
     if (!entry.factor.defined()) {
       entry.factor = inverse_factor(in_stored_order(moments_.inputs(), order), options_.damping, where_);
-      if (moments_.differences().defined()) {
-        const at::Tensor exact = entry.factor.to(at::kDouble);
-        entry.correction =
-            at::matmul(at::matmul(in_stored_order(moments_.differences(), order), exact.t()), exact).to(at::kFloat);
-      }
+      if (moments_.differences().defined())
+        entry.difference = in_stored_order(moments_.differences(), order).to(at::kFloat);
     }
     return entry;
   }
@@ -130,7 +127,10 @@ PackedBlobs round_with_feedback(const Checkpoint& checkpoint, const RoundedMatri
         const RoundedMatrix& matrix = *matrices[index];
         const SiteFactors::Entry& entry = factors.at(matrix.partition().col_order);
         at::Tensor weights = stored_weights(matrix);
-        if (entry.correction.defined()) weights.addmm_(weights.clone(), entry.correction, 1, options.asymmetry);
+        if (entry.difference.defined()) {
+          const at::Tensor moved = at::matmul(at::matmul(weights, entry.difference), entry.factor.t());
+          weights.addmm_(moved, entry.factor, 1, options.asymmetry);
+        }
         const std::vector<std::uint8_t>& widths = plan.widths[index];
         const CodedMatrix coded = round_with_feedback(matrix, widths, weights, entry.factor, options.clip_search);
         std::vector<std::byte> blob(packed_bytes(matrix.format(), widths));
