@@ -69,9 +69,9 @@ at::Tensor inverse_factor(const at::Tensor& hessian, double damping, const std::
   // With J the reversal of rows: J H J = L L^T, so H = (J L J)(J L J)^T, and U = (J L J)^-1 = J L^-1 J is upper.
   at::Tensor lower = hessian.flip({0, 1});
   lower.diagonal().add_(damping * mean);
-  lower = at::linalg_cholesky(lower);
+  lower = at::linalg_cholesky(lower).to(at::kFloat);
   invert_lower(lower);
-  return lower.to(at::kFloat).flip({0, 1}).contiguous();
+  return lower.flip({0, 1}).contiguous();
 }
 
 CodedMatrix round_with_feedback(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, at::Tensor weights,

@@ -45,25 +45,43 @@ at::Tensor stored_weights(const RoundedMatrix& matrix) {
 /// What one site's matrices share: one factor for each order that its inputs are stored in.
 class SiteFactors {
  public:
-  SiteFactors(const SiteMoments& moments, const FeedbackOptions& options, std::string where)
-      : moments_(moments), options_(options), where_(std::move(where)) {}
+  /// `rows`: of all matrices of the site.
+  SiteFactors(const SiteMoments& moments, std::int64_t rows, const FeedbackOptions& options, std::string where)
+      : moments_(moments), rows_(rows), options_(options), where_(std::move(where)) {}
 
-  struct Entry {
-    at::Tensor factor;      // inverse_factor, stored order, f32
-    at::Tensor difference;  // of the inputs, D, stored order, f32: W + W D U^T U is the target; undefined without
-  };
-  const Entry& at(const ChannelOrderPtr& order) {
-    Entry& entry = entries_[order.get()];
-    if (!entry.factor.defined()) {
-      entry.factor = inverse_factor(in_stored_order(moments_.inputs(), order), options_.damping, where_);
-      if (moments_.differences().defined())
-        entry.difference = in_stored_order(moments_.differences(), order).to(at::kFloat);
+  /// inverse_factor U of the inputs in stored order, f32.
+  const at::Tensor& factor(const ChannelOrderPtr& order) { return at(order).factor; }
+
+  /// Adds asymmetry · W D U^T U, D being the differences of the inputs: where W must be for the same outputs.
+  void correct(at::Tensor& weights, const ChannelOrderPtr& order) {
+    const Entry& entry = at(order);
+    if (entry.correction.defined()) {
+      weights.addmm_(weights.clone(), entry.correction, 1, options_.asymmetry);
+    } else if (entry.difference.defined()) {
+      const at::Tensor moved = at::matmul(at::matmul(weights, entry.difference), entry.factor.t());
+      weights.addmm_(moved, entry.factor, 1, options_.asymmetry);
     }
-    return entry;
   }
 
  private:
+  struct Entry {
+    at::Tensor factor;
+    at::Tensor difference, correction;  // D, or D U^T U where the site has so many rows that this is less work
+  };
+  const Entry& at(const ChannelOrderPtr& order) {
+    Entry& entry = entries_[order.get()];
+    if (entry.factor.defined()) return entry;
+    entry.factor = inverse_factor(in_stored_order(moments_.inputs(), order), options_.damping, where_);
+    if (!moments_.differences().defined()) return entry;
+    entry.difference = in_stored_order(moments_.differences(), order).to(at::kFloat);
+    if (rows_ < entry.factor.size(0)) return entry;
+    entry.correction = at::matmul(at::matmul(entry.difference, entry.factor.t()), entry.factor);
+    entry.difference = at::Tensor();
+    return entry;
+  }
+
   const SiteMoments& moments_;
+  std::int64_t rows_;
   const FeedbackOptions& options_;
   std::string where_;
   std::map<const ChannelOrder*, Entry> entries_;
@@ -115,24 +133,24 @@ PackedBlobs round_with_feedback(const Checkpoint& checkpoint, const RoundedMatri
     if (asymmetric) exact_walk.advance(&exact_inputs);
     for (const InputSite site : kSites) {
       SiteMoments moments(site, asymmetric ? &exact_inputs : nullptr);
-      bool wanted = false;
+      std::int64_t rows = 0;
       for (const LinearKind kind : linear_kinds(checkpoint.spec))
-        wanted = wanted || (input_site(kind) == site && matrices[linear_index(checkpoint.spec, layer, kind)]);
-      if (!wanted) continue;
+        if (const auto& matrix = matrices[linear_index(checkpoint.spec, layer, kind)];
+            input_site(kind) == site && matrix)
+          rows += matrix->format().rows;
+      if (rows == 0) continue;
       walk.look(moments);
-      SiteFactors factors(moments, options, linear_name(layer, LinearKind::q));
+      SiteFactors factors(moments, rows, options, linear_name(layer, LinearKind::q));
       for (const LinearKind kind : linear_kinds(checkpoint.spec)) {
         const std::size_t index = linear_index(checkpoint.spec, layer, kind);
         if (input_site(kind) != site || !matrices[index]) continue;
         const RoundedMatrix& matrix = *matrices[index];
-        const SiteFactors::Entry& entry = factors.at(matrix.partition().col_order);
+        const ChannelOrderPtr& order = matrix.partition().col_order;
         at::Tensor weights = stored_weights(matrix);
-        if (entry.difference.defined()) {
-          const at::Tensor moved = at::matmul(at::matmul(weights, entry.difference), entry.factor.t());
-          weights.addmm_(moved, entry.factor, 1, options.asymmetry);
-        }
+        factors.correct(weights, order);
         const std::vector<std::uint8_t>& widths = plan.widths[index];
-        const CodedMatrix coded = round_with_feedback(matrix, widths, weights, entry.factor, options.clip_search);
+        const CodedMatrix coded =
+            round_with_feedback(matrix, widths, weights, factors.factor(order), options.clip_search);
         std::vector<std::byte> blob(packed_bytes(matrix.format(), widths));
         pack(coded, widths, blob);
         blobs[index] = std::move(blob);
