@@ -25,8 +25,8 @@ std::int32_t peak_avx512_vnni(std::int64_t rounds) {
   for (__m512i& sum : sums) sum = _mm512_setzero_si512();
   for (std::int64_t round = 0; round < rounds; ++round)
     for (__m512i& sum : sums) sum = _mm512_dpbusd_epi32(sum, codes, values);
-  for (int k = 1; k < 16; ++k) sums[0] = _mm512_add_epi32(sums[0], sums[k]);
-  return _mm512_reduce_add_epi32(sums[0]);
+  for (int k = 1; k < 16; ++k) sums[0] = _mm512_or_si512(sums[0], sums[k]);
+  return _mm512_reduce_or_epi32(sums[0]);
 }
 
 }  // namespace scalebits
