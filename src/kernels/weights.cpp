@@ -26,17 +26,19 @@ PackedWeights::PackedWeights(PackedMatrix matrix, std::span<const std::uint32_t>
   SCALEBITS_ASSERT(row_order.empty() || row_order.size() == static_cast<std::size_t>(shape.rows));
   SCALEBITS_ASSERT(input_order.empty() || input_order.size() == static_cast<std::size_t>(shape.cols));
   const std::span<const std::uint8_t> widths = matrix_.widths();
-  const int stripe_blocks = shape.stripe_rows() / shape.block_rows;
-  const std::int64_t block_cols = shape.block_col_count();
-  file_widths_.assign(static_cast<std::size_t>(shape.stripe_count() * block_cols * stripe_blocks), 0);
+  const std::int64_t stripe_blocks = shape.stripe_rows() / shape.block_rows,
+                     block_strips = shape.block_rows / kTileRows, block_cols = shape.block_col_count();
+  strip_widths_.assign(static_cast<std::size_t>(first_strip(shape.stripe_count())), kNoWidth);
   bytes_before_.assign(1, 0);
   for (std::int64_t row = 0; row < shape.block_row_count(); ++row) {
     const std::int64_t stripe = row / stripe_blocks;
+    const std::int64_t stripe_strips = shape.stripe_tile_rows(stripe), block_strip = row % stripe_blocks * block_strips,
+                       strips = std::min(block_strips, stripe_strips - block_strip);
     std::uint64_t strip_bytes = 0;  // of each of the block row's tile rows
     for (std::int64_t col = 0; col < block_cols; ++col) {
       const int width = widths[static_cast<std::size_t>(shape.block_index(row, col))];
-      file_widths_[static_cast<std::size_t>((stripe * block_cols + col) * stripe_blocks + row % stripe_blocks)] =
-          static_cast<std::uint8_t>(width);
+      std::fill_n(strip_widths_.begin() + first_strip(stripe) + col * stripe_strips + block_strip, strips,
+                  static_cast<std::uint8_t>(width));
       if (width == 0) continue;
       strip_bytes += static_cast<std::uint64_t>(shape.strip_tiles(col)) * tile_bytes(width) +
                      static_cast<std::uint64_t>(shape.strip_groups(col) * shape.group_side_bytes());

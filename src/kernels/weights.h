@@ -22,6 +22,9 @@ struct SideStream {
   alignas(64) std::uint32_t masks[16];  // of the code, in each lane
 };
 
+/// Ends a stripe's widths.
+inline constexpr std::uint8_t kNoWidth = 9;
+
 /// A packed matrix with its widths in the order of the file, so that a kernel reads codes, side information and widths
 /// each in one stream. `row_order`, `input_order`: as in ArtifactMatrix; empty: identity.
 class PackedWeights {
@@ -39,10 +42,8 @@ class PackedWeights {
   /// Inputs that share a scale of the 8-bit activations: the group's, at most a tile's. 32 or 64.
   int activation_group() const { return std::min(format().group_cols, kTileCols); }
 
-  /// Of the stripe's blocks: block column by block column; in it, block by block from top to bottom.
-  const std::uint8_t* stripe_widths(std::int64_t stripe) const {
-    return file_widths_.data() + stripe * format().block_col_count() * (format().stripe_rows() / format().block_rows);
-  }
+  /// Of the stripe's strips: block column by block column; in it, strip by strip from top to bottom; then kNoWidth.
+  const std::uint8_t* stripe_widths(std::int64_t stripe) const { return strip_widths_.data() + first_strip(stripe); }
   const std::byte* stripe_side(std::int64_t stripe) const {
     return matrix_.blob().data() + matrix_.layout().stripe_offset(stripe);
   }
@@ -53,11 +54,15 @@ class PackedWeights {
   std::span<const std::uint64_t> bytes_before() const { return bytes_before_; }
 
  private:
+  std::int64_t first_strip(std::int64_t stripe) const {
+    return stripe * (format().block_col_count() * (format().stripe_rows() / kTileRows) + 1);
+  }
+
   PackedMatrix matrix_;
   SideTable side_;
   SideStream scale_stream_, zero_stream_;
   std::span<const std::uint32_t> row_order_, input_order_;
-  std::vector<std::uint8_t> file_widths_;
+  std::vector<std::uint8_t> strip_widths_;
   std::vector<std::uint64_t> bytes_before_;
 };
 

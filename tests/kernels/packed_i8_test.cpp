@@ -142,6 +142,24 @@ TEST(PackedI8, ShapesThatDivideNothing) {
   }
 }
 
+/// One row of activations, whole stripes, groups of 64: what decoding does most (packed_i8_walk.h).
+TEST(PackedI8, StripesOfOneRowInEveryWalkableFormat) {
+  Dice dice(9);
+  for (int scale_bits = 4; scale_bits <= 8; ++scale_bits)
+    for (int zero_bits = 0; zero_bits <= 4; ++zero_bits)
+      for (const int block_rows : {16, 32, 64}) {
+        MatrixFormat format{.rows = 1 + dice.below(400), .cols = 1 + dice.below(500), .block_rows = block_rows};
+        format.block_cols = format.group_cols = 64;
+        format.side = {.scale_bits = scale_bits,
+                       .zero_bits = zero_bits,
+                       .scale_base = 0.37f,
+                       .scale_step_log2 = 0.125f,
+                       .zero_range = 0.7f};
+        ASSERT_TRUE(SideTable(format.side).octave_of_eight);
+        check_all(dice, format, random_block_widths(dice, format), 1);
+      }
+}
+
 TEST(PackedI8, LargestCodesAndActivationsDoNotOverflow) {
   Dice dice(5);
   for (int width = 1; width <= 8; ++width)
@@ -165,7 +183,11 @@ TEST(PackedI8, LargestCodesAndActivationsDoNotOverflow) {
 TEST(PackedI8, PartsOfTheRowsMakeTheWhole) {
   Dice dice(6);
   for (int trial = 0; trial < 40; ++trial) {
-    const MatrixFormat format = random_packed_format(dice, 100 + dice.below(300), 1 + dice.below(200));
+    MatrixFormat format = random_packed_format(dice, 100 + dice.below(300), 1 + dice.below(200));
+    if (trial % 2 == 0) {
+      format.block_rows = 16, format.block_cols = format.group_cols = 64;
+      format.side.zero_bits = 4, format.side.scale_step_log2 = 0.125f;
+    }
     const RandomPacked packed = random_packed(dice, format, random_block_widths(dice, format));
     const std::int64_t n = dice.below(2) == 0 ? 1 : 17;
     const Activations x =

@@ -45,7 +45,7 @@ inline MatrixFormat random_packed_format(Dice& dice, std::int64_t rows, std::int
   format.side = {.scale_bits = static_cast<int>(4 + dice.below(5)),
                  .zero_bits = static_cast<int>(dice.below(9)),
                  .scale_base = 0.003f,
-                 .scale_step_log2 = 0.03f,
+                 .scale_step_log2 = dice.below(2) == 0 ? 0.03f : 0.125f,  // the latter: eight scales to an octave
                  .zero_range = 0.7f};
   return format;
 }

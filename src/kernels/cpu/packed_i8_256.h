@@ -30,6 +30,7 @@ struct Vectors256 {
     if constexpr (Bits > 0) return _mm256_srai_epi32(x, Bits);
     return x;
   }
+  static Ints broadcast_bits(std::uint32_t bits) { return _mm256_set1_epi32(static_cast<int>(bits)); }
   static Ints bytes(int value) { return _mm256_set1_epi32(static_cast<int>(kBytes.words[value])); }
   static Ints masked(Ints x, int mask) { return _mm256_and_si256(x, bytes(mask)); }
   static Ints merge(Ints a, Ints b, int mask) { return _mm256_or_si256(a, masked(b, mask)); }
@@ -49,21 +50,35 @@ struct Vectors256 {
   /// x − a·b, rounded once.
   static Floats subtract_product(Floats x, Floats a, Floats b) { return _mm256_fnmadd_ps(a, b, x); }
 
-  /// Codes 8·part … of a stream at `side`.
-  static Ints codes(const SideStream& stream, const std::byte* side, int part) {
+  /// Codes 8·part … of a stream at `side`; the bits above a code's own are not cleared.
+  static Ints unmasked_codes(const SideStream& stream, const std::byte* side, int part) {
     const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(side)));
-    const auto mine = [part](const auto* table) {
-      return _mm256_load_si256(reinterpret_cast<const __m256i*>(reinterpret_cast<const char*>(table) + 32 * part));
-    };
-    const __m256i spread = _mm256_shuffle_epi8(bytes, mine(stream.bytes));
-    return _mm256_and_si256(_mm256_srlv_epi32(spread, mine(stream.shifts)), mine(stream.masks));
+    return _mm256_srlv_epi32(_mm256_shuffle_epi8(bytes, part_of(stream.bytes, part)), part_of(stream.shifts, part));
+  }
+  static Ints codes(const SideStream& stream, const std::byte* side, int part) {
+    return _mm256_and_si256(unmasked_codes(stream, side, part), part_of(stream.masks, part));
+  }
+  /// table[codes modulo 16]
+  static Floats look_up_16(const float* table, Ints codes) {
+    const Floats low = _mm256_permutevar8x32_ps(load(table), codes),
+                 high = _mm256_permutevar8x32_ps(load(table + 8), codes);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28)));  // by bit 3
+  }
+  /// table[codes modulo 8] · 2^(codes' higher bits, of which `octaves` has those that count)
+  static Floats look_up_octaves(const float* table, Ints codes, Ints octaves) {
+    const __m256i powers = _mm256_slli_epi32(_mm256_and_si256(codes, octaves), 20);
+    const Floats first = _mm256_permutevar8x32_ps(load(table), codes);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(first), powers));
   }
   /// table[codes] for codes of `bits` bits.
   static Floats look_up(const float* table, Ints codes, int bits) {
     if (bits > 4) return _mm256_i32gather_ps(table, codes, 4);
-    const Floats low = _mm256_permutevar8x32_ps(load(table), codes),
-                 high = _mm256_permutevar8x32_ps(load(table + 8), codes);
-    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28)));  // by bit 3
+    return look_up_16(table, codes);
+  }
+
+ private:
+  static Ints part_of(const void* table, int part) {
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(static_cast<const char*>(table) + 32 * part));
   }
 };
 

@@ -19,7 +19,12 @@ struct Avx512 {
   static constexpr int chunks_per_run(int) { return 16; }
 
   static Ints zero() { return _mm512_setzero_si512(); }
-  static Ints load(const std::byte* from) { return _mm512_loadu_si512(from); }
+  /// Into a register: left to itself, GCC reads a vector of codes from memory again for each of its fields.
+  static Ints load(const std::byte* from) {
+    Ints loaded;
+    asm("" : "=v"(loaded) : "0"(_mm512_loadu_si512(from)));
+    return loaded;
+  }
   template <int Bits>
   static Ints shift(Ints x) {
     if constexpr (Bits > 0) return _mm512_srli_epi32(x, Bits);
@@ -32,6 +37,7 @@ struct Avx512 {
     if constexpr (Bits > 0) return _mm512_srai_epi32(x, Bits);
     return x;
   }
+  static Ints broadcast_bits(std::uint32_t bits) { return _mm512_set1_epi32(static_cast<int>(bits)); }
   static Ints bytes(int value) { return _mm512_set1_epi32(static_cast<int>(kBytes.words[value])); }
   static Ints masked(Ints x, int mask) { return _mm512_and_si512(x, bytes(mask)); }
   static Ints merge(Ints a, Ints b, int mask) {
@@ -62,12 +68,21 @@ struct Avx512 {
   /// x − a·b, rounded once.
   static Floats subtract_product(Floats x, Floats a, Floats b) { return _mm512_fnmadd_ps(a, b, x); }
 
-  /// The 16 codes of a stream at `side`.
-  static Ints codes(const SideStream& stream, const std::byte* side, int) {
+  /// The 16 codes of a stream at `side`; the bits above a code's own are not cleared.
+  static Ints unmasked_codes(const SideStream& stream, const std::byte* side, int) {
     const __m512i bytes = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(side)));
-    const __m512i spread = _mm512_shuffle_epi8(bytes, _mm512_load_si512(stream.bytes));
-    return _mm512_and_si512(_mm512_srlv_epi32(spread, _mm512_load_si512(stream.shifts)),
-                            _mm512_load_si512(stream.masks));
+    return _mm512_srlv_epi32(_mm512_shuffle_epi8(bytes, _mm512_load_si512(stream.bytes)),
+                             _mm512_load_si512(stream.shifts));
+  }
+  static Ints codes(const SideStream& stream, const std::byte* side, int) {
+    return _mm512_and_si512(unmasked_codes(stream, side, 0), _mm512_load_si512(stream.masks));
+  }
+  /// table[codes modulo 16]
+  static Floats look_up_16(const float* table, Ints codes) { return _mm512_permutexvar_ps(codes, load(table)); }
+  /// table[codes modulo 16] · 2^(2 · codes' higher bits, of which `octaves` has those that count)
+  static Floats look_up_octaves(const float* table, Ints codes, Ints octaves) {
+    const __m512i powers = _mm512_slli_epi32(_mm512_and_si512(codes, octaves), 20);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(look_up_16(table, codes)), powers));
   }
   /// table[codes] for codes of `bits` bits.
   static Floats look_up(const float* table, Ints codes, int bits) {

@@ -8,7 +8,6 @@
 #include "kernels/cpu/packed_i8.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -39,6 +38,12 @@ struct RowBlock {
   const float* scales;
 };
 
+/// The bits of a scale code that V::look_up_octaves takes for powers of two.
+template <class V>
+SCALEBITS_INLINE typename V::Ints octaves(int scale_bits) {
+  return V::broadcast_bits(((1u << scale_bits) - 1) & ~(V::kLanes - 1u));
+}
+
 /// What the sums over a tile need to know of the matrix.
 template <class V>
 struct TileReader {
@@ -48,8 +53,10 @@ struct TileReader {
         tile_side(weights.format().group_cols > kTileCols ? 0 : kTileCols / weights.format().group_cols * group_bytes),
         strip_side(tile_side != 0 ? tile_side : group_bytes) {}
   SCALEBITS_INLINE typename V::Floats scale(const std::byte* side, int width, int part) const {
-    return V::look_up(table.scales[static_cast<std::size_t>(width)].data(), V::codes(scale_stream, side, part),
-                      scale_stream.bits);
+    const float* const scales = table.scales[static_cast<std::size_t>(width)].data();
+    if (table.octave_of_eight)
+      return V::look_up_octaves(scales, V::unmasked_codes(scale_stream, side, part), octaves<V>(scale_stream.bits));
+    return V::look_up(scales, V::codes(scale_stream, side, part), scale_stream.bits);
   }
   SCALEBITS_INLINE typename V::Floats zero(const std::byte* side, int width, int part) const {
     return V::look_up(table.zeros[static_cast<std::size_t>(width)].data(),
@@ -242,8 +249,6 @@ SCALEBITS_INLINE void run_stripes(const PackedTask& task, const TileReader<V>& r
   const PackedWeights& weights = *task.weights;
   const MatrixFormat& format = weights.format();
   const std::int64_t stripe_tile_rows = format.stripe_rows() / kTileRows, block_cols = format.block_col_count();
-  const int block_shift = std::countr_zero(static_cast<unsigned>(format.block_rows / kTileRows));
-  const int stripe_blocks = format.stripe_rows() / format.block_rows;
   alignas(64) float y[kMaxStripeTileRows * N * kTileRows];
   for (std::int64_t stripe = task.first_tile_row / stripe_tile_rows; stripe * stripe_tile_rows < task.last_tile_row;
        ++stripe) {
@@ -256,10 +261,10 @@ SCALEBITS_INLINE void run_stripes(const PackedTask& task, const TileReader<V>& r
     const std::uint8_t* widths = weights.stripe_widths(stripe);
     const std::byte *codes = weights.stripe_codes(stripe), *side = weights.stripe_side(stripe);
     std::int64_t tile_col = 0;
-    for (std::int64_t col = 0; col < block_cols; ++col, widths += stripe_blocks) {
+    for (std::int64_t col = 0; col < block_cols; ++col, widths += tile_rows) {
       const int tiles = col + 1 < block_cols ? format.block_cols / kTileCols : format.strip_tiles(col);
       for (int tile_row = 0; tile_row < tile_rows; ++tile_row) {
-        const int width = widths[tile_row >> block_shift];
+        const int width = widths[tile_row];
         if (width == 0) continue;
         const bool wanted = tile_row >= first && tile_row < last;
         for (int tile = 0; tile < tiles; ++tile) {
@@ -289,6 +294,31 @@ void run_rows(const PackedTask& task, const TileReader<V>& reader, std::int64_t 
                  });
 }
 
+}  // namespace
+}  // namespace scalebits
+
+#include "kernels/cpu/packed_i8_walk.h"
+
+namespace scalebits {
+namespace {
+
+/// One row of activations: whole stripes are walked where the format allows it.
+template <class V>
+void run_row(const PackedTask& task, const TileReader<V>& reader, std::int64_t x_row) {
+  PackedTask before = task, after = task;
+  if (can_walk(*task.weights)) {
+    const std::int64_t first = divide_up(task.first_tile_row, kWalkRows),
+                       last = std::max(first, task.last_tile_row / kWalkRows);
+    before.last_tile_row = std::min(task.last_tile_row, first * kWalkRows);
+    after.first_tile_row = std::max(task.first_tile_row, last * kWalkRows);
+    walk_stripes<V>(task, x_row, first, last);
+  } else {
+    after.first_tile_row = after.last_tile_row;
+  }
+  for (const PackedTask& rest : {before, after})
+    if (rest.first_tile_row < rest.last_tile_row) run_rows<V, 1>(rest, reader, x_row);
+}
+
 template <class V>
 void run_packed_i8(const PackedTask& task) {
   const TileReader<V> reader(*task.weights);
@@ -302,7 +332,7 @@ void run_packed_i8(const PackedTask& task) {
   runs(std::integral_constant<int, 4>{});
   runs(std::integral_constant<int, 3>{});
   runs(std::integral_constant<int, 2>{});
-  runs(std::integral_constant<int, 1>{});
+  for (; row < task.x->rows; ++row) run_row(task, reader, row);
 }
 
 }  // namespace
