@@ -8,30 +8,44 @@
 namespace scalebits {
 namespace {
 
-/// Rows are shared out in units of 16.
-std::int64_t units_of(const Linear& linear) { return divide_up(linear.rows(), kTileRows); }
+std::int64_t units_of(const Linear& linear, std::int64_t unit_rows) { return divide_up(linear.rows(), unit_rows); }
 
-/// What `units` of 16 rows cost, in bytes; a little is added so that rows without any bytes cost something, too.
-std::uint64_t cost_of(const Linear& linear, std::int64_t units) {
-  const auto count = static_cast<std::uint64_t>(units);
-  if (const auto* packed = std::get_if<PackedWeights>(&linear.weights))
-    return packed->bytes_before()[count] + 64 * count;
-  const auto& dense = std::get<DenseWeights>(linear.weights);
-  return count * static_cast<std::uint64_t>(kTileRows * dense.cols) * size_bytes(dense.dtype);
-}
-
-/// The unit before which `cost` is reached.
-std::int64_t unit_at(const Linear& linear, std::uint64_t cost) {
-  std::int64_t low = 0, high = units_of(linear);
-  while (low < high) {
-    const std::int64_t middle = (low + high) / 2;
-    if (cost_of(linear, middle) < cost)
-      low = middle + 1;
-    else
-      high = middle;
+/// What the first `units` of a matrix cost, in bytes; a little is added so that rows without any bytes cost something,
+/// too.
+std::uint64_t cost_of(const Linear& linear, std::int64_t unit_rows, std::int64_t units) {
+  if (const auto* packed = std::get_if<PackedWeights>(&linear.weights)) {
+    const std::int64_t tile_rows = std::min(units * (unit_rows / kTileRows), packed->format().tile_row_count());
+    return packed->bytes_before()[static_cast<std::size_t>(tile_rows)] + static_cast<std::uint64_t>(64 * tile_rows);
   }
-  return low;
+  const auto& dense = std::get<DenseWeights>(linear.weights);
+  return static_cast<std::uint64_t>(units * unit_rows * dense.cols) * size_bytes(dense.dtype);
 }
+
+/// The unit, counted over all outputs, before which `cost` is reached.
+std::int64_t unit_at(std::span<const LinearOutput> outputs, std::int64_t unit_rows, std::uint64_t cost) {
+  std::int64_t before = 0;
+  for (const LinearOutput& output : outputs) {
+    const std::int64_t units = units_of(*output.linear, unit_rows);
+    if (const std::uint64_t whole = cost_of(*output.linear, unit_rows, units); whole < cost) {
+      cost -= whole;
+      before += units;
+      continue;
+    }
+    std::int64_t low = 0, high = units;
+    while (low < high) {
+      const std::int64_t middle = (low + high) / 2;
+      if (cost_of(*output.linear, unit_rows, middle) < cost)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return before + low;
+  }
+  return before;
+}
+
+/// Work is shared out in whole stripes, which a thread reads from end to end, or in tile rows where stripes are few.
+constexpr std::int64_t kStripeRows = 64;
 
 bool has_row_order(const Linear& linear) {
   const auto* packed = std::get_if<PackedWeights>(&linear.weights);
@@ -115,42 +129,58 @@ void LinearRunner::run(std::span<const LinearOutput> outputs, const float* x, st
   if (n == 0) return;
   gathers_ = 0;
   inputs_.clear();
-  std::uint64_t total = 0;
+  std::int64_t stripes = 0;
   std::size_t unordered = 0;
   for (const LinearOutput& output : outputs) {
     const auto* packed = std::get_if<PackedWeights>(&output.linear->weights);
     inputs_.push_back(packed == nullptr ? nullptr : &gathered(*packed, x, n, x_stride));
-    total += cost_of(*output.linear, units_of(*output.linear));
+    stripes += units_of(*output.linear, kStripeRows);
     if (has_row_order(*output.linear)) unordered += static_cast<std::size_t>(n * output.linear->rows());
   }
   unordered_.reserve(unordered);
-  const auto packed_run = kernels_.packed(format_, n).run;
-  const auto compute = [&](int thread) {
-    const auto size = static_cast<std::uint64_t>(threads_.size()), index = static_cast<std::uint64_t>(thread);
-    const std::uint64_t first = total * index / size, last = total * (index + 1) / size;
-    std::uint64_t before = 0;
-    float* stored = unordered_.data();
-    for (std::size_t o = 0; o < outputs.size(); ++o) {
-      const LinearOutput& output = outputs[o];
-      const std::uint64_t cost = cost_of(*output.linear, units_of(*output.linear)), after = before + cost;
-      const std::int64_t from = first <= before ? 0 : unit_at(*output.linear, std::min(first, after) - before),
-                         to = last >= after ? units_of(*output.linear)
-                                            : unit_at(*output.linear, std::max(last, before) - before);
-      before = after;
-      const bool in_order = !has_row_order(*output.linear);
-      float* const y = in_order ? output.y : stored;
-      const std::int64_t y_stride = in_order ? output.y_stride : output.linear->rows();
-      if (!in_order) stored += n * output.linear->rows();
-      if (from >= to) continue;
-      if (inputs_[o] != nullptr)
-        packed_run({&std::get<PackedWeights>(output.linear->weights), inputs_[o], from, to, y, y_stride});
-      else
-        kernels_.dense->run({&std::get<DenseWeights>(output.linear->weights), x, n, x_stride, from * kTileRows,
-                             std::min(to * kTileRows, output.linear->rows()), y, y_stride});
+  unit_rows_ = stripes >= 4 * threads_.size() ? kStripeRows : kTileRows;
+  std::uint64_t total = 0;
+  for (const LinearOutput& output : outputs)
+    total += cost_of(*output.linear, unit_rows_, units_of(*output.linear, unit_rows_));
+  std::int64_t end = 0;
+  for (int thread = 0; thread < threads_.size(); ++thread) {
+    const std::int64_t first = end;
+    const auto cost = total * static_cast<std::uint64_t>(thread + 1) / static_cast<std::uint64_t>(threads_.size());
+    shares_.set(thread, {first, end = std::max(first, unit_at(outputs, unit_rows_, cost))});
+  }
+  threads_.run([&](int thread) {
+    const auto compute_units = [&](WorkRange units) { compute(outputs, x, n, x_stride, units); };
+    if (n > 1) {  // kernels interleave the rows of x anew in each call
+      if (const auto units = shares_.take_all(thread)) compute_units(*units);
+    } else {
+      while (const auto units = shares_.take(thread)) compute_units(*units);
     }
-  };
-  threads_.run(compute);
+  });
   scatter(outputs, n);
+}
+
+void LinearRunner::compute(std::span<const LinearOutput> outputs, const float* x, std::int64_t n, std::int64_t x_stride,
+                           WorkRange units) {
+  float* stored = unordered_.data();
+  for (std::size_t o = 0; o < outputs.size() && units.last > 0; ++o) {
+    const LinearOutput& output = outputs[o];
+    const std::int64_t rows = output.linear->rows(), all = units_of(*output.linear, unit_rows_),
+                       first = std::max<std::int64_t>(units.first, 0) * unit_rows_,
+                       last = std::min(units.last * unit_rows_, rows);
+    units.first -= all;
+    units.last -= all;
+    const bool in_order = !has_row_order(*output.linear);
+    float* const y = in_order ? output.y : stored;
+    const std::int64_t y_stride = in_order ? output.y_stride : rows;
+    if (!in_order) stored += n * rows;
+    if (first >= last) continue;
+    if (inputs_[o] != nullptr)
+      kernels_.packed(format_, n)
+          .run({&std::get<PackedWeights>(output.linear->weights), inputs_[o], first / kTileRows,
+                divide_up(last, kTileRows), y, y_stride});
+    else
+      kernels_.dense->run({&std::get<DenseWeights>(output.linear->weights), x, n, x_stride, first, last, y, y_stride});
+  }
 }
 
 void LinearRunner::scatter(std::span<const LinearOutput> outputs, std::int64_t n) {

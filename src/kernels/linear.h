@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/thread_pool.h"
+#include "core/work_shares.h"
 #include "kernels/kernel.h"
 #include "kernels/weights.h"
 
@@ -38,7 +39,7 @@ struct LinearOutput {
 class LinearRunner {
  public:
   LinearRunner(ThreadPool& threads, Isa highest, ActivationFormat format)
-      : threads_(threads), kernels_(highest), format_(format) {}
+      : threads_(threads), shares_(threads.size()), kernels_(highest), format_(format) {}
 
   /// All `outputs` from the same x [n, x_stride] (f32, original order, finite). Inputs are gathered and quantised once
   /// for matrices with the same input order.
@@ -50,6 +51,7 @@ class LinearRunner {
 
  private:
   ThreadPool& threads_;
+  WorkShares shares_;
   KernelChoice kernels_;
   ActivationFormat format_;
   struct Gather {
@@ -58,11 +60,15 @@ class LinearRunner {
   };
   const Activations& gathered(const PackedWeights& weights, const float* x, std::int64_t n, std::int64_t x_stride);
 
+  /// Rows of all outputs, in units of unit_rows_, one output's after the other's.
+  void compute(std::span<const LinearOutput> outputs, const float* x, std::int64_t n, std::int64_t x_stride,
+               WorkRange units);
   /// Results of matrices with a row order, each whole one [n, rows] after the other, to their places.
   void scatter(std::span<const LinearOutput> outputs, std::int64_t n);
 
   std::deque<Gather> scratch_;  // the first gathers_ belong to the present call
   std::size_t gathers_ = 0;
+  std::int64_t unit_rows_ = 0;
   std::vector<const Activations*> inputs_;
   AlignedBuffer<float> unordered_;
 };

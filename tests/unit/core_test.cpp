@@ -7,7 +7,9 @@
 #include "core/mapped_file.h"
 #include "core/parallel.h"
 #include "core/random.h"
+#include "core/thread_pool.h"
 #include "core/units.h"
+#include "core/work_shares.h"
 
 #include <gtest/gtest.h>
 
@@ -123,6 +125,27 @@ TEST(Random, IsAPureFunctionWithTheRightMoments) {
   }
   EXPECT_NEAR(sum / n, 0, 5 / std::sqrt(n));  // five standard errors
   EXPECT_NEAR(squares / n, 1, 5 * std::sqrt(2.0 / n));
+}
+
+TEST(WorkShares, HandOutEveryIndexOnce) {
+  ThreadPool threads(4);
+  for (const bool own_shares_only : {false, true})
+    for (int trial = 0; trial < 200; ++trial) {
+      const std::vector<std::int64_t> bounds = {0, trial % 7, 40, 40, 40 + 13 * (trial % 5)};
+      WorkShares shares(4);
+      for (int t = 0; t < 4; ++t) shares.set(t, {bounds[std::size_t(t)], bounds[std::size_t(t) + 1]});
+      std::vector<std::atomic<int>> taken(100);
+      const auto count = [&](std::optional<WorkRange> range) {
+        for (std::int64_t i = range->first; i < range->last; ++i) ++taken[std::size_t(i)];
+      };
+      threads.run([&](int t) {
+        if (own_shares_only)
+          if (const auto all = shares.take_all(t)) return count(all);
+        if (t == trial % 4) std::this_thread::yield();
+        while (const auto range = shares.take(t)) count(range);
+      });
+      for (std::int64_t i = 0; i < 100; ++i) ASSERT_EQ(taken[std::size_t(i)], i < bounds.back() ? 1 : 0) << i;
+    }
 }
 
 TEST(Hash, SeesEveryByte) { EXPECT_NE(hash_hex("abc"), hash_hex("abd")); }
