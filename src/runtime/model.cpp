@@ -54,7 +54,7 @@ void RuntimeModel::take_weights(const MakeLinear& make_linear, const ReadVector&
   }
   final_norm_ = read_norm(std::string(kFinalNormName));
   if (!spec_.tied_head) head_.emplace(make_linear(std::string(kHeadName)));
-  forward_ = std::make_unique<ForwardPass>(*this);
+  backend_ = std::make_unique<ForwardPass>(*this);
 }
 
 std::unique_ptr<RuntimeModel> RuntimeModel::from_artifact(std::shared_ptr<const Artifact> artifact,

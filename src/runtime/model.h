@@ -20,7 +20,7 @@
 namespace scalebits {
 
 class Artifact;
-class ForwardPass;
+class Backend;
 class Tokenizer;
 
 struct RuntimeOptions {
@@ -88,8 +88,9 @@ class RuntimeModel {
   LinearRunner& runner() { return runner_; }
   /// Time spent since the model was opened or the profile cleared; all zero unless options().profile.
   Profile& profile() { return profile_; }
-  /// The room's own: what sessions run.
-  ForwardPass& forward() { return *forward_; }
+  /// The room's own: what sessions run, and logits that several passes gave.
+  Backend& backend() { return *backend_; }
+  std::vector<float>& joined_logits() { return joined_logits_; }
 
  private:
   RuntimeModel(const ModelSpec& spec, const RuntimeOptions& options);
@@ -107,7 +108,8 @@ class RuntimeModel {
   Profile profile_;
   ThreadPool threads_;
   LinearRunner runner_;
-  std::unique_ptr<ForwardPass> forward_;
+  std::unique_ptr<Backend> backend_;
+  std::vector<float> joined_logits_;
 };
 
 }  // namespace scalebits
