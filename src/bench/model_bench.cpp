@@ -56,6 +56,7 @@ ModelBenchResult bench_model(const std::filesystem::path& path, const ModelBench
 
   const auto model = RuntimeModel::open(path, options.runtime);
   result.bytes_per_token = model->bytes_per_token();
+  result.placement = model->placement();
   const SessionOptions session_options{.kv = options.kv};
   Session session(*model, session_options);
   const auto fits = [&](std::int64_t tokens) { return tokens <= session.max_positions(); };

@@ -40,7 +40,7 @@ std::vector<std::int32_t> prompt_of(const RuntimeModel& model, const std::string
 
 void continue_prompt(const GenerateArguments& arguments) {
   const WritingArguments& writing = arguments.writing;
-  const auto model = RuntimeModel::open(arguments.model, writing.runtime.runtime);
+  const auto model = open_model(arguments.model, writing.runtime);
   const std::vector<std::int32_t> prompt = prompt_of(*model, arguments.prompt);
   Session session(*model, {.kv = writing.runtime.kv});
   // The last token is chosen, not read.
@@ -61,7 +61,7 @@ void continue_prompt(const GenerateArguments& arguments) {
 
 /// Text that the model writes from nothing: calibration or held-out text where no data set is at hand.
 void write_corpus(GenerateArguments arguments) {
-  const auto model = RuntimeModel::open(arguments.model, arguments.writing.runtime.runtime);
+  const auto model = open_model(arguments.model, arguments.writing.runtime);
   const Tokenizer& tokenizer = model->require_tokenizer();
   arguments.own_text.start_token = tokenizer.bos();
   arguments.own_text.seed = arguments.writing.sampling.seed;
