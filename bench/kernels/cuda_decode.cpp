@@ -42,17 +42,12 @@ double copy_gb_per_s() {
 int run(const char* out, bool quick) {
   const Card card = cards().at(0);
   const double copy = copy_gb_per_s();
-  RandomModelOptions options{.shape = {.layers = quick ? 4 : 32,
-                                       .hidden = 4096,
-                                       .intermediate = 14336,
-                                       .heads = 32,
-                                       .kv_heads = 8,
-                                       .head_dim = 128,
-                                       .vocab = 128256,
-                                       .norm_eps = 1e-5f,
-                                       .frequencies = usual_frequencies(128)},
-                             .widths = {{1, 20}, {2, 40}, {3, 30}, {4, 10}},
-                             .one_layer = true};
+  RandomModelOptions options;
+  DecoderShape& shape = options.shape;
+  shape.layers = quick ? 4 : 32, shape.hidden = 4096, shape.intermediate = 14336, shape.heads = 32, shape.kv_heads = 8;
+  shape.head_dim = 128, shape.vocab = 128256, shape.norm_eps = 1e-5f, shape.frequencies = usual_frequencies(128);
+  options.widths = {{1, 20}, {2, 40}, {3, 30}, {4, 10}};
+  options.one_layer = true;
   Draw draw(5);
   const RandomModel model(draw, options);
   const std::shared_ptr<Device> device = open_card();

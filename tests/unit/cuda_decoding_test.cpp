@@ -248,16 +248,12 @@ TEST_F(CudaPacked, LayersThatDoNotFitRunHereAndMemoryIsWhatWasCounted) {
 
 TEST(CudaDecoder, TakesWhatItCountsToTheByte) {
   cuda::Draw draw(8);
-  const cuda::RandomModel model(draw, {.shape = {.layers = 3,
-                                                 .hidden = 100,
-                                                 .intermediate = 170,
-                                                 .heads = 3,
-                                                 .kv_heads = 1,
-                                                 .head_dim = 34,
-                                                 .vocab = 77,
-                                                 .norm_eps = 1e-5f,
-                                                 .frequencies = cuda::usual_frequencies(34)},
-                                       .extras = true});
+  cuda::RandomModelOptions options;
+  options.shape.layers = 3, options.shape.hidden = 100, options.shape.intermediate = 170, options.shape.heads = 3;
+  options.shape.kv_heads = 1, options.shape.head_dim = 34, options.shape.vocab = 77, options.shape.norm_eps = 1e-5f;
+  options.shape.frequencies = cuda::usual_frequencies(34);
+  options.extras = true;
+  const cuda::RandomModel model(draw, options);
   const auto memory_with = [&](std::uint64_t bytes) {
     const std::shared_ptr<cuda::Device> device = cuda::make_emulated_device({.bytes = bytes});
     const cuda::Decoder decoder(device, model.shape, model.weights,

@@ -1,6 +1,6 @@
 #include "kernels/cuda/decoder.h"
 
-#include "kernels/cuda/half.h"
+#include "kernels/cuda/device_weights.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,187 +8,6 @@
 
 namespace scalebits::cuda {
 namespace {
-
-/// What a thing takes of the device's memory, and beside that while it is loaded.
-struct Need {
-  std::uint64_t bytes = 0, staging = 0, read = 0;  // read: by a step
-  void add(std::uint64_t more) { bytes += more, read += more; }
-  void add(const Need& other) {
-    bytes += other.bytes;
-    read += other.read;
-    staging = std::max(staging, other.staging);
-  }
-};
-
-/// One or several matrices that read the same inputs: a launch for all packed ones with the same order of inputs, one
-/// for each dense one.
-class Site {
- public:
-  struct Output {
-    float* y;
-    std::int64_t rows;
-  };
-  Site() = default;
-  Site(const Device& device, std::vector<const HostMatrix*> matrices) : matrices_(std::move(matrices)) {
-    for (std::size_t i = 0; i < matrices_.size(); ++i) {
-      const auto* stored = std::get_if<StoredMatrix>(matrices_[i]);
-      const auto same = [&](const Group& group) {
-        return stored != nullptr && !group.parts.empty() && group.parts[0].shape.cols == stored->shape.cols &&
-               tile_groups(group.parts[0].shape) == tile_groups(stored->shape) &&
-               std::ranges::equal(group.parts[0].input_order, stored->input_order);
-      };
-      auto group = std::ranges::find_if(groups_, same);
-      if (group == groups_.end()) group = groups_.emplace(groups_.end());
-      group->outputs.push_back(i);
-      if (stored != nullptr) group->parts.push_back(*stored);
-    }
-    for (Group& group : groups_) {
-      if (group.parts.empty()) {
-        group.need.add(std::get<DenseMatrix>(*matrices_[group.outputs[0]]).bytes.size());
-        continue;
-      }
-      group.plan = device.plan(group.parts);
-      group.need = {group.plan.bytes, group.plan.staging_bytes, group.plan.read_bytes()};
-    }
-  }
-
-  Need need() const {
-    Need sum;
-    for (const Group& group : groups_) sum.add(group.need);
-    return sum;
-  }
-  void load(Device& device) {
-    for (Group& group : groups_) {
-      if (group.parts.empty()) {
-        group.dense = std::get<DenseMatrix>(*matrices_[group.outputs[0]]);
-        group.memory = device.allocate(group.dense.bytes.size());
-        device.upload(group.memory.as<void>(), group.dense.bytes.data(), group.dense.bytes.size());
-        group.dense.bytes = {};
-      } else {
-        group.packed = device.load(group.parts, std::move(group.plan));
-        group.parts.clear();
-      }
-    }
-    matrices_.clear();
-  }
-  /// Of a matrix that is alone.
-  TableView table() const {
-    const Group& only = groups_.front();
-    if (only.packed) return {.packed = only.packed->view()};
-    TableView view;
-    view.dense = only.memory.as<void>(), view.type = only.dense.type;
-    return view;
-  }
-  void multiply(Device& device, const CardInput& input, std::span<const Output> outputs) const {
-    for (const Group& group : groups_) {
-      if (!group.packed) {
-        device.run(DenseProduct{.weights = group.memory.as<void>(),
-                                .type = group.dense.type,
-                                .rows = static_cast<int>(group.dense.rows),
-                                .cols = static_cast<int>(group.dense.cols),
-                                .x = input.x,
-                                .x_type = input.type,
-                                .tokens = input.tokens,
-                                .y = outputs[group.outputs[0]].y});
-        continue;
-      }
-      std::vector<CardOutput> of_group;
-      for (const std::size_t i : group.outputs) of_group.push_back({outputs[i].y, outputs[i].rows});
-      device.product(input, *group.packed, of_group);
-    }
-  }
-
- private:
-  struct Group {
-    std::vector<std::size_t> outputs;
-    std::vector<StoredMatrix> parts;  // until they are loaded
-    MatricesPlan plan;
-    Need need;
-    std::unique_ptr<DeviceMatrices> packed;  // or else:
-    DenseMatrix dense;
-    DeviceMemory memory;
-  };
-  std::vector<const HostMatrix*> matrices_;
-  std::vector<Group> groups_;
-};
-
-DeviceMemory floats_on(Device& device, std::span<const float> values) {
-  if (values.empty()) return {};
-  DeviceMemory memory = device.allocate(values.size_bytes());
-  device.upload(memory.as<void>(), values.data(), values.size_bytes());
-  return memory;
-}
-
-struct Norms {
-  Norms() = default;
-  Norms(Device& device, const NormWeights& from)
-      : weight(floats_on(device, from.weight)), bias(floats_on(device, from.bias)) {}
-  DeviceMemory weight, bias;
-};
-std::uint64_t bytes_of(const NormWeights& norm) { return norm.weight.size_bytes() + norm.bias.size_bytes(); }
-
-struct Layer {
-  Site qkv, o, gate_up, down;
-  DeviceMemory biases[kRoles];
-  Norms attention_norm, mlp_norm;
-  DeviceMemory q_norm, k_norm;
-
-  Layer(const Device& device, const LayerWeights& from, bool gated) {
-    const auto at = [&](Role role) { return &from.matrices[role]; };
-    qkv = Site(device, {at(kQ), at(kK), at(kV)});
-    o = Site(device, {at(kO)});
-    gate_up = gated ? Site(device, {at(kGate), at(kUp)}) : Site(device, {at(kUp)});
-    down = Site(device, {at(kDown)});
-  }
-  static Need vectors(const LayerWeights& from) {
-    Need need;
-    for (const auto& bias : from.biases) need.add(bias.size_bytes());
-    need.add(bytes_of(from.attention_norm) + bytes_of(from.mlp_norm));
-    need.add(from.q_norm.size_bytes() + from.k_norm.size_bytes());
-    return need;
-  }
-  Need need(const LayerWeights& from) const {
-    Need sum = vectors(from);
-    for (const Site* site : {&qkv, &o, &gate_up, &down}) sum.add(site->need());
-    return sum;
-  }
-  void load(Device& device, const LayerWeights& from) {
-    for (Site* site : {&qkv, &o, &gate_up, &down}) site->load(device);
-    for (int role = 0; role < kRoles; ++role)
-      biases[role] = floats_on(device, from.biases[static_cast<std::size_t>(role)]);
-    attention_norm = Norms(device, from.attention_norm);
-    mlp_norm = Norms(device, from.mlp_norm);
-    q_norm = floats_on(device, from.q_norm);
-    k_norm = floats_on(device, from.k_norm);
-  }
-};
-
-/// A table of an embedding and what finds its rows.
-struct Table {
-  Site own;  // empty: another site's
-  TableView view;
-  DeviceMemory stored_row, input_order;
-
-  static Need orders(const HostMatrix& matrix) {
-    const auto* stored = std::get_if<StoredMatrix>(&matrix);
-    return {.bytes = stored == nullptr ? 0 : stored->row_order.size_bytes() + stored->input_order.size_bytes()};
-  }
-  void load(Device& device, const HostMatrix& matrix, const TableView& from) {
-    view = from;
-    const auto* stored = std::get_if<StoredMatrix>(&matrix);
-    if (stored == nullptr) return;
-    std::vector<std::uint32_t> places(stored->row_order.size());
-    for (std::size_t i = 0; i < places.size(); ++i) places[stored->row_order[i]] = static_cast<std::uint32_t>(i);
-    const auto put = [&](std::span<const std::uint32_t> values, DeviceMemory& memory) -> const std::uint32_t* {
-      if (values.empty()) return nullptr;
-      memory = device.allocate(values.size_bytes());
-      device.upload(memory.as<void>(), values.data(), values.size_bytes());
-      return memory.as<std::uint32_t>();
-    };
-    view.stored_row = put(places, stored_row);
-    view.input_order = put(stored->input_order, input_order);
-  }
-};
 
 [[noreturn]] void refuse(const std::string& why) { throw CardError(why); }
 
@@ -204,10 +23,10 @@ struct Decoder::State {
   DecoderShape shape;
   DecoderLimits limits;
   DecoderMemory memory;
-  std::vector<Layer> layers;  // from memory.first_layer on
-  Table embedding, positions;
+  std::vector<DeviceLayer> layers;  // from memory.first_layer on
+  DeviceTable embedding, positions;
   Site head;
-  Norms final_norm;
+  DeviceNorm final_norm;
   SequenceCache spare;  // the first sequence's room, until it is asked for
   std::shared_ptr<std::uint64_t> caches = std::make_shared<std::uint64_t>(0);  // bytes of those that live
   DeviceMemory states, x, delta, normed, q, k, v, attended, gate, up, parts, arrivals, cosines, sines;
@@ -302,10 +121,10 @@ struct Decoder::State {
     // From the last layer on, as long as there is room.
     const auto layer_cache = static_cast<std::uint64_t>(cache_shape().layer_bytes(limits.positions, limits.eight_bits));
     memory.first_layer = shape.layers;
-    std::vector<Layer> backwards;
+    std::vector<DeviceLayer> backwards;
     while (memory.first_layer > 0) {
       const LayerWeights& from = weights.layers[static_cast<std::size_t>(memory.first_layer - 1)];
-      Layer layer(on, from, shape.gated);
+      DeviceLayer layer(on, from, shape.gated);
       const Need need = layer.need(from);
       DecoderMemory with = memory;
       with.layers += need.bytes;
@@ -328,7 +147,7 @@ struct Decoder::State {
         for (const Request& request : requests) *request.memory = on.allocate(request.bytes);
         on.reserve(limits.tokens, widest_input());
         head.load(on);
-        final_norm = Norms(on, weights.final_norm);
+        final_norm = DeviceNorm(on, weights.final_norm);
       }
       backwards.back().load(on, from);
     }
@@ -351,7 +170,7 @@ struct Decoder::State {
   }
 
   void load_embedding(const DecoderWeights& weights) {
-    Need need = Table::orders(weights.embedding);
+    Need need = DeviceTable::orders(weights.embedding);
     if (weights.head) {
       embedding.own = Site(*device, {&weights.embedding});
       need.add(embedding.own.need());
@@ -359,7 +178,7 @@ struct Decoder::State {
     if (weights.positions) {
       positions.own = Site(*device, {&*weights.positions});
       need.add(positions.own.need());
-      need.add(Table::orders(*weights.positions));
+      need.add(DeviceTable::orders(*weights.positions));
     }
     DecoderMemory with = memory;
     with.embedding = need.bytes;
@@ -376,8 +195,9 @@ struct Decoder::State {
 
   /// In f64, rounded once, as the CPU's.
   void make_angles() {
+    if (shape.frequencies.empty()) return;
     std::vector<float> cosine, sine;
-    for (int position = 0; position < limits.positions && !shape.frequencies.empty(); ++position)
+    for (int position = 0; position < limits.positions; ++position)
       for (const double frequency : shape.frequencies) {
         cosine.push_back(static_cast<float>(std::cos(position * frequency)));
         sine.push_back(static_cast<float>(std::sin(position * frequency)));
@@ -386,7 +206,7 @@ struct Decoder::State {
     device->upload(sines.as<void>(), sine.data(), sine.size() * sizeof(float));
   }
 
-  void norm(const Norms& weights, const float* added, const DeviceMemory* added_bias, int rows) {
+  void norm(const DeviceNorm& weights, const float* added, const DeviceMemory* added_bias, int rows) {
     device->run(Norm{.x = x.as<float>(),
                      .delta = added,
                      .delta_bias = added_bias == nullptr ? nullptr : added_bias->as<float>(),
@@ -399,7 +219,7 @@ struct Decoder::State {
   }
 
   void run_layer(int index, int tokens, bool one_sequence) {
-    const Layer& layer = layers[static_cast<std::size_t>(index)];
+    const DeviceLayer& layer = layers[static_cast<std::size_t>(index)];
     Device& on = *device;
     const int q_width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
     const auto f16 = [&](const DeviceMemory& values, std::int64_t width) {
