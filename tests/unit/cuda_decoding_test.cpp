@@ -281,6 +281,35 @@ TEST(CudaDecoder, PassesTheCheckOfCards) {
             std::vector<std::string>());
 }
 
+TEST(CudaDecoder, ScoresAnyOfTheTokensLastRead) {
+  cuda::Draw draw(9);
+  cuda::RandomModelOptions options;
+  options.shape.layers = 2, options.shape.hidden = 64, options.shape.intermediate = 100, options.shape.heads = 2;
+  options.shape.kv_heads = 1, options.shape.head_dim = 32, options.shape.vocab = 77, options.shape.norm_eps = 1e-5f;
+  options.shape.frequencies = cuda::usual_frequencies(32);
+  const cuda::RandomModel model(draw, options);
+  cuda::Decoder decoder(cuda::make_emulated_device(), model.shape, model.weights,
+                        {.bytes = 1 << 30, .positions = 50, .tokens = 9, .scored = 3});
+  const cuda::SequenceCache caches[] = {decoder.make_cache(20, false), decoder.make_cache(20, true)};
+  const auto logits_of = [&](const std::vector<std::int32_t>& tokens) {
+    decoder.score(tokens);
+    Logits logits(tokens.size() * 77);
+    decoder.logits(logits.data());
+    return logits;
+  };
+  for (int step = 0; step < 4; ++step) {  // as it comes, recorded, replayed
+    const std::vector<cuda::DecoderToken> tokens = {{step, step, &caches[0]}, {step + 9, step, &caches[1]}};
+    decoder.read(tokens, nullptr);
+    const Logits all = logits_of({0, 1}), second = logits_of({1}), swapped = logits_of({1, 0}),
+                 again = logits_of({0, 1});
+    EXPECT_EQ(again, all);
+    EXPECT_EQ(second, Logits(all.begin() + 77, all.end()));
+    EXPECT_EQ(Logits(swapped.begin() + 77, swapped.end()), Logits(all.begin(), all.begin() + 77));
+    EXPECT_NE(second, Logits(all.begin(), all.begin() + 77));
+  }
+  EXPECT_THROW(decoder.score(Tokens{0, 1, 0, 1}), std::logic_error);
+}
+
 TEST_F(CudaPacked, AnotherSequenceMayNotFit) {
   const auto artifact = write(RandomOrders::none, true, 6);
   RuntimeOptions options = emulated();

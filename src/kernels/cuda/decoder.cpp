@@ -1,13 +1,20 @@
 #include "kernels/cuda/decoder.h"
 
 #include "kernels/cuda/device_weights.h"
+#include "kernels/cuda/half.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <map>
+#include <numeric>
 #include <utility>
 
 namespace scalebits::cuda {
 namespace {
+
+/// Sequences of a recorded step at most: what products for small batches take.
+constexpr int kMostStepTokens = 32;
 
 [[noreturn]] void refuse(const std::string& why) { throw CardError(why); }
 
@@ -30,11 +37,14 @@ struct Decoder::State {
   SequenceCache spare;  // the first sequence's room, until it is asked for
   std::shared_ptr<std::uint64_t> caches = std::make_shared<std::uint64_t>(0);  // bytes of those that live
   DeviceMemory states, x, delta, normed, q, k, v, attended, gate, up, parts, arrivals, cosines, sines;
-  DeviceMemory first_row, scored_rows, scored_normed, all_logits, best, best_arrivals, ids;
-  int scored = 0;
-  bool head_is_done = false;  // by the step
-  int steps = 0;
-  std::unique_ptr<Recording> step;
+  DeviceMemory first_rows, scored_rows, scored_normed, all_logits, best, best_arrivals, ids;
+  int last_read = 0, scored = 0;  // tokens
+  bool head_is_done = false;      // by the step, for all tokens
+  struct Step {
+    bool met = false;
+    std::unique_ptr<Recording> recording;
+  };
+  std::map<int, Step> steps;  // by the number of tokens
 
   CacheShape cache_shape() const { return {shape.kv_heads, shape.head_dim}; }
   int layer_count() const { return shape.layers - memory.first_layer; }
@@ -85,7 +95,7 @@ struct Decoder::State {
             {&arrivals, wide(tiles * shape.kv_heads)},
             {&cosines, angles},
             {&sines, angles},
-            {&first_row, sizeof(std::int32_t)},
+            {&first_rows, kMostStepTokens * sizeof(std::int32_t)},
             {&scored_rows, scores * sizeof(std::int32_t)},
             {&scored_normed, scores * wide(shape.hidden) / 2},
             {&all_logits, scores * wide(shape.vocab)},
@@ -155,6 +165,9 @@ struct Decoder::State {
     if (memory.first_layer == 0) load_embedding(weights);
     spare = new_cache(limits.positions, limits.eight_bits);
     make_angles();
+    std::array<std::int32_t, kMostStepTokens> rows;
+    std::iota(rows.begin(), rows.end(), 0);
+    on.upload(first_rows.as<void>(), rows.data(), sizeof rows);
   }
 
   SequenceCache new_cache(int capacity, bool eight_bits) {
@@ -298,15 +311,20 @@ struct Decoder::State {
                        .ids = ids.as<std::int32_t>()});
   }
 
-  /// One token: the first time as it comes, so that all room is made; then recorded, then replayed.
-  void run_step() {
+  /// A token, or one each of several sequences, with the head: the first time as it comes, so that all room is made;
+  /// then recorded, then replayed.
+  bool is_step(int tokens, bool one_sequence) const {
+    return tokens == 1 || (!one_sequence && tokens <= std::min(kMostStepTokens, limits.scored));
+  }
+  void run_step(int tokens) {
     const auto work = [&] {
-      run_layers(1, true);
-      run_head(first_row, 1);
+      run_layers(tokens, tokens == 1);
+      run_head(first_rows, tokens);
     };
-    if (steps++ == 0) return work();
-    if (!step) step = device->record(work);
-    step->replay();
+    Step& step = steps[tokens];
+    if (!std::exchange(step.met, true)) return work();
+    if (!step.recording) step.recording = device->record(work);
+    step.recording->replay();
   }
 };
 
@@ -352,11 +370,12 @@ void Decoder::read(std::span<const DecoderToken> tokens, const float* hidden) {
   if (hidden != nullptr)
     state.device->upload(state.x.as<void>(), hidden,
                          tokens.size() * static_cast<std::size_t>(state.shape.hidden) * sizeof(float));
-  state.head_is_done = tokens.size() == 1;
+  state.last_read = static_cast<int>(tokens.size());
+  state.head_is_done = state.is_step(state.last_read, one_sequence);
   if (state.head_is_done)
-    state.run_step();
+    state.run_step(state.last_read);
   else
-    state.run_layers(static_cast<int>(tokens.size()), one_sequence);
+    state.run_layers(state.last_read, one_sequence);
 }
 
 void Decoder::score(std::span<const std::int32_t> tokens) {
@@ -364,7 +383,10 @@ void Decoder::score(std::span<const std::int32_t> tokens) {
   if (tokens.empty() || tokens.size() > static_cast<std::size_t>(state.limits.scored))
     throw std::logic_error("Decoder::score: too many tokens, or none");
   state.scored = static_cast<int>(tokens.size());
-  if (state.head_is_done) return;
+  bool all = state.scored == state.last_read;
+  for (std::size_t i = 0; i < tokens.size(); ++i) all = all && tokens[i] == static_cast<std::int32_t>(i);
+  if (state.head_is_done && all) return;
+  state.head_is_done = false;  // its logits are overwritten
   state.device->upload(state.scored_rows.as<void>(), tokens.data(), tokens.size_bytes());
   state.run_head(state.scored_rows, state.scored);
 }
@@ -379,6 +401,32 @@ std::vector<std::int32_t> Decoder::likeliest() {
   std::vector<std::int32_t> found(static_cast<std::size_t>(state_->scored));
   state_->device->download(found.data(), state_->ids.as<void>(), found.size() * sizeof(std::int32_t));
   return found;
+}
+
+std::vector<Decoder::Trace> Decoder::traces() {
+  State& state = *state_;
+  const DecoderShape& shape = state.shape;
+  std::vector<Trace> traces;
+  const auto take = [&](const char* name, const DeviceMemory& memory, std::int64_t width, ElementType type) {
+    const auto count = static_cast<std::size_t>(state.last_read * width);
+    std::vector<std::byte> bytes(count * element_bytes(type));
+    state.device->download(bytes.data(), memory.as<void>(), bytes.size());
+    Trace& trace = traces.emplace_back(Trace{name, std::vector<float>(count)});
+    for (std::size_t i = 0; i < count; ++i)
+      trace.values[i] = element_at(bytes.data(), type, static_cast<std::int64_t>(i));
+  };
+  const std::int64_t q_width = std::int64_t{shape.heads} * shape.head_dim,
+                     kv_width = std::int64_t{shape.kv_heads} * shape.head_dim;
+  take("k of the first product", state.k, kv_width, ElementType::f32);
+  take("v of the first product", state.v, kv_width, ElementType::f32);
+  take("q rotated", state.q, q_width, ElementType::f32);
+  take("attention", state.attended, q_width, ElementType::f16);
+  take("x with attention's product", state.x, shape.hidden, ElementType::f32);
+  take("the MLP's norm", state.normed, shape.hidden, ElementType::f16);
+  take("up", state.up, shape.intermediate, ElementType::f32);
+  if (shape.gated) take("activation", state.gate, shape.intermediate, ElementType::f32);
+  take("the MLP's product", state.delta, shape.hidden, ElementType::f32);
+  return traces;
 }
 
 }  // namespace scalebits::cuda

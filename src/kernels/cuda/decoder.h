@@ -1,8 +1,9 @@
 // The last layers of a model, or all of them, with the head, on a device: loaded once, then read token by token. It
 // takes layers from the end, as many as fit the memory it is given; the caller computes those before and hands over the
 // hidden state. Inputs of products are f16 (of the MLP's last product f32, which the product scales), sums f32, the
-// residual stream f32. A step of one token, with the head and the likeliest token, is recorded once and replayed.
-// Results of two runs are the same bits; those of a token read alone and in a prompt agree up to roundings.
+// residual stream f32. A step of one token, or of one each of several sequences, with the head and the likeliest token,
+// is recorded once for each number of tokens and replayed. Results of two runs are the same bits; those of a token read
+// alone and in a prompt agree up to roundings.
 #pragma once
 
 #include "kernels/cuda/decoder_weights.h"
@@ -66,6 +67,14 @@ class Decoder {
   void logits(float* to);
   /// -1: a logit is not finite.
   std::vector<std::int32_t> likeliest();
+
+  /// What the last layer has left of the tokens last read, in the order in which it is made: to find the operation that
+  /// is wrong.
+  struct Trace {
+    const char* name;
+    std::vector<float> values;
+  };
+  std::vector<Trace> traces();
 
  private:
   struct State;
