@@ -45,8 +45,8 @@ void continue_prompt(const GenerateArguments& arguments) {
   Session session(*model, {.kv = writing.runtime.kv});
   // The last token is chosen, not read.
   if (static_cast<std::int64_t>(prompt.size()) + writing.tokens - 1 > session.max_positions())
-    fail_input("{} prompt tokens and {} new ones are more than the {} positions there are", prompt.size(), writing.tokens,
-               session.max_positions());
+    fail_input("{} prompt tokens and {} new ones are more than the {} positions there are", prompt.size(),
+               writing.tokens, session.max_positions());
   TextWriter writer(session, model->require_tokenizer(),
                     {.sampling = writing.sampling,
                      .stop_ids = arguments.no_stop ? std::vector<std::int32_t>{} : model->spec().eos_ids,
