@@ -100,7 +100,7 @@ std::vector<ModelRow> model_rows(const ModelBenchResult& result, const MachineRa
     ModelRow row{.work = times.work, .tokens = times.tokens, .context = times.context, .batch = times.batch};
     row.seconds = median(times.seconds);
     row.tokens_per_second = static_cast<double>(times.tokens * times.batch) / row.seconds;
-    if (times.work == "decode")
+    if (times.work == "decode" && result.placement.empty())  // of a card's memory this machine's bandwidth says nothing
       row.roofline_share = static_cast<double>(result.bytes_per_token) * static_cast<double>(times.tokens) /
                            machine.best_reading() / row.seconds;
     rows.push_back(std::move(row));

@@ -30,6 +30,7 @@ struct ModelTimes {
 
 struct ModelBenchResult {
   std::uint64_t bytes_per_token = 0;  // of weights, read for each step of decoding
+  std::string placement;              // of the layers, when a card has some
   std::vector<ModelTimes> times;
 };
 

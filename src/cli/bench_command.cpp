@@ -161,8 +161,10 @@ void report(const BenchOptions& options, Isa isa, const BenchResult& result) {
   for (const RatioRow& row : ratios) json["ratios"].push_back(to_json(row));
   if (!options.model.empty()) {
     json["model"] = {{"path", options.model}, {"bytes_per_token", result.model.bytes_per_token}};
-    fmt::print("\n{}: {} of weights for each step of decoding\n", options.model,
-               format_bytes(result.model.bytes_per_token));
+    if (!result.model.placement.empty()) json["model"]["placement"] = result.model.placement;
+    fmt::print("\n{}: {} of weights for each step of decoding\n{}", options.model,
+               format_bytes(result.model.bytes_per_token),
+               result.model.placement.empty() ? "" : result.model.placement + "\n");
     for (const ModelRow& row : model_rows(result.model, result.machine)) {
       fmt::print("{:<20} {:>5} tokens, context {:>5}, batch {:>2}: {:>9.2f} ms, {:>9.2f} tokens/s", row.work,
                  row.tokens, row.context, row.batch, 1e3 * row.seconds, row.tokens_per_second);
@@ -174,13 +176,27 @@ void report(const BenchOptions& options, Isa isa, const BenchResult& result) {
   if (!options.json.empty()) write_file_atomically(options.json, json.dump(1) + "\n");
 }
 
+/// What the longest measurement reads and writes.
+std::int64_t positions_of(const ModelBenchOptions& options) {
+  std::int64_t most = options.tokens;
+  for (const std::int64_t prompt : options.prompts) most = std::max(most, prompt);
+  for (const std::int64_t context : options.contexts) most = std::max(most, context + options.tokens);
+  return most;
+}
+
 void bench(BenchOptions options, const std::string& pool) {
   options.pool_bytes = parse_bytes(pool);
   if (options.scratch.empty()) options.scratch = std::filesystem::temp_directory_path();
   if (options.arguments.runtime.threads == 0) options.arguments.runtime.threads = available_cores();
   const Isa isa = highest_isa(options.arguments.runtime.isa);
-  options.for_model.runtime = options.arguments.runtime;
-  options.for_model.kv = options.arguments.kv;
+  RuntimeOptions& runtime = options.for_model.runtime;
+  runtime = options.arguments.runtime;
+  options.for_model.kv = runtime.card.kv = options.arguments.kv;
+  if (runtime.device == RuntimeDevice::cuda) {
+    if (options.model.empty())
+      fail(ErrorKind::usage, "bench: --device cuda needs a MODEL; tools/gpu_check measures single products on a card");
+    if (runtime.card.positions == 0) runtime.card.positions = positions_of(options.for_model);
+  }
   BenchResult result;
   {
     ProgressLine line(options.quiet);

@@ -62,7 +62,7 @@ class Chat {
  public:
   explicit Chat(const ChatArguments& arguments)
       : arguments_(arguments), interactive_(isatty(STDIN_FILENO) == 1),
-        model_(RuntimeModel::open(arguments.model, arguments.writing.runtime.runtime)),
+        model_(open_model(arguments.model, arguments.writing.runtime)),
         conversation_(ChatTemplate(model_->chat_template(), model_->require_tokenizer(), arguments.model),
                       model_->require_tokenizer(), arguments.system, local_time()),
         session_(*model_, {.kv = arguments.writing.runtime.kv}),

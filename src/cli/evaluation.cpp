@@ -24,7 +24,7 @@ std::vector<std::int32_t> tokens_of_file(const Tokenizer& tokenizer, const std::
 
 Comparison compare(RuntimeModel& model, const EvaluationArguments& arguments, const TextWindows& windows,
                    const SessionOptions& session) {
-  const auto reference = RuntimeModel::open(arguments.reference, arguments.runtime.runtime);
+  const auto reference = open_model(arguments.reference, arguments.runtime);
   Comparison comparison;
   {
     ProgressLine line(arguments.quiet);
@@ -42,7 +42,9 @@ Comparison compare(RuntimeModel& model, const EvaluationArguments& arguments, co
 }  // namespace
 
 void evaluate_text(EvaluationArguments arguments) {
-  const auto model = RuntimeModel::open(arguments.model, arguments.runtime.runtime);
+  if (arguments.runtime.runtime.device == RuntimeDevice::cuda && arguments.runtime.runtime.card.positions == 0)
+    arguments.runtime.runtime.card.positions = arguments.windows.context;
+  const auto model = open_model(arguments.model, arguments.runtime);
   const Tokenizer& tokenizer = model->require_tokenizer();
   if (arguments.bos) {
     arguments.windows.bos = tokenizer.bos();

@@ -40,13 +40,13 @@ std::vector<std::int32_t> prompt_of(const RuntimeModel& model, const std::string
 
 void continue_prompt(const GenerateArguments& arguments) {
   const WritingArguments& writing = arguments.writing;
-  const auto model = RuntimeModel::open(arguments.model, writing.runtime.runtime);
+  const auto model = open_model(arguments.model, writing.runtime);
   const std::vector<std::int32_t> prompt = prompt_of(*model, arguments.prompt);
   Session session(*model, {.kv = writing.runtime.kv});
   // The last token is chosen, not read.
   if (static_cast<std::int64_t>(prompt.size()) + writing.tokens - 1 > session.max_positions())
-    fail_input("{} prompt tokens and {} new ones are more than the model's {} positions", prompt.size(), writing.tokens,
-               session.max_positions());
+    fail_input("{} prompt tokens and {} new ones are more than the {} positions there are", prompt.size(),
+               writing.tokens, session.max_positions());
   TextWriter writer(session, model->require_tokenizer(),
                     {.sampling = writing.sampling,
                      .stop_ids = arguments.no_stop ? std::vector<std::int32_t>{} : model->spec().eos_ids,
@@ -61,7 +61,7 @@ void continue_prompt(const GenerateArguments& arguments) {
 
 /// Text that the model writes from nothing: calibration or held-out text where no data set is at hand.
 void write_corpus(GenerateArguments arguments) {
-  const auto model = RuntimeModel::open(arguments.model, arguments.writing.runtime.runtime);
+  const auto model = open_model(arguments.model, arguments.writing.runtime);
   const Tokenizer& tokenizer = model->require_tokenizer();
   arguments.own_text.start_token = tokenizer.bos();
   arguments.own_text.seed = arguments.writing.sampling.seed;

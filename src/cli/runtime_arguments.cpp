@@ -1,5 +1,8 @@
 #include "cli/runtime_arguments.h"
 
+#include "core/error.h"
+#include "core/units.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -33,7 +36,37 @@ void add_runtime_options(CLI::App& command, RuntimeArguments& arguments) {
                       arguments.kv == KvType::f16 ? "f16" : "i8"))
       ->check(CLI::IsMember({"f16", "i8"}))
       ->type_name("TYPE");
+  command
+      .add_option_function<std::string>(
+          "--device",
+          [&arguments](const std::string& name) {
+            arguments.runtime.device = name == "cuda" ? RuntimeDevice::cuda : RuntimeDevice::cpu;
+          },
+          "Where layers run: cpu, or cuda, the first card; activations are f16 there [cpu]")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->type_name("DEVICE");
+  command
+      .add_option_function<std::string>(
+          "--gpu-memory",
+          [&arguments](const std::string& size) { arguments.runtime.card.memory_bytes = parse_bytes(size); },
+          "cuda: memory of the card to take; layers that do not fit run here [all that is free]")
+      ->type_name("SIZE");
+  command
+      .add_option("--gpu-positions", arguments.runtime.card.positions,
+                  "cuda: positions to keep room for [the model's, at most 8192]")
+      ->check(CLI::Range(1, 1 << 24))
+      ->type_name("N");
   command.add_flag("--profile", arguments.runtime.profile, "Print the time that each operation took");
+}
+
+std::unique_ptr<RuntimeModel> open_model(const std::string& path, const RuntimeArguments& arguments) {
+  RuntimeOptions options = arguments.runtime;
+  if (options.device == RuntimeDevice::cpu && (options.card.memory_bytes > 0 || options.card.positions > 0))
+    fail(ErrorKind::usage, "--gpu-memory and --gpu-positions need --device cuda");
+  options.card.kv = arguments.kv;
+  auto model = RuntimeModel::open(path, options);
+  if (!model->placement().empty()) fmt::print(stderr, "{}: {}\n", path, model->placement());
+  return model;
 }
 
 void print_profile(const Profile& profile, std::FILE* to) {
@@ -41,6 +74,7 @@ void print_profile(const Profile& profile, std::FILE* to) {
   fmt::print(to, "{} tokens in {} passes, {:.3f} s in all:\n", profile.tokens, profile.passes, total);
   for (std::size_t i = 0; i < kOperations; ++i) {
     const double seconds = profile.seconds[i];
+    if (seconds == 0) continue;
     fmt::print(to, "  {:<16} {:>10.3f} ms {:>5.1f} % {:>10.1f} µs per pass\n", name_of(static_cast<Operation>(i)),
                1e3 * seconds, total > 0 ? 100 * seconds / total : 0,
                profile.passes > 0 ? 1e6 * seconds / static_cast<double>(profile.passes) : 0);

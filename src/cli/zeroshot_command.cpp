@@ -57,7 +57,7 @@ void print(const std::vector<TaskResult>& results, const Accuracy& mean, double 
 
 void run(const Arguments& arguments) {
   const std::vector<TaskSample> samples = samples_of(arguments);
-  const auto model = RuntimeModel::open(arguments.model, arguments.runtime.runtime);
+  const auto model = open_model(arguments.model, arguments.runtime);
   const Tokenizer& tokenizer = model->require_tokenizer();
   const bool bos = arguments.bos.value_or(tokenizer.adds_bos_by_default());
   if (bos && !tokenizer.bos())

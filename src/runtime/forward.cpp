@@ -150,7 +150,7 @@ void ForwardPass::layer(const RuntimeLayer& layer, std::int64_t index, std::span
   clock.spent_on(Operation::down);
 }
 
-const float* ForwardPass::hidden(std::span<const PassToken> tokens) {
+void ForwardPass::run(std::span<const PassToken> tokens, std::int64_t count) {
   const auto rows = static_cast<std::int64_t>(tokens.size());
   const std::vector<RuntimeLayer>& layers = model_.layers();
   make_room(rows);
@@ -159,35 +159,77 @@ const float* ForwardPass::hidden(std::span<const PassToken> tokens) {
   ProfileClock clock(profile_);
   embed(tokens);
   clock.spent_on(Operation::embedding);
-  norm(layers.front().attention_norm, false, rows);
-  clock.spent_on(Operation::norm);
-  for (std::size_t i = 0; i < layers.size(); ++i) {
-    layer(layers[i], static_cast<std::int64_t>(i), tokens);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const RuntimeLayer& next = layers[static_cast<std::size_t>(i)];
     ProfileClock norm_clock(profile_);
-    norm(i + 1 < layers.size() ? layers[i + 1].attention_norm : model_.final_norm(), true, rows);
+    norm(next.attention_norm, i > 0, rows);
     norm_clock.spent_on(Operation::norm);
+    layer(next, i, tokens);
   }
   if (profile_ != nullptr) profile_->passes += 1, profile_->tokens += rows;
-  return normed_.data();
 }
+
+void ForwardPass::read(std::span<const PassToken> tokens) {
+  run(tokens, spec_.layers);
+  ProfileClock clock(profile_);
+  norm(model_.final_norm(), true, static_cast<std::int64_t>(tokens.size()));
+  clock.spent_on(Operation::norm);
+}
+
+const float* ForwardPass::residual(std::span<const PassToken> tokens, std::int64_t layers) {
+  run(tokens, layers);
+  if (layers == 0) return x_.data();
+  const auto rows = static_cast<std::int64_t>(tokens.size());
+  for_rows(rows, spec_.hidden, [&](std::int64_t row) {
+    add_row(x_.data() + row * spec_.hidden, delta_.data() + row * spec_.hidden, spec_.hidden);
+  });
+  return x_.data();
+}
+
+KvCache ForwardPass::make_cache(KvType type, std::int64_t capacity) { return {spec_, type, capacity}; }
+
+std::int64_t ForwardPass::most_positions() const { return std::int64_t{1} << 28; }
 
 std::int64_t ForwardPass::logit_rows() const {
   const std::uint64_t row_bytes = static_cast<std::uint64_t>(spec_.vocab) * sizeof(float);
   return std::max<std::int64_t>(16, static_cast<std::int64_t>(kLogitBytes / row_bytes));
 }
 
-const float* ForwardPass::logits(const float* hidden, std::int64_t rows) {
+const float* ForwardPass::logits(std::span<const std::int32_t> rows) {
   ProfileClock clock(profile_);
-  logits_.reserve(static_cast<std::size_t>(rows * spec_.vocab));
+  const auto count = static_cast<std::int64_t>(rows.size());
+  const std::int64_t width = spec_.hidden;
+  logits_.reserve(static_cast<std::size_t>(count * spec_.vocab));
+  const float* hidden = normed_.data() + rows.front() * width;
+  if (rows.back() - rows.front() + 1 != count) {  // not one after the other
+    scored_.reserve(static_cast<std::size_t>(count * width));
+    for (std::int64_t i = 0; i < count; ++i)
+      std::copy_n(normed_.data() + rows[static_cast<std::size_t>(i)] * width, width, scored_.data() + i * width);
+    hidden = scored_.data();
+  }
   const Product head[] = {{&model_.head(), nullptr, logits_.data()}};
-  multiply(head, hidden, rows, spec_.hidden);
+  multiply(head, hidden, count, width);
   std::atomic<bool> finite = true;
-  for_rows(rows, spec_.vocab, [&](std::int64_t row) {
+  for_rows(count, spec_.vocab, [&](std::int64_t row) {
     if (!all_finite(logits_.data() + row * spec_.vocab, spec_.vocab)) finite = false;
   });
   clock.spent_on(Operation::head);
-  if (!finite) fail_input("{}: logits are not finite: the model's weights hold NaN or overflow", model_.source());
+  if (!finite) fail_not_finite(model_);
   return logits_.data();
+}
+
+std::vector<std::int32_t> ForwardPass::likeliest(std::span<const std::int32_t> rows) {
+  const float* const all = logits(rows);
+  std::vector<std::int32_t> ids;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const float* const row = all + static_cast<std::int64_t>(i) * spec_.vocab;
+    ids.push_back(static_cast<std::int32_t>(std::max_element(row, row + spec_.vocab) - row));
+  }
+  return ids;
+}
+
+void fail_not_finite(const RuntimeModel& model) {
+  fail_input("{}: logits are not finite: the model's weights hold NaN or overflow", model.source());
 }
 
 }  // namespace scalebits

@@ -4,7 +4,7 @@
 
 #include "core/aligned_buffer.h"
 #include "kernels/attention.h"
-#include "runtime/kv_cache.h"
+#include "runtime/backend.h"
 #include "runtime/model.h"
 #include "runtime/rotary_table.h"
 
@@ -14,25 +14,22 @@
 
 namespace scalebits {
 
-/// A token to be read at `position` of its sequence; all before it have been read, or come before it in the pass.
-struct PassToken {
-  KvCache* cache = nullptr;
-  std::int64_t position = 0;
-  std::int32_t id = 0;
-};
+/// Throws Error(bad_input).
+[[noreturn]] void fail_not_finite(const RuntimeModel& model);
 
-class ForwardPass {
+class ForwardPass : public Backend {
  public:
   explicit ForwardPass(RuntimeModel& model);
 
-  /// Writes keys and values into the caches, which have room; gives [tokens, hidden], after the final norm, valid until
-  /// the next call.
-  const float* hidden(std::span<const PassToken> tokens);
-  /// hidden [rows, hidden] → logits [rows, vocab], valid until the next call. Throws Error(bad_input) unless all are
-  /// finite.
-  const float* logits(const float* hidden, std::int64_t rows);
-  /// Rows that logits() should be asked for at once: those of 16 MiB.
-  std::int64_t logit_rows() const;
+  KvCache make_cache(KvType type, std::int64_t capacity) override;
+  std::int64_t most_positions() const override;
+  void read(std::span<const PassToken> tokens) override;
+  const float* logits(std::span<const std::int32_t> rows) override;
+  std::vector<std::int32_t> likeliest(std::span<const std::int32_t> rows) override;
+  std::int64_t logit_rows() const override;
+
+  /// What comes out of the embedding and the first `layers` layers alone, [tokens, hidden], valid until the next call.
+  const float* residual(std::span<const PassToken> tokens, std::int64_t layers);
 
  private:
   struct Product {
@@ -45,6 +42,8 @@ class ForwardPass {
   /// x_ → x_ (plus delta_, where that is asked for) and normed_.
   void norm(const RuntimeNorm& norm, bool adds_delta, std::int64_t rows);
   void embed(std::span<const PassToken> tokens);
+  /// The embedding and the first `layers` layers → x_ and, unless there are none, delta_.
+  void run(std::span<const PassToken> tokens, std::int64_t layers);
   void layer(const RuntimeLayer& layer, std::int64_t index, std::span<const PassToken> tokens);
   void rotate_and_store(const RuntimeLayer& layer, std::int64_t index, std::span<const PassToken> tokens);
   void make_room(std::int64_t rows);
@@ -55,7 +54,7 @@ class ForwardPass {
   const ModelSpec& spec_;
   Profile* profile_;
   RotaryTable rotary_;
-  AlignedBuffer<float> x_, normed_, delta_, q_, k_, v_, attended_, gate_, up_, logits_;
+  AlignedBuffer<float> x_, normed_, delta_, q_, k_, v_, attended_, gate_, up_, scored_, logits_;
   std::vector<LinearOutput> outputs_;
   std::vector<AttentionQuery> queries_;
 };

@@ -3,6 +3,7 @@
 #include "artifact/artifact.h"
 #include "checkpoint/read_checkpoint.h"
 #include "core/error.h"
+#include "runtime/card_backend.h"
 #include "runtime/forward.h"
 #include "tokenizer/tokenizer.h"
 
@@ -54,7 +55,10 @@ void RuntimeModel::take_weights(const MakeLinear& make_linear, const ReadVector&
   }
   final_norm_ = read_norm(std::string(kFinalNormName));
   if (!spec_.tied_head) head_.emplace(make_linear(std::string(kHeadName)));
-  forward_ = std::make_unique<ForwardPass>(*this);
+  if (options_.device == RuntimeDevice::cpu)
+    backend_ = std::make_unique<ForwardPass>(*this);
+  else
+    backend_ = std::make_unique<CardBackend>(*this);
 }
 
 std::unique_ptr<RuntimeModel> RuntimeModel::from_artifact(std::shared_ptr<const Artifact> artifact,
@@ -100,6 +104,8 @@ const Tokenizer& RuntimeModel::require_tokenizer() const {
   if (!tokenizer_) fail_input("{}: has no tokenizer, so text cannot be turned into tokens", source_);
   return *tokenizer_;
 }
+
+std::string RuntimeModel::placement() const { return backend_->placement(); }
 
 std::uint64_t RuntimeModel::bytes_per_token() const {
   const auto vector_bytes = [](const std::vector<float>& values) { return values.size() * sizeof(float); };

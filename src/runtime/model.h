@@ -4,6 +4,7 @@
 #pragma once
 
 #include "core/thread_pool.h"
+#include "kernels/attention.h"
 #include "kernels/linear.h"
 #include "model/checkpoint.h"
 #include "model/model_spec.h"
@@ -20,8 +21,22 @@
 namespace scalebits {
 
 class Artifact;
-class ForwardPass;
+class Backend;
 class Tokenizer;
+
+namespace cuda {
+class Device;
+}
+
+/// Where a model's layers run: here, or the last of them, as many as fit, on a CUDA card.
+enum class RuntimeDevice { cpu, cuda };
+
+struct CardOptions {
+  std::uint64_t memory_bytes = 0;        // that may be taken of the card; 0: all that is free
+  std::int64_t positions = 0;            // of a sequence, that room is kept for; 0: the model's, at most 8192
+  KvType kv = KvType::f16;               // how that room is laid out; sessions of the other kind ask for their own
+  std::shared_ptr<cuda::Device> device;  // null: the first card there is
+};
 
 struct RuntimeOptions {
   int threads = 0;         // 0: one for each core this process may use
@@ -29,6 +44,8 @@ struct RuntimeOptions {
   ActivationFormat activations = ActivationFormat::i8;  // of products with packed weights; f32 is exact
   std::int64_t chunk_tokens = 256;  // a longer prompt is read in pieces of so many; results do not depend on it
   bool profile = false;             // collect profile()
+  RuntimeDevice device = RuntimeDevice::cpu;
+  CardOptions card;
 };
 
 /// A norm of the residual stream; `bias` is empty unless it is a LayerNorm.
@@ -84,12 +101,16 @@ class RuntimeModel {
   /// learned positions.
   std::uint64_t bytes_per_token() const;
 
+  /// Which layers are on the card and what they take there; empty on the CPU.
+  std::string placement() const;
+
   ThreadPool& threads() { return threads_; }
   LinearRunner& runner() { return runner_; }
   /// Time spent since the model was opened or the profile cleared; all zero unless options().profile.
   Profile& profile() { return profile_; }
-  /// The room's own: what sessions run.
-  ForwardPass& forward() { return *forward_; }
+  /// The room's own: what sessions run, and logits that several passes gave.
+  Backend& backend() { return *backend_; }
+  std::vector<float>& joined_logits() { return joined_logits_; }
 
  private:
   RuntimeModel(const ModelSpec& spec, const RuntimeOptions& options);
@@ -107,7 +128,8 @@ class RuntimeModel {
   Profile profile_;
   ThreadPool threads_;
   LinearRunner runner_;
-  std::unique_ptr<ForwardPass> forward_;
+  std::unique_ptr<Backend> backend_;
+  std::vector<float> joined_logits_;
 };
 
 }  // namespace scalebits

@@ -8,8 +8,21 @@
 
 namespace scalebits {
 
-enum class Operation { embedding, norm, qkv, rotate_and_store, attention, output, gate_up, activation, down, head };
-inline constexpr std::size_t kOperations = 10;
+/// card: waiting for one, whatever it does.
+enum class Operation {
+  embedding,
+  norm,
+  qkv,
+  rotate_and_store,
+  attention,
+  output,
+  gate_up,
+  activation,
+  down,
+  head,
+  card
+};
+inline constexpr std::size_t kOperations = 11;
 std::string_view name_of(Operation operation);
 
 struct Profile {

@@ -2,19 +2,21 @@
 
 #include "core/error.h"
 #include "core/progress.h"
-#include "runtime/forward.h"
+#include "runtime/backend.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace scalebits {
 
 namespace {
 
-std::int64_t positions_of(const RuntimeModel& model, const SessionOptions& options) {
-  constexpr std::int64_t kMost = std::int64_t{1} << 28;
-  const std::int64_t wanted = options.max_positions == 0 ? model.spec().max_positions : options.max_positions;
-  if (wanted < 1 || wanted > kMost)
-    fail(ErrorKind::usage, "positions of a session must be 1 to {}, found {}", kMost, wanted);
+std::int64_t positions_of(RuntimeModel& model, const SessionOptions& options) {
+  const std::int64_t most = model.backend().most_positions();
+  const std::int64_t wanted =
+      options.max_positions == 0 ? std::min(most, model.spec().max_positions) : options.max_positions;
+  if (wanted < 1 || wanted > most)
+    fail(ErrorKind::usage, "positions of a session must be 1 to {}, found {}", most, wanted);
   if (model.spec().positions == PositionKind::learned && wanted > model.spec().max_positions)
     fail(ErrorKind::usage, "{}: this model has learned {} positions and cannot hold more, found {}", model.source(),
          model.spec().max_positions, wanted);
@@ -24,7 +26,8 @@ std::int64_t positions_of(const RuntimeModel& model, const SessionOptions& optio
 }  // namespace
 
 Session::Session(RuntimeModel& model, const SessionOptions& options)
-    : model_(&model), max_positions_(positions_of(model, options)), cache_(model.spec(), options.kv, max_positions_) {}
+    : model_(&model), max_positions_(positions_of(model, options)),
+      cache_(model.backend().make_cache(options.kv, max_positions_)) {}
 
 void Session::require_readable(std::span<const std::int32_t> tokens) const {
   if (tokens.empty()) fail(ErrorKind::usage, "there must be at least one token to read");
@@ -36,9 +39,9 @@ void Session::require_readable(std::span<const std::int32_t> tokens) const {
                tokens.size(), length(), max_positions_);
 }
 
-/// on_hidden(first, rows, hidden [rows, hidden]) of the steps' tokens, counted end to end, after each pass.
-template <typename OnHidden>
-void Session::read(std::span<const SessionStep> steps, const OnHidden& on_hidden) {
+/// on_pass(first, rows): numbers of the steps' tokens, counted end to end, after each pass.
+template <typename OnPass>
+void Session::read(std::span<const SessionStep> steps, const OnPass& on_pass) {
   if (steps.empty()) fail(ErrorKind::usage, "there must be at least one session");
   RuntimeModel& model = steps.front().session->model();
   for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -53,10 +56,10 @@ void Session::read(std::span<const SessionStep> steps, const OnHidden& on_hidden
   std::int64_t first = 0;
   const auto run = [&] {
     if (interrupt_requested && first > 0) fail(ErrorKind::interrupted, "reading was interrupted");
-    const float* hidden = model.forward().hidden(pass);
+    model.backend().read(pass);
     for (std::size_t row = 0; row < pass.size(); ++row) readers[row]->tokens_.push_back(pass[row].id);
     const auto rows = static_cast<std::int64_t>(pass.size());
-    on_hidden(first, rows, hidden);
+    on_pass(first, rows);
     first += rows;
     pass.clear();
     readers.clear();
@@ -72,31 +75,59 @@ void Session::read(std::span<const SessionStep> steps, const OnHidden& on_hidden
   if (!pass.empty()) run();
 }
 
-std::span<const float> evaluate(std::span<const SessionStep> steps) {
-  std::vector<float> last_hidden;
+/// on_last(rows) of the pass, for the last tokens of the steps in order, as many at once as logits may be asked for.
+template <typename OnLast>
+void Session::read_to_last(std::span<const SessionStep> steps, const OnLast& on_last) {
+  std::vector<std::int32_t> rows;
   std::size_t done = 0;  // steps whose last token has been read
   std::int64_t end = 0;  // of the tokens of the steps up to that one
-  Session::read(steps, [&](std::int64_t first, std::int64_t rows, const float* hidden) {
-    const auto width = steps.front().session->model().spec().hidden;
+  read(steps, [&](std::int64_t first, std::int64_t count) {
+    rows.clear();
     for (; done < steps.size(); ++done) {
       const std::int64_t last = end + static_cast<std::int64_t>(steps[done].tokens.size()) - 1;
-      if (last >= first + rows) break;
-      last_hidden.insert(last_hidden.end(), hidden + (last - first) * width, hidden + (last - first + 1) * width);
+      if (last >= first + count) break;
+      rows.push_back(static_cast<std::int32_t>(last - first));
       end = last + 1;
     }
+    const auto most = static_cast<std::size_t>(steps.front().session->model().backend().logit_rows());
+    for (std::size_t row = 0; row < rows.size(); row += most)
+      on_last(std::span<const std::int32_t>(rows).subspan(row, std::min(most, rows.size() - row)));
   });
-  RuntimeModel& model = steps.front().session->model();
-  const float* logits = model.forward().logits(last_hidden.data(), static_cast<std::int64_t>(steps.size()));
-  return {logits, steps.size() * static_cast<std::size_t>(model.spec().vocab)};
+}
+
+std::span<const float> evaluate(std::span<const SessionStep> steps) {
+  std::span<const float> all;
+  std::vector<float>* joined = nullptr;
+  Session::read_to_last(steps, [&](std::span<const std::int32_t> rows) {
+    RuntimeModel& model = steps.front().session->model();
+    const float* const logits = model.backend().logits(rows);
+    const std::size_t count = rows.size() * static_cast<std::size_t>(model.spec().vocab);
+    all = {logits, count};
+    if (rows.size() == steps.size()) return;
+    if (joined == nullptr) joined = &model.joined_logits(), joined->clear();
+    joined->insert(joined->end(), logits, logits + count);
+    all = *joined;
+  });
+  return all;
+}
+
+std::vector<std::int32_t> likeliest(std::span<const SessionStep> steps) {
+  std::vector<std::int32_t> ids;
+  Session::read_to_last(steps, [&](std::span<const std::int32_t> rows) {
+    const auto some = steps.front().session->model().backend().likeliest(rows);
+    ids.insert(ids.end(), some.begin(), some.end());
+  });
+  return ids;
 }
 
 void evaluate_all(std::span<const SessionStep> steps, const LogitsSink& sink) {
-  Session::read(steps, [&](std::int64_t first, std::int64_t rows, const float* hidden) {
-    RuntimeModel& model = steps.front().session->model();
-    ForwardPass& forward = model.forward();
-    for (std::int64_t row = 0; row < rows; row += forward.logit_rows()) {
-      const std::int64_t some = std::min(forward.logit_rows(), rows - row);
-      sink(first + row, some, forward.logits(hidden + row * model.spec().hidden, some));
+  std::vector<std::int32_t> rows;
+  Session::read(steps, [&](std::int64_t first, std::int64_t count) {
+    Backend& backend = steps.front().session->model().backend();
+    for (std::int64_t row = 0; row < count; row += backend.logit_rows()) {
+      rows.resize(static_cast<std::size_t>(std::min(backend.logit_rows(), count - row)));
+      std::iota(rows.begin(), rows.end(), static_cast<std::int32_t>(row));
+      sink(first + row, static_cast<std::int64_t>(rows.size()), backend.logits(rows));
     }
   });
 }
@@ -104,6 +135,11 @@ void evaluate_all(std::span<const SessionStep> steps, const LogitsSink& sink) {
 std::span<const float> Session::evaluate(std::span<const std::int32_t> tokens) {
   const SessionStep step{this, tokens};
   return scalebits::evaluate({&step, 1});
+}
+
+std::int32_t Session::likeliest(std::span<const std::int32_t> tokens) {
+  const SessionStep step{this, tokens};
+  return scalebits::likeliest({&step, 1}).front();
 }
 
 void Session::evaluate_all(std::span<const std::int32_t> tokens, const LogitsSink& sink) {

@@ -28,6 +28,9 @@ struct SessionStep {
 /// Errors as Session::evaluate.
 std::span<const float> evaluate(std::span<const SessionStep> steps);
 
+/// The likeliest token after the last of each step instead of logits: the lowest number among equals.
+std::vector<std::int32_t> likeliest(std::span<const SessionStep> steps);
+
 /// Logits [rows, vocab] of tokens number first … first + rows - 1 of those given; valid during the call.
 using LogitsSink = std::function<void(std::int64_t first, std::int64_t rows, const float* logits)>;
 /// The same with the logits after every token, the steps' tokens counted end to end, some at a time in order. `sink`
@@ -58,6 +61,8 @@ class Session {
   /// max_positions(); Error(interrupted) between chunks of a prompt on Ctrl-C, and Error(bad_input) when logits are not
   /// finite: then tokens() tells what was read.
   std::span<const float> evaluate(std::span<const std::int32_t> tokens);
+  /// The same, with the likeliest token instead of logits; from a card, a number comes instead of a row of them.
+  std::int32_t likeliest(std::span<const std::int32_t> tokens);
   /// The same, with the logits after every token, some at a time in order. `sink` must not use the model.
   void evaluate_all(std::span<const std::int32_t> tokens, const LogitsSink& sink);
 
@@ -69,9 +74,12 @@ class Session {
 
  private:
   friend std::span<const float> evaluate(std::span<const SessionStep> steps);
+  friend std::vector<std::int32_t> likeliest(std::span<const SessionStep> steps);
   friend void evaluate_all(std::span<const SessionStep> steps, const LogitsSink& sink);
-  template <typename OnHidden>
-  static void read(std::span<const SessionStep> steps, const OnHidden& on_hidden);
+  template <typename OnPass>
+  static void read(std::span<const SessionStep> steps, const OnPass& on_pass);
+  template <typename OnLast>
+  static void read_to_last(std::span<const SessionStep> steps, const OnLast& on_last);
   void require_readable(std::span<const std::int32_t> tokens) const;
 
   RuntimeModel* model_;

@@ -30,20 +30,26 @@ Written TextWriter::write(std::span<const std::int32_t> prompt, std::int64_t max
   Clock::time_point began = Clock::now();
   written.kept_tokens = session_.keep_shared_prefix(prompt);
   const auto fresh = prompt.subspan(static_cast<std::size_t>(written.kept_tokens));
-  std::span<const float> logits = session_.evaluate(fresh);
+  const CounterRng rng(options_.sampling.seed);
+  // The likeliest token needs no logits, which a card would have to send.
+  const bool greedy = options_.sampling.temperature == 0 && options_.sampling.repetition_penalty == 1;
+  const auto next_after = [&](std::span<const std::int32_t> tokens) {
+    if (greedy) return session_.likeliest(tokens);
+    const std::span<const float> logits = session_.evaluate(tokens);
+    return choose_token(logits, options_.sampling, session_.tokens(), rng.uniform(draws_++));
+  };
+  std::int32_t token = next_after(fresh);
   written.read_tokens = static_cast<std::int64_t>(fresh.size());
   written.read_seconds = seconds_since(began);
   written.reading = std::exchange(profile, {});
 
   began = Clock::now();
-  const CounterRng rng(options_.sampling.seed);
   StreamDecoder stream(tokenizer_, {.special_text = false, .text_start = options_.text_start});
   StopStrings stops(options_.stops);
   const auto show = [&](const std::string& text) {
     if (!text.empty()) sink(text);
   };
   while (true) {
-    const std::int32_t token = choose_token(logits, options_.sampling, session_.tokens(), rng.uniform(draws_++));
     written.end = WritingEnd::stop_token;
     if (std::find(options_.stop_ids.begin(), options_.stop_ids.end(), token) != options_.stop_ids.end()) break;
     written.tokens.push_back(token);
@@ -56,7 +62,8 @@ Written TextWriter::write(std::span<const std::int32_t> prompt, std::int64_t max
     if (interrupt_requested) break;
     written.end = WritingEnd::out_of_positions;
     if (session_.length() == session_.max_positions()) break;
-    logits = session_.evaluate({&token, 1});
+    const std::int32_t read = token;
+    token = next_after({&read, 1});
   }
   show(stops.push(stream.finish()));
   show(stops.finish());

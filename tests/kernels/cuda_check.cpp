@@ -4,12 +4,13 @@
 //   groups
 //     and blocks, one to three matrices in a launch, 1 to 300 tokens, f16, bf16 and f32;
 //   - every result is written and nothing else is; two runs give the same bits; a token that is not finite stays alone.
-//   - what lies between products is what decode.h says (cuda_decode_check.cpp).
+//   - decoding of whole models is what the emulated device gives (cuda_decoder_check.cpp).
 // Needs no library. Exits with 77 after saying SKIPPED where there is no card. --quick: for compute-sanitizer.
-#include "cuda_decode_check.h"
+#include "cuda_decoder_check.h"
 #include "cuda_random.h"
 
 #include "core/float_types.h"
+#include "kernels/cuda/card_device.h"
 
 #include <cmath>
 #include <cstdio>
@@ -222,7 +223,7 @@ struct Check {
     }
     one_bad_token();
     ++cases;
-    for (const std::string& failure : check_decoding(engine)) fail(failure);
+    for (const std::string& failure : check_decoding(open_card(), quick)) fail(failure);
     if (quick) return;
     product({matrix(49153, 576)}, ElementType::f16, 1);
     product({matrix(4096, 4096)}, ElementType::f16, 1);

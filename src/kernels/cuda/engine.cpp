@@ -1,7 +1,6 @@
 #include "kernels/cuda/engine.h"
 
 #include "kernels/cuda/launches.h"
-#include "kernels/cuda/stream_plan.h"
 
 #include <algorithm>
 
@@ -96,6 +95,8 @@ struct Engine::State {
   cudaStream_t stream = nullptr;
   int blocks[kSmallBatchKernels] = {};  // of each kernel, that run at once
   int most_gathered = 0;                // bytes of shared memory that a block may gather into
+  // Partial sums of products whose panels or tiles are shared; of one product at a time, as all are done in order.
+  CardBuffer small_batch_sums, prompt_sums, prompt_arrivals;
   // What prepare() left behind.
   CardBuffer fragments, sums, factors;
   ActivationView x;
@@ -118,6 +119,7 @@ Engine::Engine(int card) : state_(std::make_unique<State>()) {
   state_->card = found[static_cast<std::size_t>(card)];
   check(cudaStreamCreateWithFlags(&state_->stream, cudaStreamNonBlocking), "making a stream");
   const int most_shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, card);
+  std::uint64_t sum_bytes = 0;
   for (int i = 0; i < kSmallBatchKernels; ++i) {
     const ProductKernel& kernel = small_batch_kernels()[i];
     const auto* function = reinterpret_cast<const void*>(kernel.run);
@@ -132,11 +134,16 @@ Engine::Engine(int card) : state_(std::make_unique<State>()) {
           kernel.name);
     if (blocks == 0) throw CardError(std::string("CUDA: the kernel '") + kernel.name + "' does not fit this card");
     state_->blocks[i] = blocks * state_->card.multiprocessors;
+    sum_bytes = std::max(sum_bytes, part_sum_bytes(state_->blocks[i], kernel.token_blocks));
   }
+  state_->small_batch_sums = CardBuffer(sum_bytes);
   const PromptKernel& prompt = prompt_kernel();
   check(cudaFuncSetAttribute(reinterpret_cast<const void*>(prompt.run), cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(prompt.shared_bytes)),
         prompt.name);
+  state_->prompt_sums = CardBuffer(most_prompt_sum_bytes(state_->card.multiprocessors));
+  state_->prompt_arrivals =
+      CardBuffer(sizeof(std::uint32_t) * static_cast<std::uint64_t>(state_->card.multiprocessors));
 }
 
 Engine::~Engine() = default;
@@ -154,34 +161,34 @@ void Engine::download(void* to, const CardBuffer& from, std::uint64_t bytes) {
 void Engine::wait() { check(cudaStreamSynchronize(state_->stream), "running kernels"); }
 
 struct CardMatrices::State {
-  std::vector<StoredShape> shapes;
-  StreamPlan plan;  // without what lies on the card
+  MatricesPlan plan;  // without what lies on the card
   CardBuffer stream, widths, panel_bytes, cell_offsets, side, input_order;
   std::vector<CardBuffer> row_orders;
   struct Scheduled {
     int blocks = 0;
     int gathered_cells = 0;
-    CardBuffer runs, block_cells, first_block, sharers, arrivals, sums;
+    CardBuffer runs, block_cells, first_block, sharers, arrivals;
   };
   std::vector<Scheduled> schedules;  // [small batch kernel]
-  // Of the prompt's kernel, whose tiles may be split: one counter for each tile of results, partial sums.
-  CardBuffer arrivals, sums;
 
+  MatrixView view() const {
+    return {.stream = stream.as<std::uint8_t>(),
+            .widths = widths.as<std::uint16_t>(),
+            .panel_bytes = panel_bytes.as<std::uint64_t>(),
+            .cell_offsets = cell_offsets.as<std::uint32_t>(),
+            .side = side.as<SideConstants>(),
+            .panels = plan.stream.panels,
+            .cells = plan.stream.cells,
+            .groups = plan.stream.groups,
+            .parts = static_cast<int>(plan.shapes.size())};
+  }
   ProductArgs args(std::span<const CardOutput> outputs) const {
-    if (outputs.size() != shapes.size()) throw std::logic_error("a product needs one output for each matrix");
+    if (outputs.size() != plan.shapes.size()) throw std::logic_error("a product needs one output for each matrix");
     ProductArgs result;
-    result.matrix = {.stream = stream.as<std::uint8_t>(),
-                     .widths = widths.as<std::uint16_t>(),
-                     .panel_bytes = panel_bytes.as<std::uint64_t>(),
-                     .cell_offsets = cell_offsets.as<std::uint32_t>(),
-                     .side = side.as<SideConstants>(),
-                     .panels = plan.panels,
-                     .cells = plan.cells,
-                     .groups = plan.groups,
-                     .parts = static_cast<int>(shapes.size())};
-    for (std::size_t part = 0; part < shapes.size(); ++part) {
-      result.part[part].first_panel = plan.first_panels[part];
-      result.part[part].rows = static_cast<std::uint32_t>(shapes[part].rows);
+    result.matrix = view();
+    for (std::size_t part = 0; part < plan.shapes.size(); ++part) {
+      result.part[part].first_panel = plan.stream.first_panels[part];
+      result.part[part].rows = static_cast<std::uint32_t>(plan.shapes[part].rows);
       result.part[part].row_order = row_orders[part].as<std::uint32_t>();
       result.part[part].y = outputs[part].y;
       result.part[part].y_stride = outputs[part].y_stride;
@@ -190,28 +197,22 @@ struct CardMatrices::State {
   }
 };
 
-CardMatrices::CardMatrices(Engine& engine, std::span<const StoredMatrix> parts) : state_(std::make_unique<State>()) {
-  if (parts.empty() || parts.size() > kMostParts)
-    throw std::logic_error("CardMatrices: 1 to " + std::to_string(kMostParts) + " matrices");
-  std::vector<StoredTiles> tiles;
-  for (const StoredMatrix& part : parts) {
-    state_->shapes.push_back(part.shape);
-    tiles.push_back(find_stored_tiles(part.shape, part.widths));
-    if (part.shape.cols != parts[0].shape.cols || tile_groups(part.shape) != tile_groups(parts[0].shape) ||
-        !std::ranges::equal(part.input_order, parts[0].input_order) || tiles.back().blob_bytes != part.blob.size())
-      throw std::logic_error("CardMatrices: parts must read the same inputs in the same order and be whole");
-  }
-  StreamPlan& plan = state_->plan;
-  plan = plan_stream(state_->shapes, tiles);
-  state_->stream = CardBuffer(plan.bytes);
+CardMatrices::CardMatrices(Engine& engine, std::span<const StoredMatrix> parts)
+    : CardMatrices(engine, parts, plan_matrices(parts, engine.kernel_shapes())) {}
+
+CardMatrices::CardMatrices(Engine& engine, std::span<const StoredMatrix> parts, MatricesPlan given)
+    : state_(std::make_unique<State>()) {
+  MatricesPlan& plan = state_->plan;
+  plan = std::move(given);
+  state_->stream = CardBuffer(plan.stream.bytes);
   for (std::size_t part = 0; part < parts.size(); ++part) {
-    const CardBuffer blob = on_card(engine, parts[part].blob), places = on_card(engine, tiles[part].tiles),
-                     records = on_card(engine, plan.records[part]);
+    const CardBuffer blob = on_card(engine, parts[part].blob), places = on_card(engine, plan.tiles[part].tiles),
+                     records = on_card(engine, plan.stream.records[part]);
     launch_repack({.shape = parts[part].shape,
                    .blob = blob.as<std::uint8_t>(),
                    .tiles = places.as<StoredTile>(),
                    .records = records.as<std::uint64_t>(),
-                   .count = static_cast<std::int64_t>(tiles[part].tiles.size()),
+                   .count = static_cast<std::int64_t>(plan.tiles[part].tiles.size()),
                    .stream = state_->stream.as<std::uint8_t>()},
                   static_cast<cudaStream_t>(engine.stream()));
     check(cudaGetLastError(), "repacking");
@@ -219,46 +220,72 @@ CardMatrices::CardMatrices(Engine& engine, std::span<const StoredMatrix> parts) 
     state_->row_orders.push_back(on_card(engine, parts[part].row_order));
   }
   state_->input_order = on_card(engine, parts[0].input_order);
-  std::vector<SideConstants> side;
-  for (const StoredShape& shape : state_->shapes) side.push_back(make_side_constants(shape));
-  state_->side = on_card(engine, side);
-  state_->widths = on_card(engine, plan.widths);
-  state_->panel_bytes = on_card(engine, plan.panel_bytes);
-  state_->cell_offsets = on_card(engine, plan.cell_offsets);
-  for (int i = 0; i < kSmallBatchKernels; ++i) {
-    const ProductKernel& kernel = small_batch_kernels()[i];
-    const Schedule schedule =
-        make_schedule(plan.widths, plan.groups, plan.cells, engine.state_->blocks[i], kernel.warps);
-    const std::uint64_t part_bytes =
-        sizeof(float) * kPanelRows * kTokenBlock * static_cast<std::uint64_t>(kernel.token_blocks);
+  state_->side = on_card(engine, plan.side);
+  state_->widths = on_card(engine, plan.stream.widths);
+  state_->panel_bytes = on_card(engine, plan.stream.panel_bytes);
+  state_->cell_offsets = on_card(engine, plan.stream.cell_offsets);
+  for (const Schedule& schedule : plan.schedules)
     state_->schedules.push_back({.blocks = schedule.blocks,
-                                 .gathered_cells = gathered_cells(schedule, plan.cells),
+                                 .gathered_cells = gathered_cells(schedule, plan.stream.cells),
                                  .runs = on_card(engine, schedule.runs),
                                  .block_cells = on_card(engine, schedule.block_cells),
                                  .first_block = on_card(engine, schedule.first_block),
                                  .sharers = on_card(engine, schedule.sharers),
-                                 .arrivals = CardBuffer(sizeof(std::uint32_t) * plan.panels),
-                                 .sums = CardBuffer(part_bytes * 2 * static_cast<std::uint64_t>(schedule.blocks))});
-  }
-  for (auto& records : plan.records) records = {};
-  plan.widths = {};
-  plan.panel_bytes = {};
-  plan.cell_offsets = {};
+                                 .arrivals = CardBuffer(sizeof(std::uint32_t) * plan.stream.panels)});
+  plan.tiles = {};
+  plan.side = {};
+  plan.schedules = {};
+  plan.stream.records = {};
+  plan.stream.widths = {};
+  plan.stream.panel_bytes = {};
+  plan.stream.cell_offsets = {};
 }
 
 CardMatrices::~CardMatrices() = default;
 CardMatrices::CardMatrices(CardMatrices&&) noexcept = default;
-std::int64_t CardMatrices::cols() const { return state_->shapes[0].cols; }
-std::int64_t CardMatrices::rows(int part) const { return state_->shapes[static_cast<std::size_t>(part)].rows; }
-std::uint64_t CardMatrices::bytes() const { return state_->plan.bytes + state_->widths.bytes(); }
+std::int64_t CardMatrices::cols() const { return state_->plan.cols(); }
+std::int64_t CardMatrices::rows(int part) const { return state_->plan.shapes[static_cast<std::size_t>(part)].rows; }
+std::uint64_t CardMatrices::bytes() const { return state_->plan.stream.bytes + state_->widths.bytes(); }
+MatrixView CardMatrices::view() const { return state_->view(); }
+
+namespace {
+
+/// Bytes of prepared activations: fragments, sums of groups of 32, factors.
+struct PreparedBytes {
+  PreparedBytes(int tokens, std::int64_t cols) {
+    const auto padded = static_cast<std::uint64_t>(token_blocks(tokens) * kTokenBlock),
+               cells = static_cast<std::uint64_t>((cols + kCellCols - 1) / kCellCols);
+    fragments = cells * kCellCols * padded * 2;
+    sums = cells * 2 * padded * sizeof(float);
+    factors = padded * sizeof(float);
+  }
+  std::uint64_t fragments, sums, factors;
+};
+
+}  // namespace
+
+void Engine::reserve(int tokens, std::int64_t cols) {
+  const PreparedBytes bytes(tokens, cols);
+  state_->grow(state_->fragments, bytes.fragments);
+  state_->grow(state_->sums, bytes.sums);
+  state_->grow(state_->factors, bytes.factors);
+}
+std::uint64_t Engine::reserve_bytes(int tokens, std::int64_t cols) const {
+  const PreparedBytes bytes(tokens, cols);
+  return bytes.fragments + bytes.sums + bytes.factors + state_->small_batch_sums.bytes() + state_->prompt_sums.bytes() +
+         state_->prompt_arrivals.bytes();
+}
+
+std::vector<KernelShape> Engine::kernel_shapes() const {
+  std::vector<KernelShape> shapes;
+  for (int i = 0; i < kSmallBatchKernels; ++i) shapes.push_back({state_->blocks[i], small_batch_kernels()[i].warps});
+  return shapes;
+}
 
 void Engine::prepare(const CardInput& input, const CardMatrices& matrices) {
   const CardMatrices::State& weights = *matrices.state_;
-  const int blocks = token_blocks(input.tokens), tokens = blocks * kTokenBlock, groups = weights.plan.groups;
-  const std::uint64_t cells = weights.plan.cells;
-  state_->grow(state_->fragments, cells * kCellCols * static_cast<std::uint64_t>(tokens) * 2);
-  state_->grow(state_->sums, cells * static_cast<std::uint64_t>(groups * tokens) * sizeof(float));
-  state_->grow(state_->factors, static_cast<std::uint64_t>(tokens) * sizeof(float));
+  const int blocks = token_blocks(input.tokens), groups = weights.plan.stream.groups;
+  reserve(input.tokens, matrices.cols());
   state_->x = {.fragments = state_->fragments.as<std::uint32_t>(),
                .sums = state_->sums.as<float>(),
                .factors = input.type == ElementType::f16 ? nullptr : state_->factors.as<float>(),
@@ -289,7 +316,7 @@ void Engine::launch(int index, const CardMatrices& matrices, ProductArgs& args, 
                    .first_block = schedule.first_block.as<std::uint32_t>(),
                    .sharers = schedule.sharers.as<std::uint32_t>(),
                    .arrivals = schedule.arrivals.as<std::uint32_t>(),
-                   .sums = schedule.sums.as<float>()};
+                   .sums = state_->small_batch_sums.as<float>()};
   void* arguments[] = {&args};
   check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel.run), dim3(static_cast<unsigned>(schedule.blocks)),
                          dim3(static_cast<unsigned>(kernel.warps * kLanes)), arguments,
@@ -316,8 +343,8 @@ void Engine::product(const CardInput& input, const CardMatrices& matrices, std::
 }
 
 void Engine::multiply(const CardMatrices& matrices, std::span<const CardOutput> outputs, ElementType output) {
-  CardMatrices::State& weights = *matrices.state_;
-  if (state_->cols != matrices.cols() || state_->groups != weights.plan.groups)
+  const CardMatrices::State& weights = *matrices.state_;
+  if (state_->cols != matrices.cols() || state_->groups != weights.plan.stream.groups)
     throw std::logic_error("Engine::multiply: inputs were prepared for other matrices");
   ProductArgs args = weights.args(outputs);
   args.x = state_->x;
@@ -326,37 +353,17 @@ void Engine::multiply(const CardMatrices& matrices, std::span<const CardOutput> 
     if (small_batch_kernels()[i].token_blocks == args.x.blocks) return launch(i, matrices, args, 0);
   const PromptKernel& kernel = prompt_kernel();
   const PromptGrid grid =
-      prompt_grid(weights.plan.panels, weights.plan.cells, args.x.blocks, state_->card.multiprocessors);
-  state_->grow(weights.arrivals, grid.tiles * sizeof(std::uint32_t));
-  state_->grow(weights.sums, grid.sum_bytes);
-  args.schedule.arrivals = weights.arrivals.as<std::uint32_t>();
-  args.schedule.sums = weights.sums.as<float>();
+      prompt_grid(weights.plan.stream.panels, weights.plan.stream.cells, args.x.blocks, state_->card.multiprocessors);
+  if (grid.sum_bytes > state_->prompt_sums.bytes() ||
+      (grid.splits > 1 && grid.tiles * sizeof(std::uint32_t) > state_->prompt_arrivals.bytes()))
+    throw std::logic_error("Engine::multiply: more partial sums than there is room for");
+  args.schedule.arrivals = state_->prompt_arrivals.as<std::uint32_t>();
+  args.schedule.sums = state_->prompt_sums.as<float>();
   void* arguments[] = {&args, const_cast<int*>(&grid.splits)};
   check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel.run),
                          dim3(grid.rows, grid.columns, static_cast<unsigned>(grid.splits)),
                          dim3(static_cast<unsigned>(kernel.threads)), arguments, kernel.shared_bytes, state_->stream),
         kernel.name);
-}
-
-void Engine::reference(const StoredMatrix& matrix, const CardInput& input, const CardBuffer& y,
-                       const CardBuffer& magnitude) {
-  const StoredTiles tiles = find_stored_tiles(matrix.shape, matrix.widths);
-  const CardBuffer blob = on_card(*this, matrix.blob), places = on_card(*this, tiles.tiles),
-                   rows = on_card(*this, matrix.row_order), columns = on_card(*this, matrix.input_order);
-  launch_reference({.shape = matrix.shape,
-                    .blob = blob.as<std::uint8_t>(),
-                    .tiles = places.as<StoredTile>(),
-                    .row_order = rows.as<std::uint32_t>(),
-                    .input_order = columns.as<std::uint32_t>(),
-                    .x = input.x,
-                    .x_stride = input.x_stride,
-                    .type = input.type,
-                    .tokens = input.tokens,
-                    .y = y.as<float>(),
-                    .magnitude = magnitude.as<float>()},
-                   state_->stream);
-  check(cudaGetLastError(), "the reference product");
-  wait();
 }
 
 }  // namespace scalebits::cuda

@@ -3,24 +3,16 @@
 // says at the first use that there is no card.
 #pragma once
 
-#include "kernels/cuda/product_args.h"
+#include "kernels/cuda/device.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 namespace scalebits::cuda {
-
-/// The card, its driver or this program cannot do what was asked; packed_matrix.h turns it into
-/// Error(unsupported_hardware).
-class CardError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 struct Card {
   std::string name;
@@ -52,19 +44,6 @@ class CardBuffer {
 
 class CardMatrices;
 
-/// x [tokens, x_stride] in the card's memory, original order of inputs.
-struct CardInput {
-  const void* x = nullptr;
-  std::int64_t x_stride = 0;
-  ElementType type = ElementType::f16;
-  int tokens = 0;
-};
-/// y [tokens, y_stride] in the card's memory, original order of rows.
-struct CardOutput {
-  void* y = nullptr;
-  std::int64_t y_stride = 0;
-};
-
 /// One card: a stream, on which all is done in order, and scratch. Not for two threads at once.
 class Engine {
  public:
@@ -80,6 +59,14 @@ class Engine {
   void wait();
   /// cudaStream_t, for programs that capture or time what is done.
   void* stream() const;
+
+  /// Makes room for the inputs of products with up to `tokens` tokens and `cols` columns, so that none is asked for
+  /// later.
+  void reserve(int tokens, std::int64_t cols);
+  /// That reserve() asks for, with what the engine took when it was made.
+  std::uint64_t reserve_bytes(int tokens, std::int64_t cols) const;
+  /// Of the kernels, as MatricesPlan needs them.
+  std::vector<KernelShape> kernel_shapes() const;
 
   /// Gathers and rounds the inputs for `matrices` and others with the same input order, groups and columns; kept until
   /// the next call.
@@ -107,6 +94,8 @@ class CardMatrices {
   /// Copies and repacks; the host's bytes are not needed afterwards. The parts must agree in columns, groups and input
   /// order. Throws CardError when the card has not enough memory.
   CardMatrices(Engine& engine, std::span<const StoredMatrix> parts);
+  /// The same with what plan_matrices() has made of them and the engine's kernels.
+  CardMatrices(Engine& engine, std::span<const StoredMatrix> parts, MatricesPlan plan);
   ~CardMatrices();
   CardMatrices(CardMatrices&&) noexcept;
 
@@ -114,6 +103,8 @@ class CardMatrices {
   std::int64_t rows(int part) const;
   /// That one product of one token reads: records and widths.
   std::uint64_t bytes() const;
+  /// On the card.
+  MatrixView view() const;
 
  private:
   friend class Engine;

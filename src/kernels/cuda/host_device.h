@@ -12,9 +12,11 @@
 #if defined(__CUDA_ARCH__)
 #define SCALEBITS_ON_CARD 1
 #define SCALEBITS_UNROLL _Pragma("unroll")
+#define SCALEBITS_KEEP_LOOP _Pragma("unroll 1")
 #else
 #define SCALEBITS_ON_CARD 0
 #define SCALEBITS_UNROLL
+#define SCALEBITS_KEEP_LOOP
 #include "core/float_types.h"
 #endif
 

@@ -1,6 +1,7 @@
 // The kernels, as the engine launches them. For files compiled by nvcc.
 #pragma once
 
+#include "kernels/cuda/operations.h"
 #include "kernels/cuda/product_args.h"
 
 #include <cuda_runtime.h>
@@ -38,6 +39,10 @@ struct PromptGrid {
 };
 /// `blocks`: of 8 tokens.
 PromptGrid prompt_grid(std::uint32_t panels, std::uint32_t cells, int blocks, int multiprocessors);
+/// The most that a grid needs: inputs are only split while tiles and splits together are no more than multiprocessors.
+std::uint64_t most_prompt_sum_bytes(int multiprocessors);
+
+void launch_operation(const Operation& operation, cudaStream_t stream);
 
 /// Stored tiles → records of the stream. `tiles` [count], their places in the stream `records` [count] bytes.
 struct RepackArgs {

@@ -203,6 +203,10 @@ const PromptKernel& prompt_kernel() {
   return kKernel;
 }
 
+std::uint64_t most_prompt_sum_bytes(int multiprocessors) {
+  return static_cast<std::uint64_t>(multiprocessors) * kTileValues * sizeof(float);
+}
+
 PromptGrid prompt_grid(std::uint32_t panels, std::uint32_t cells, int blocks, int multiprocessors) {
   PromptGrid grid;
   grid.rows = (panels + kTilePanels - 1) / kTilePanels;
