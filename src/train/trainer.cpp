@@ -260,7 +260,12 @@ class Run {
 
   void save() {
     resolve();
-    if (group_.is_first()) save_checkpoint(job_.output, origin_, *parameters_, state_);
+    if (!group_.is_first()) return;
+    try {
+      save_checkpoint(job_.output, origin_, *parameters_, state_);
+    } catch (const Error& error) {
+      fail_input("step {}: {}; {}", state_.step, error.what(), last_checkpoint());
+    }
   }
 
   void tell(const Json& line, double seconds) const {
