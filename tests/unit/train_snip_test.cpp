@@ -160,7 +160,7 @@ TEST(Probes, CurvatureIsThatOfTheLoss) {
   for (int half = 0; half < 2; ++half) {
     record.output_errors.clear();
     for (const at::Tensor& error : collector.output_errors())
-      record.output_errors.push_back(error.mul(half ? 0.25 : 0.5));
+      record.output_errors.push_back(error.mul(half ? 0.05 : 0.1));
     Disturb disturb(record.output_errors);
     const double rise = s.graph.loss_and_gradients(s.ids, exact, 0, &disturb).mean - base;
     const NoiseResponse response =
