@@ -38,29 +38,48 @@ Json config_json(const TrainArguments& arguments) {
   return json;
 }
 
+/// Another process of the job has gone while this one computes: the last checkpoint is all there is to keep.
+void end_for_lost_process(const std::string& message) {
+  fmt::print(stderr, "scalebits: {}; the same command goes on from the last checkpoint\n", message);
+  std::_Exit(static_cast<int>(ErrorKind::lost_process));
+}
+
 void train_model(const TrainArguments& arguments) {
   if (arguments.threads > 0) set_thread_count(arguments.threads);
+  ProcessGroup group = ProcessGroup::from_environment(end_for_lost_process);
   const TrainJob job{.config = train_config_from_json(config_json(arguments), arguments.config),
                      .data = {arguments.data.begin(), arguments.data.end()},
-                     .output = arguments.output};
+                     .output = arguments.output,
+                     .group = &group};
+  const bool tells = group.is_first();
   if (!arguments.check.empty()) {
-    Json checks;
+    Json check;
     {
       ProgressLine line(arguments.quiet);
-      checks = check_divergences(job, arguments.check_batches, std::ref(line));
+      check = check_divergences(job, arguments.check_batches, std::ref(line));
     }
-    write_file_atomically(arguments.check, checks.dump(1) + "\n");
-    for (const Json& check : checks)
-      for (const auto& [what, fit] : check.at("fit").items())
-        fmt::print("{:5} {:20} rank correlation {:6.3f}, R² {:.3f}\n", check.at("format").get<std::string>(), what,
-                   fit.at("rank_correlation").get<double>(), fit.at("r_squared").get<double>());
+    write_file_atomically(arguments.check, check.dump(1) + "\n");
+    const auto format = check.at("format").get<std::string>();
+    for (const auto& [what, fit] : check.at("fit").items())
+      fmt::print("{:5} {:20} rank correlation {:6.3f}, R² {:.3f}, slope {:.3f}\n", format, what,
+                 fit.at("rank_correlation").get<double>(), fit.at("r_squared").get<double>(),
+                 fit.at("slope").get<double>());
+    if (check.contains("reliability"))
+      for (const auto& [what, value] : check.at("reliability").items())
+        fmt::print("{:5} {:20} rank correlation of the measurement with itself {:6.3f}\n", format, what,
+                   value.get<double>());
     return;
   }
   TrainReport report;
-  {
-    ProgressLine line(arguments.quiet);
+  try {
+    ProgressLine line(arguments.quiet || !tells);
     report = train(job, std::ref(line));
+    group.leave();
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::interrupted) group.leave();
+    throw;
   }
+  if (!tells) return;
   fmt::print(
       "{}: step {}; training loss {:.4f}, validation loss {:.4f} nats/token; {:.1f}% of linear FLOPs in FP4; {:.0f} "
       "tokens/s; {}\n",

@@ -1,11 +1,10 @@
 #include "train/loss_divergence.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace scalebits {
 
-double LossDivergence::total() const { return std::fabs(first_order) + second_order; }
+double LossDivergence::total() const { return second_order; }
 
 LossDivergence loss_divergence(const StepStatistics& statistics, const NoiseResponse& response, std::size_t linear,
                                NumberFormat format) {

@@ -1,5 +1,6 @@
-// SNIP's third step: what a number format in a linear layer's forward product does to the loss. [ours]: the first-order
-// change, measured, and half the output's curvature times its squared error.
+// SNIP's third step: what a number format in a linear layer's forward product does to the loss. [ours]: half the
+// curvature along the output's error times the error's square. The first-order change is measured, too, but says
+// nothing of other batches: the mean gradient is small in training, what one batch adds to it is not (docs/method.md).
 #pragma once
 
 #include "train/noise_probes.h"
@@ -11,7 +12,7 @@ namespace scalebits {
 struct LossDivergence {
   double first_order = 0;   // signed
   double second_order = 0;  // not negative: a curvature that the probe found negative counts as none
-  double total() const;     // |first_order| + second_order
+  double total() const;     // what a scheme is charged: second_order
 };
 
 LossDivergence loss_divergence(const StepStatistics& statistics, const NoiseResponse& response, std::size_t linear,

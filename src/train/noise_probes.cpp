@@ -42,26 +42,21 @@ class BackwardProbe : public StepObserver {
 
 class ForwardProbe : public StepObserver {
  public:
-  ForwardProbe(const PassRecord& record, const Noise& relative, NoiseResponse& response)
-      : record_(record), relative_(relative), response_(response), noises_(response.linears.size()) {}
+  ForwardProbe(const PassRecord& record, NoiseResponse& response) : record_(record), response_(response) {}
   void after_forward(std::size_t linear, const at::Tensor& y) override {
-    Noise& noise = noises_[linear];
-    noise = {relative_.deviation * root_mean_square(y), CounterRng(relative_.key, 1).bits(linear)};
-    add_noise(y, noise);
-    response_.linears[linear].forward_noise = noise.deviation * noise.deviation * static_cast<double>(y.numel());
+    y.add_(record_.output_errors.at(linear));
+    response_.linears[linear].forward_noise = squared_norm(record_.output_errors[linear]);
   }
   void after_backward(std::size_t linear, ProductInput&, const at::Tensor& dy) override {
-    // E[n^T (H n)] is the deviation squared times the trace of H, and the other layers' noise adds nothing on average.
-    const double turned = inner_product_with_noise(dy, record_.output_gradients.at(linear), noises_[linear]);
+    const at::Tensor& error = record_.output_errors[linear];
+    const double turned = inner_product(dy, error) - inner_product(record_.output_gradients.at(linear), error);
     const double size = response_.linears[linear].forward_noise;
     response_.linears[linear].curvature = size > 0 ? turned / size : 0;
   }
 
  private:
   const PassRecord& record_;
-  Noise relative_;
   NoiseResponse& response_;
-  std::vector<Noise> noises_;
 };
 
 }  // namespace
@@ -99,7 +94,7 @@ NoiseResponse probe_with_noise(TrainingGraph& graph, const at::Tensor& ids, cons
   BackwardProbe backward(undisturbed, {options.noise, CounterRng(options.key, 2).bits(0)}, response);
   graph.loss_and_gradients(ids, exact, options.update.step, &backward);
   measure_updates(&NoiseResponse::Linear::backward_update);
-  ForwardProbe forward(undisturbed, {options.noise, CounterRng(options.key, 3).bits(0)}, response);
+  ForwardProbe forward(undisturbed, response);
   graph.loss_and_gradients(ids, exact, options.update.step, &forward);
   measure_updates(&NoiseResponse::Linear::forward_update);
   return response;

@@ -1,7 +1,9 @@
 // SNIP's second step: how the pass answers small noise, for second-order information without Hessians. Backward probe:
-// noise on the gradient behind the last layer, to see what reaches each layer's gradients. Forward probe: noise on each
-// linear layer's output, independent of the others', to see how the output's gradient turns with it. [ours] The paper
-// tells of the probes, not of what is read off them.
+// Gaussian noise on the gradient behind the last layer, to see what reaches each layer's gradients. Forward probe:
+// every linear layer's output is off by the low format's own error, to see how the output's gradient turns with it.
+// [ours] The paper tells of the probes, with Gaussian noise in both, not of what is read off them. Noise that is
+// independent from token to token misses half of what quantisation does to the loss: a weight's error is the same for
+// all tokens, and what attention would average away stays (docs/method.md has the figures).
 #pragma once
 
 #include "train/step_statistics.h"
@@ -29,14 +31,16 @@ class PassRecord : public StepObserver {
   std::map<std::pair<std::int64_t, InputSite>, at::Tensor> site_gradients;
   std::vector<at::Tensor> residual_gradients;  // in the order of the backward pass, the loss' first
   std::vector<at::Tensor> weight_gradients;    // by place in Parameters::all()
+  std::vector<at::Tensor> output_errors;       // by linear_index(); StatisticsCollector's
 };
 
 /// Squares of Frobenius norms, unless said otherwise.
 struct NoiseResponse {
   struct Linear {
-    double curvature = 0;       // of the loss in the output: trace of its Hessian ÷ numel, not squared; may be negative
-    double forward_noise = 0;   // |n|² that was added to the output
-    double forward_update = 0;  // |change of AdamW's update|² under the forward probe
+    double curvature = 0;        // of the loss along the output's error e: <e, change of the output's gradient> ÷ |e|²,
+                                 // not squared; may be negative
+    double forward_noise = 0;    // |e|²
+    double forward_update = 0;   // |change of AdamW's update|² under the forward probe
     double backward_update = 0;  // the same under the backward probe
   };
   /// What the backward probe left behind each half of a layer.
@@ -50,7 +54,7 @@ struct NoiseResponse {
 };
 
 struct ProbeOptions {
-  double noise = 0.03;  // relative to the root mean square of what it is added to
+  double noise = 0.03;  // of the backward probe, relative to the root mean square of what it is added to
   AdamWOptions adamw;
   AdamWStep update;
   std::uint64_t key = 0;

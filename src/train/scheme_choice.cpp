@@ -12,7 +12,7 @@ bool is_adaptive(SchemeKind kind) {
 }
 
 std::function<PrecisionScheme()> ask_for_scheme(const SchemeQuestion& question) {
-  const ModelSpec& spec = question.graph.spec();
+  const ModelSpec& spec = question.graph().spec();
   const SchemeOptions& options = question.options;
   const NumberFormat high = number_format_from_name(options.high), low = number_format_from_name(options.low);
   const auto settled = [](PrecisionScheme scheme) { return [scheme] { return scheme; }; };

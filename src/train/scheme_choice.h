@@ -3,7 +3,7 @@
 
 #include "train/adamw.h"
 #include "train/scheme_options.h"
-#include "train/training_graph.h"
+#include "train/shared_passes.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -15,14 +15,17 @@ namespace scalebits {
 /// Whether the scheme depends on the state of training, and so is chosen anew every update_interval steps.
 bool is_adaptive(SchemeKind kind);
 
-/// What a choice may look at. The graph's gradients are overwritten, its parameters and AdamW's state stay.
+/// What a choice may look at. The graph's gradients are overwritten, its parameters and AdamW's state stay. Of a job of
+/// several processes all ask the same, and get the same answer.
 struct SchemeQuestion {
-  TrainingGraph& graph;
+  SharedPasses& passes;
   const SchemeOptions& options;
   const AdamWOptions& adamw;
   AdamWStep update;  // of the update that comes next, with the last one's clipping
   at::Tensor ids;    // the batch of that update
   std::uint64_t seed;
+
+  TrainingGraph& graph() const { return passes.graph(); }
 };
 
 /// Measures at once, on the device that trains; the returned function solves, needs nothing of the graph any more and

@@ -4,8 +4,11 @@
 #include "core/random.h"
 #include "train/ordered_schemes.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 
 namespace scalebits {
 namespace {
@@ -39,34 +42,92 @@ at::Tensor probed_windows(const SchemeQuestion& question) {
   return question.ids.narrow(0, 0, std::min(windows, wanted));
 }
 
-}  // namespace
+/// All numbers of a measurement, in an order that the model and the formats alone decide.
+template <typename Visit>
+void for_each_number(SnipMeasurement& measurement, Visit&& visit) {
+  const auto visit_all = [&](std::initializer_list<double*> numbers) {
+    for (double* const number : numbers) visit(*number);
+  };
+  visit(measurement.statistics.loss);
+  for (LinearStatistics& l : measurement.statistics.linears) {
+    visit_all({&l.input, &l.weight, &l.output, &l.gradient, &l.weight_gradient});
+    for (auto& [format, e] : l.errors)
+      visit_all({&e.input, &e.weight, &e.gradient, &e.output, &e.loss_slope, &e.input_gradient, &e.weight_gradient,
+                 &e.update});
+  }
+  for (NoiseResponse::Linear& l : measurement.response.linears)
+    visit_all({&l.curvature, &l.forward_noise, &l.forward_update, &l.backward_update});
+  for (auto& [site, change] : measurement.response.sites) visit(change);
+  for (auto& [place, half] : measurement.response.halves) visit_all({&half.branch, &half.residual});
+}
 
-SnipMeasurement measure_step(const SchemeQuestion& question, const std::vector<NumberFormat>& formats) {
-  const at::Tensor ids = probed_windows(question);
-  const PrecisionScheme exact = uniform_scheme(question.graph.spec(), NumberFormat::bf16);
-  StatisticsCollector collector(question.graph, formats, question.adamw, question.update);
+SnipMeasurement zero_measurement(const ModelSpec& spec, const std::vector<NumberFormat>& formats) {
+  SnipMeasurement zero;
+  zero.statistics.linears.resize(linear_count(spec));
+  for (LinearStatistics& linear : zero.statistics.linears)
+    for (const NumberFormat format : formats) linear.errors[format] = {};
+  zero.response.linears.resize(linear_count(spec));
+  for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
+    for (const InputSite site : {InputSite::attention, InputSite::output, InputSite::mlp, InputSite::down})
+      zero.response.sites[{layer, site}] = 0;
+    for (const InputSite half : {InputSite::attention, InputSite::mlp}) zero.response.halves[{layer, half}] = {};
+  }
+  return zero;
+}
+
+enum class Depth { operands, step };
+
+SnipMeasurement measure_micro_batch(const SchemeQuestion& question, const std::vector<NumberFormat>& formats,
+                                    Depth depth, const MicroBatch& batch) {
+  TrainingGraph& graph = question.graph();
+  const bool whole = depth == Depth::step;
+  SnipMeasurement measurement = zero_measurement(graph.spec(), formats);
+  StatisticsCollector collector(graph, formats, question.adamw, question.update, !whole);
   PassRecord record;
-  BothObservers observers(collector, record);
-  SnipMeasurement measurement;
-  const double loss = question.graph.loss_and_gradients(ids, exact, question.update.step, &observers).mean;
-  record.keep_weight_gradients(question.graph.parameters());
+  BothObservers both(collector, record);
+  StepObserver& observer = whole ? static_cast<StepObserver&>(both) : collector;
+  const PrecisionScheme exact = uniform_scheme(graph.spec(), NumberFormat::bf16);
+  const double loss = graph.loss_and_gradients(batch.ids, exact, question.update.step, &observer).mean;
   measurement.statistics = std::move(collector.statistics());
   measurement.statistics.loss = loss;
-  measurement.response = probe_with_noise(question.graph, ids, record,
+  if (!whole) return measurement;
+  record.output_errors = std::move(collector.output_errors());
+  record.keep_weight_gradients(graph.parameters());
+  const CounterRng keys(question.seed, 0x736e6970ull + static_cast<std::uint64_t>(batch.part));
+  measurement.response = probe_with_noise(graph, batch.ids, record,
                                           {.noise = question.options.noise,
                                            .adamw = question.adamw,
                                            .update = question.update,
-                                           .key = CounterRng(question.seed, 0x736e6970).bits(question.update.step)});
+                                           .key = keys.bits(question.update.step)});
   return measurement;
 }
 
+/// The mean over the micro-batches of the probed windows, of each number by itself.
+SnipMeasurement measure(const SchemeQuestion& question, const std::vector<NumberFormat>& formats, Depth depth) {
+  SnipMeasurement measurement = zero_measurement(question.graph().spec(), formats);
+  std::int64_t count = 0;
+  for_each_number(measurement, [&](double&) { ++count; });
+  const at::Tensor mean = question.passes.mean(probed_windows(question), {count}, [&](const MicroBatch& batch) {
+    SnipMeasurement own = measure_micro_batch(question, formats, depth, batch);
+    at::Tensor numbers = at::empty({count}, at::kDouble);
+    auto* next = numbers.data_ptr<double>();
+    for_each_number(own, [&](double& number) { *next++ = number; });
+    SCALEBITS_ASSERT(next == numbers.data_ptr<double>() + count);
+    return numbers;
+  });
+  const auto* next = mean.const_data_ptr<double>();
+  for_each_number(measurement, [&](double& number) { number = *next++; });
+  return measurement;
+}
+
+}  // namespace
+
+SnipMeasurement measure_step(const SchemeQuestion& question, const std::vector<NumberFormat>& formats) {
+  return measure(question, formats, Depth::step);
+}
+
 StepStatistics measure_operands(const SchemeQuestion& question, const std::vector<NumberFormat>& formats) {
-  StatisticsCollector collector(question.graph, formats, question.adamw, question.update, true);
-  const PrecisionScheme exact = uniform_scheme(question.graph.spec(), NumberFormat::bf16);
-  const double loss =
-      question.graph.loss_and_gradients(probed_windows(question), exact, question.update.step, &collector).mean;
-  collector.statistics().loss = loss;
-  return std::move(collector.statistics());
+  return measure(question, formats, Depth::operands).statistics;
 }
 
 std::vector<LinearFormats> scheme_options(NumberFormat high, NumberFormat low, bool per_product) {

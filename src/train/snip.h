@@ -16,6 +16,7 @@ struct SnipMeasurement {
 };
 
 /// Three passes over the first probe_windows of the batch: statistics of all `formats`, backward probe, forward probe.
+/// Each micro-batch is measured by itself; every number is the mean over them.
 SnipMeasurement measure_step(const SchemeQuestion& question, const std::vector<NumberFormat>& formats);
 /// One pass: errors of the operands alone.
 StepStatistics measure_operands(const SchemeQuestion& question, const std::vector<NumberFormat>& formats);

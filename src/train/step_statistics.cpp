@@ -5,6 +5,8 @@
 #include "core/parallel.h"
 #include "train/tensor_sums.h"
 
+#include <ATen/ops/sub.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -61,6 +63,7 @@ StatisticsCollector::StatisticsCollector(TrainingGraph& graph, std::vector<Numbe
                                          const AdamWOptions& adamw, const AdamWStep& update, bool operands_only)
     : graph_(graph), formats_(std::move(formats)), adamw_(adamw), update_(update), operands_only_(operands_only) {
   statistics_.linears.resize(linear_count(graph.spec()));
+  output_errors_.resize(linear_count(graph.spec()));
 }
 
 void StatisticsCollector::after_backward(std::size_t linear, ProductInput& x, const at::Tensor& dy) {
@@ -104,6 +107,7 @@ void StatisticsCollector::after_backward(std::size_t linear, ProductInput& x, co
     quantized_forward(rounding(LinearProduct::forward), x, w, rough_y, workspace);
     errors.output = squared_distance(rough_y, y);
     errors.loss_slope = inner_product(rough_y, dy) - inner_product(y, dy);
+    if (format == formats_.back()) output_errors_[linear] = rough_y.sub(y).to(graph_.operand());
     const at::Tensor rough_dx = product("rough input gradient", tokens, inputs);
     quantized_input_gradient(rounding(LinearProduct::input_gradient), dy, w, rough_dx, false, workspace);
     errors.input_gradient = squared_distance(rough_dx, dx);

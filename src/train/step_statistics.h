@@ -45,6 +45,8 @@ class StatisticsCollector : public StepObserver {
                       const AdamWStep& update, bool operands_only = false);
   void after_backward(std::size_t linear, ProductInput& x, const at::Tensor& dy) override;
   StepStatistics& statistics() { return statistics_; }
+  /// Q(x) Q(w)^T - x w^T in the last of the formats, in the operand type, by linear_index(); none of operands alone.
+  std::vector<at::Tensor>& output_errors() { return output_errors_; }
 
  private:
   TrainingGraph& graph_;
@@ -53,6 +55,7 @@ class StatisticsCollector : public StepObserver {
   AdamWStep update_;
   bool operands_only_;
   StepStatistics statistics_;
+  std::vector<at::Tensor> output_errors_;
 };
 
 }  // namespace scalebits

@@ -27,39 +27,31 @@ SCALEBITS_INLINE void noise_lanes(Lanes& lanes, std::uint32_t index, std::uint32
   lanes = (__builtin_convertvector(__builtin_convertvector(sum, Ints), Lanes) - 510.0f) * factor;
 }
 
-enum class Sum { products, distances, noise };
+enum class Sum { products, distances };
 
 template <typename A, typename B>
-SCALEBITS_INLINE double piece_sum(Sum kind, const A* a, const B* b, std::int64_t first, std::int64_t count,
-                                  const Noise& noise) {
-  const auto low = static_cast<std::uint32_t>(noise.key), high = static_cast<std::uint32_t>(noise.key >> 32);
-  const float factor = static_cast<float>(noise.deviation) / kByteSumDeviation;
+SCALEBITS_INLINE double piece_sum(Sum kind, const A* a, const B* b, std::int64_t first, std::int64_t count) {
   double total = 0;
   // Sums of a thousand terms in f32, those in double.
   for (std::int64_t start = 0; start < count; start += 1024) {
-    Lanes sum{}, x, y, n;
+    Lanes sum{}, x, y;
     const std::int64_t end = std::min(count, start + 1024);
     for (std::int64_t i = start; i < end; i += kLanes) {
       load_elements(x, a + first + i, end - i);
       load_elements(y, b + first + i, end - i);
-      if (kind == Sum::products) {
+      if (kind == Sum::products)
         sum += x * y;
-      } else if (kind == Sum::distances) {
+      else
         sum += (x - y) * (x - y);
-      } else {
-        noise_lanes(n, static_cast<std::uint32_t>(first + i), low, high, factor);
-        sum += (x - y) * n;
-      }
     }
     total += sum_lanes(sum);
   }
   return total;
 }
 
-#define SCALEBITS_SUM(A, B)                                                                                   \
-  SCALEBITS_CLONES double clone_sum(Sum kind, const A* a, const B* b, std::int64_t first, std::int64_t count, \
-                                    const Noise& noise) {                                                     \
-    return piece_sum(kind, a, b, first, count, noise);                                                        \
+#define SCALEBITS_SUM(A, B)                                                                                     \
+  SCALEBITS_CLONES double clone_sum(Sum kind, const A* a, const B* b, std::int64_t first, std::int64_t count) { \
+    return piece_sum(kind, a, b, first, count);                                                                 \
   }
 SCALEBITS_SUM(float, float)
 SCALEBITS_SUM(float, Bf16)
@@ -92,13 +84,13 @@ void for_pieces(std::int64_t count, Body&& body) {
                [&](std::int64_t piece) { body(piece, piece * kPiece, std::min(kPiece, count - piece * kPiece)); });
 }
 
-double sum_of(Sum kind, const at::Tensor& a, const at::Tensor& b, const Noise& noise) {
+double sum_of(Sum kind, const at::Tensor& a, const at::Tensor& b) {
   SCALEBITS_ASSERT(a.numel() == b.numel() && a.is_contiguous() && b.is_contiguous());
   std::vector<double> parts(static_cast<std::size_t>((a.numel() + kPiece - 1) / kPiece));
   with_kernel_type(a.scalar_type(), [&]<typename A>() {
     with_kernel_type(b.scalar_type(), [&]<typename B>() {
       for_pieces(a.numel(), [&](std::int64_t piece, std::int64_t first, std::int64_t count) {
-        parts[static_cast<std::size_t>(piece)] = clone_sum(kind, data_of<A>(a), data_of<B>(b), first, count, noise);
+        parts[static_cast<std::size_t>(piece)] = clone_sum(kind, data_of<A>(a), data_of<B>(b), first, count);
       });
     });
   });
@@ -107,12 +99,9 @@ double sum_of(Sum kind, const at::Tensor& a, const at::Tensor& b, const Noise& n
 
 }  // namespace
 
-double squared_norm(const at::Tensor& a) { return sum_of(Sum::products, a, a, {}); }
-double inner_product(const at::Tensor& a, const at::Tensor& b) { return sum_of(Sum::products, a, b, {}); }
-double squared_distance(const at::Tensor& a, const at::Tensor& b) { return sum_of(Sum::distances, a, b, {}); }
-double inner_product_with_noise(const at::Tensor& a, const at::Tensor& b, const Noise& noise) {
-  return sum_of(Sum::noise, a, b, noise);
-}
+double squared_norm(const at::Tensor& a) { return sum_of(Sum::products, a, a); }
+double inner_product(const at::Tensor& a, const at::Tensor& b) { return sum_of(Sum::products, a, b); }
+double squared_distance(const at::Tensor& a, const at::Tensor& b) { return sum_of(Sum::distances, a, b); }
 
 void add_noise(const at::Tensor& tensor, const Noise& noise) {
   with_kernel_type(tensor.scalar_type(), [&]<typename T>() {

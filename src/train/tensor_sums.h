@@ -21,7 +21,5 @@ struct Noise {
 };
 /// tensor += noise, rounded to the tensor's type.
 void add_noise(const at::Tensor& tensor, const Noise& noise);
-/// Σ (a - b) noise.
-double inner_product_with_noise(const at::Tensor& a, const at::Tensor& b, const Noise& noise);
 
 }  // namespace scalebits

@@ -43,6 +43,7 @@ void for_each_option(Config& c, Visit&& visit) {
   visit("window_length", c.data.window_length);
   visit("batch_windows", c.data.batch_windows);
   visit("validation_windows", c.data.validation_windows);
+  visit("micro_batches", c.micro_batches);
   visit("seed", c.data.seed);
   visit("steps", c.steps);
   visit("learning_rate", c.learning_rate);
@@ -97,6 +98,8 @@ void validate(const TrainConfig& c, const std::string& where) {
   require(c.data.window_length >= 2, "'window_length' must be at least 2");
   require(c.data.batch_windows >= 1 && c.data.validation_windows >= 1,
           "'batch_windows' and 'validation_windows' must be at least 1");
+  require(c.micro_batches >= 1 && c.micro_batches <= c.data.batch_windows,
+          "'micro_batches' must be at least 1 and at most 'batch_windows'");
   require(c.steps >= 1 && c.warmup_steps < c.steps, "'steps' must be at least 1 and more than 'warmup_steps'");
   require(c.learning_rate > 0 && c.clip_norm > 0 && c.divergence_margin > 0,
           "'learning_rate', 'clip_norm' and 'divergence_margin' must be positive");

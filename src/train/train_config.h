@@ -20,7 +20,8 @@ struct TrainConfig {
   std::string tokenizer;    // folder; with start_model and start_run their own unless given
 
   TrainDataOptions data;
-  std::uint64_t steps = 1000;  // in all, those of start_run included
+  std::int64_t micro_batches = 1;  // that a batch is cut into; processes share them out
+  std::uint64_t steps = 1000;      // in all, those of start_run included
   double learning_rate = 1e-3, lowest_rate_share = 0.1;
   std::uint64_t warmup_steps = 50;
   AdamWOptions adamw;

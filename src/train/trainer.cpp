@@ -49,29 +49,40 @@ void require_same_run(const TrainState& found, const TrainConfig& config, const 
 class Run {
  public:
   Run(const TrainJob& job, const ProgressSink& progress) : job_(job), config_(job.config), progress_(progress) {
+    if (group_.size() > config_.micro_batches)
+      fail(ErrorKind::usage,
+           "{} processes share the micro-batches of a step, and the configuration has {}: give --set micro_batches={} "
+           "or a multiple of it",
+           group_.size(), config_.micro_batches, group_.size());
+    group_.require_same("configuration", to_json(config_).dump());
     fs::create_directories(job_.output);
     open();
+    group_.require_same("training text", data_->hash());
+    group_.require_same("state of the run (is the folder shared?)", fmt::format("{}", state_.step));
     graph_.emplace(*parameters_, TrainingGraphOptions{.operand = config_.compute == "f32" ? at::kFloat : at::kBFloat16,
                                                       .seed = config_.seed()});
+    passes_.emplace(*graph_, group_, config_.micro_batches);
   }
 
   Json check(std::int64_t count) {
-    std::vector<at::Tensor> batches;
-    for (std::int64_t i = 0; i < count; ++i)
-      batches.push_back(data_->batch(state_.step + static_cast<std::uint64_t>(i)));
-    Json checks = Json::array();
-    for (const std::string& format : {config_.scheme.low, config_.scheme.high})
-      checks.push_back(to_json(graph_->spec(), check_divergences(question(batches.at(0)),
-                                                                 number_format_from_name(format), batches, progress_)));
-    return checks;
+    if (group_.size() > 1) fail(ErrorKind::usage, "divergences are checked by one process");
+    std::vector<at::Tensor> predicting, measuring;
+    for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(count); ++i) {
+      measuring.push_back(data_->batch(state_.step + 2 * i));
+      predicting.push_back(data_->batch(state_.step + 2 * i + 1));
+    }
+    return to_json(graph_->spec(),
+                   check_divergences(question(predicting.at(0)), number_format_from_name(config_.scheme.low),
+                                     predicting, measuring, progress_));
   }
 
   TrainReport go() {
     const Clock::time_point start = Clock::now();
     TrainReport report{.first_step = state_.step, .steps = config_.steps};
-    TrainLog log(job_.output / "log.jsonl", state_.step);
+    std::optional<TrainLog> log;
+    if (group_.is_first()) log.emplace(job_.output / "log.jsonl", state_.step);
     while (state_.step < config_.steps) {
-      if (interrupt_requested) {
+      if (group_.any(interrupt_requested)) {
         save();
         fail(ErrorKind::interrupted, "stopped after {} of {} steps; the same command goes on", state_.step,
              config_.steps);
@@ -85,9 +96,8 @@ class Run {
       line["tokens_per_second"] = static_cast<double>(ids.numel()) / seconds;
       if (scheme_seconds > 0) line["scheme_seconds"] = scheme_seconds;
       report.scheme_seconds += scheme_seconds;
-      if (state_.step % config_.validation_interval == 0 || state_.step == config_.steps)
-        line["validation_loss"] = report.validation_loss = validate();
-      log.add(line);
+      if (state_.step % config_.validation_interval == 0 || state_.step == config_.steps) validate(line, report);
+      if (log) log->add(line);
       tell(line, seconds);
       if (state_.step % config_.checkpoint_interval == 0 || state_.step == config_.steps) save();
     }
@@ -96,7 +106,7 @@ class Run {
     report.tokens_per_second = static_cast<double>(state_.step - report.first_step) *
                                static_cast<double>(config_.data.batch_windows * config_.data.window_length) /
                                report.seconds;
-    finish(log, report);
+    if (log) finish(*log, report);
     return report;
   }
 
@@ -160,7 +170,7 @@ class Run {
   }
 
   SchemeQuestion question(const at::Tensor& ids) {
-    return {.graph = *graph_,
+    return {.passes = *passes_,
             .options = config_.scheme,
             .adamw = config_.adamw,
             .update = next_update(),
@@ -196,13 +206,15 @@ class Run {
 
   /// Takes the programme's answer, waiting for it if need be.
   void resolve() {
-    if (waiting_.valid()) state_.pending = waiting_.get();
+    if (!waiting_.valid()) return;
+    state_.pending = waiting_.get();
+    group_.require_same("precision scheme", to_json(graph_->spec(), state_.pending).dump());
   }
 
   Json make_step(const at::Tensor& ids) {
     double loss = 0;
     try {
-      loss = graph_->loss_and_gradients(ids, state_.scheme, state_.step).mean;
+      loss = passes_->loss_and_gradients(ids, state_.scheme, state_.step);
     } catch (const Error& error) {
       fail_input("step {}: {}; {}", state_.step, error.what(), last_checkpoint());
     }
@@ -235,21 +247,25 @@ class Run {
                   : "no checkpoint had been saved";
   }
 
-  /// Mean loss of the held-out windows, products in the operand type: what the weights are worth without emulation.
-  double validate() {
-    const at::Tensor& ids = data_->validation();
+  /// Mean loss of the held-out windows, as "validation_loss" with products in the operand type: what the weights are
+  /// worth without emulation; and as "scheme_validation_loss" with those of the scheme: what training sees.
+  void validate(Json& line, TrainReport& report) {
+    const auto loss = [&](const PrecisionScheme& scheme) {
+      return passes_->loss(data_->validation(), scheme, config_.data.batch_windows);
+    };
     const PrecisionScheme exact = uniform_scheme(graph_->spec(), NumberFormat::bf16);
-    double sum = 0;
-    for (std::int64_t first = 0; first < ids.size(0); first += config_.data.batch_windows) {
-      const std::int64_t count = std::min(config_.data.batch_windows, ids.size(0) - first);
-      sum += graph_->loss(ids.narrow(0, first, count), exact).mean * static_cast<double>(count);
-    }
-    return sum / static_cast<double>(ids.size(0));
+    line["validation_loss"] = report.validation_loss = loss(exact);
+    line["scheme_validation_loss"] = state_.scheme == exact ? report.validation_loss : loss(state_.scheme);
   }
 
   void save() {
     resolve();
-    save_checkpoint(job_.output, origin_, *parameters_, state_);
+    if (!group_.is_first()) return;
+    try {
+      save_checkpoint(job_.output, origin_, *parameters_, state_);
+    } catch (const Error& error) {
+      fail_input("step {}: {}; {}", state_.step, error.what(), last_checkpoint());
+    }
   }
 
   void tell(const Json& line, double seconds) const {
@@ -284,10 +300,13 @@ class Run {
   const TrainJob& job_;
   const TrainConfig& config_;
   const ProgressSink& progress_;
+  ProcessGroup alone_;
+  ProcessGroup& group_ = job_.group != nullptr ? *job_.group : alone_;
   Checkpoint origin_;  // specification, tokenizer and side files; no tensors
   std::optional<TrainData> data_;
   std::unique_ptr<Parameters> parameters_;
   std::optional<TrainingGraph> graph_;
+  std::optional<SharedPasses> passes_;
   TrainState state_;
   std::uint64_t first_step_ = 0;  // of this run: where the run that it starts from had stopped
   std::future<PrecisionScheme> waiting_;

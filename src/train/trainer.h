@@ -1,9 +1,11 @@
 // One training run from its configuration to its last checkpoint: steps, schedule, precision schemes, log, checkpoints,
 // plot. A run that was interrupted, by Ctrl-C or by kill -9, is continued by the same call and makes the same losses
-// bit for bit, given as many threads.
+// bit for bit, given as many threads. Processes that train together share out a step's micro-batches and make the
+// losses of one; the first of them alone writes.
 #pragma once
 
 #include "core/progress.h"
+#include "distributed/process_group.h"
 #include "train/train_config.h"
 
 #include <filesystem>
@@ -15,6 +17,7 @@ struct TrainJob {
   TrainConfig config;
   std::vector<std::filesystem::path> data;  // text files
   std::filesystem::path output;             // the run's folder
+  ProcessGroup* group = nullptr;            // those that train together; null: this one alone
 };
 
 struct TrainReport {
@@ -28,12 +31,13 @@ struct TrainReport {
 
 /// Throws Error(interrupted) after saving when an interrupt is requested, Error(bad_input) when the loss is not finite
 /// or rises `divergence_margin` above its lowest (both naming the step and the last checkpoint, which stays), or when
-/// the folder holds another run, naming the option that differs.
+/// the folder holds another run, naming the option that differs. With several processes the report's losses are the
+/// first's alone.
 TrainReport train(const TrainJob& job, const ProgressSink& progress = {});
 
 /// SNIP's predictions against measurement at the state the run in the job's folder has reached (its start, when there
-/// is none), for the scheme's low and high format; see divergence_check.h. Predicts from the batch of the next step and
-/// measures on `batches` that follow it. Trains nothing. [{"format": …, "fit": …, "layers": […]}, …].
+/// is none), for the scheme's low format; see divergence_check.h. Predicts from `batches` of those that come next and
+/// measures on as many others. Trains nothing. {"format": …, "fit": …, "reliability": …, "layers": […]}.
 Json check_divergences(const TrainJob& job, std::int64_t batches, const ProgressSink& progress = {});
 
 }  // namespace scalebits

@@ -7,13 +7,16 @@
 #include "train/noise_probes.h"
 #include "train/step_statistics.h"
 
+#include <cmath>
+
 namespace scalebits {
 
 struct WeightDivergence {
   double own = 0;       // by the weight gradient's product
   double upstream = 0;  // by the input gradient's product
   double forward = 0;   // by the forward product
-  double total() const { return own + upstream + forward; }
+  /// The three change the gradients independently, so their squares add up.
+  double total() const { return std::sqrt(own * own + upstream * upstream + forward * forward); }
 };
 
 class WeightDivergences {

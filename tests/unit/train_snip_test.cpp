@@ -18,11 +18,15 @@ namespace {
 struct Setting {
   Parameters parameters;
   TrainingGraph graph;
+  ProcessGroup alone;
+  SharedPasses passes;
   AdamWOptions adamw;
   SchemeOptions options;
   at::Tensor ids;
 
-  Setting() : parameters(Parameters::random(spec(), 3)), graph(parameters, {.operand = at::kFloat, .seed = 2}) {
+  explicit Setting(std::int64_t micro_batches = 1)
+      : parameters(Parameters::random(spec(), 3)), graph(parameters, {.operand = at::kFloat, .seed = 2}),
+        passes(graph, alone, micro_batches) {
     const CounterRng rng(5);
     ids = at::empty({4, 24}, at::kLong);
     for (std::int64_t i = 0; i < ids.numel(); ++i)
@@ -39,7 +43,7 @@ struct Setting {
     spec.layers = 3, spec.tied_head = true;
     return spec;
   }
-  SchemeQuestion question() { return {graph, options, adamw, {.rate = 1e-3, .step = 10}, ids, 7}; }
+  SchemeQuestion question() { return {passes, options, adamw, {.rate = 1e-3, .step = 10}, ids, 7}; }
 };
 
 double norm_squared(const at::Tensor& tensor) { return tensor.to(at::kDouble).square().sum().item<double>(); }
@@ -57,7 +61,7 @@ TEST(TensorSums, AreThoseOfTorch) {
   }
 }
 
-TEST(TensorSums, NoiseHasItsDeviationAndIsFoundAgain) {
+TEST(TensorSums, NoiseHasItsDeviationAndIsMadeAgain) {
   const at::Tensor before = at::randn({64, 999}), after = before.clone();
   const Noise noise{0.25, 0x1234567812345678ull};
   add_noise(after, noise);
@@ -66,8 +70,10 @@ TEST(TensorSums, NoiseHasItsDeviationAndIsFoundAgain) {
   // Five standard errors of a mean and of a mean square.
   EXPECT_NEAR(added.mean().item<double>(), 0, 5 * 0.25 / std::sqrt(count));
   EXPECT_NEAR(norm_squared(added) / count, 0.0625, 5 * 0.0625 * std::sqrt(2 / count));
-  EXPECT_NEAR(inner_product_with_noise(after, before, noise), norm_squared(added), 1e-3 * norm_squared(added));
-  EXPECT_NEAR(inner_product_with_noise(after, before, {0.25, 1}), 0, 5 * 0.0625 * std::sqrt(count));
+  const at::Tensor again = before.clone(), other = before.clone();
+  add_noise(again, noise), add_noise(other, {0.25, 1});
+  EXPECT_TRUE(at::equal(again, after));
+  EXPECT_NEAR(inner_product(other.sub(before), added), 0, 5 * 0.0625 * std::sqrt(count));
 }
 
 TEST(StepStatistics, AreADirectComputation) {
@@ -132,57 +138,57 @@ TEST(AdamW, UpdateChangeIsThatOfTwoUpdates) {
 }
 
 TEST(Probes, CurvatureIsThatOfTheLoss) {
-  // Of the last layer's down projection, on a model that has begun to learn its batch: the loss behind noise of
-  // deviation d in its output is on average higher by d² / 2 times the trace, measured over 64 draws of each sign.
+  // With all outputs off by their errors e the loss is higher by Σ <g, e> + ½ Σ <e, Δg>, but for third order: what is
+  // left over must be small beside the second order, and shrink eightfold when all errors are halved.
   Setting s;
   const PrecisionScheme exact = uniform_scheme(s.parameters.spec(), NumberFormat::bf16);
   for (std::uint64_t step = 0; step < 40; ++step) {
     s.graph.loss_and_gradients(s.ids, exact, step);
     adamw_update(s.parameters, s.adamw, {.rate = 0.01, .step = step + 100});
   }
-  s.options.noise = 0.05;
-  constexpr int kDraws = 48;
-  double curvature = 0, squares = 0;
-  for (std::uint64_t seed = 0; seed < kDraws; ++seed) {
-    SchemeQuestion question = s.question();
-    question.seed = seed;
-    const double drawn = measure_step(question, {NumberFormat::fp8}).response.linears.back().curvature;
-    curvature += drawn / kDraws, squares += drawn * drawn / kDraws;
-  }
-  const double standard_error = std::sqrt((squares - curvature * curvature) / kDraws);
+  StatisticsCollector collector(s.graph, {NumberFormat::fp4}, s.adamw, {.rate = 1e-3, .step = 10});
+  s.graph.loss_and_gradients(s.ids, exact, 0, &collector);
+  PassRecord record;
+  const double base = s.graph.loss_and_gradients(s.ids, exact, 0, &record).mean;
+  record.keep_weight_gradients(s.parameters);
   struct Disturb : StepObserver {
-    Noise noise;
-    std::size_t linear;
-    double size = 0;
-    void after_forward(std::size_t place, const at::Tensor& y) override {
-      if (place != linear) return;
-      add_noise(y, noise);
-      size = noise.deviation * noise.deviation * static_cast<double>(y.numel());
-    }
+    const std::vector<at::Tensor>& errors;
+    explicit Disturb(const std::vector<at::Tensor>& all) : errors(all) {}
+    void after_forward(std::size_t linear, const at::Tensor& y) override { y.add_(errors[linear]); }
   };
-  const double base = s.graph.loss_and_gradients(s.ids, exact, 0).mean;
-  struct Size : StepObserver {
-    std::size_t linear;
-    double deviation = 0;
-    void after_forward(std::size_t place, const at::Tensor& y) override {
-      if (place == linear) deviation = std::sqrt(squared_norm(y) / static_cast<double>(y.numel()));
+  double second_order = 0, left_over[2] = {};
+  for (int half = 0; half < 2; ++half) {
+    record.output_errors.clear();
+    for (const at::Tensor& error : collector.output_errors())
+      record.output_errors.push_back(error.mul(half ? 0.05 : 0.1));
+    Disturb disturb(record.output_errors);
+    const double rise = s.graph.loss_and_gradients(s.ids, exact, 0, &disturb).mean - base;
+    const NoiseResponse response =
+        probe_with_noise(s.graph, s.ids, record, {.adamw = s.adamw, .update = {.rate = 1e-3, .step = 10}});
+    double first = 0, second = 0;
+    for (std::size_t linear = 0; linear < exact.size(); ++linear) {
+      first += inner_product(record.output_gradients.at(linear), record.output_errors[linear]);
+      second += 0.5 * response.linears[linear].curvature * response.linears[linear].forward_noise;
     }
-  } sized;
-  sized.linear = exact.size() - 1;
-  s.graph.loss_and_gradients(s.ids, exact, 0, &sized);
-  const double deviation = sized.deviation;
-  double rise = 0, size = 0;
-  for (std::uint64_t key = 0; key < 64; ++key) {
-    for (const double sign : {1.0, -1.0}) {
-      Disturb disturb;
-      disturb.noise = {0.1 * deviation * sign, key}, disturb.linear = exact.size() - 1;
-      rise += (s.graph.loss_and_gradients(s.ids, exact, 0, &disturb).mean - base) / 128;
-      size = disturb.size;
-    }
+    left_over[half] = rise - first - second;
+    if (half == 0) second_order = second;
   }
-  ASSERT_GT(curvature, 5 * standard_error) << "the draws tell nothing";
-  // Noise of 0.1 of the output is no longer small: a tenth is left to the loss' higher orders.
-  EXPECT_NEAR(0.5 * curvature * size, rise, 0.5 * size * 4 * standard_error + 0.1 * rise);
+  EXPECT_LT(std::fabs(left_over[0]), 0.25 * std::fabs(second_order));
+  EXPECT_LT(std::fabs(left_over[1]), std::fabs(left_over[0]) / 4);
+}
+
+TEST(Probes, MicroBatchesAreMeasuredByThemselves) {
+  Setting whole, halves(2);
+  const SnipMeasurement both = measure_step(halves.question(), {NumberFormat::fp8, NumberFormat::fp4});
+  double loss = 0, input = 0;
+  for (const std::int64_t first : {0, 2}) {
+    SchemeQuestion question = whole.question();
+    question.ids = whole.ids.narrow(0, first, 2).contiguous();
+    const SnipMeasurement one = measure_step(question, {NumberFormat::fp8, NumberFormat::fp4});
+    loss += one.statistics.loss / 2, input += one.statistics.linears[4].input / 2;
+  }
+  EXPECT_DOUBLE_EQ(both.statistics.loss, loss);
+  EXPECT_DOUBLE_EQ(both.statistics.linears[4].input, input);
 }
 
 TEST(Snip, ChoosesTheCheapestSchemeThatMeetsTheShare) {
