@@ -83,7 +83,7 @@ std::vector<Card> cards() {
 
 CardBuffer::CardBuffer(std::uint64_t bytes) : bytes_(bytes) {
   void* memory = nullptr;
-  check(cudaMalloc(&memory, std::max<std::uint64_t>(bytes, 16)),
+  check(cudaMalloc(&memory, std::max<std::uint64_t>(bytes, 1)),
         ("asking for " + std::to_string(bytes) + " bytes of the card's memory").c_str());
   data_ = std::shared_ptr<void>(memory, [](void* old) { cudaFree(old); });
   check(cudaMemset(memory, 0, bytes), "clearing memory");
