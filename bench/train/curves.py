@@ -1,5 +1,5 @@
 """The grid's loss curves as one SVG: each scheme's training loss above BF16's of the same seed and step (which see the same
-text), mean over seeds, smoothed."""
+text), mean over seeds, smoothed. A colour for each scheme, dashes where it was run at a lower share than its highest."""
 import statistics
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 520, 80, 220, 40, 50
@@ -38,10 +38,14 @@ def curves_svg(curves):
         out.append(f'<path d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>'
                    f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:+.4f}</text>'
                    f'<text x="{x(step):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{step:.0f}</text>')
+    schemes = list(dict.fromkeys(name.split()[0] for name in lines))
+    last_of = {name.split()[0]: name for name in lines}  # shares ascend
     for i, (name, line) in enumerate(lines.items()):
-        colour = COLOURS[i % len(COLOURS)]
+        scheme = name.split()[0]
+        colour = COLOURS[schemes.index(scheme) % len(COLOURS)]
+        dashes = "" if last_of[scheme] == name else ' stroke-dasharray="5 4"'
         path = "M" + "L".join(f"{x(step):.1f} {y(value):.1f}" for step, value in line)
-        out.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
-                   f'<path d="M{WIDTH - RIGHT + 12} {TOP + 16 * i}h20" stroke="{colour}" stroke-width="3"/>'
+        out.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.5"{dashes}/>'
+                   f'<path d="M{WIDTH - RIGHT + 12} {TOP + 16 * i}h20" stroke="{colour}" stroke-width="3"{dashes}/>'
                    f'<text x="{WIDTH - RIGHT + 38}" y="{TOP + 16 * i + 4}">{name}</text>')
     return "\n".join(out) + "\n</svg>\n"

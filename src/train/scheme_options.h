@@ -27,8 +27,8 @@ struct SchemeOptions {
   std::int64_t stages = 1;   // pipeline stages: equal runs of layers, each of which meets the share
   std::uint64_t update_interval = 200;
   std::int64_t probe_windows = 0;  // of the batch that is measured; 0: half of it
-  double noise = 0.03;             // of the probes, relative to what it is added to
-  double weight_term = 1;          // of the weight divergence against the loss divergence, each normalised
+  double noise = 0.03;             // of the backward probe, relative to what it is added to
+  double weight_term = 0.1;        // of the weight divergence against the loss divergence, each normalised
   std::string file;                // JSON of to_json(PrecisionScheme)
 };
 

@@ -201,7 +201,7 @@ TEST(Snip, ChoosesTheCheapestSchemeThatMeetsTheShare) {
       EXPECT_GE(fp4_share(spec, scheme), share - 1e-9);
       const auto options = scheme_options(NumberFormat::fp8, NumberFormat::fp4, per_product);
       const SnipMeasurement measured = measure_step(s.question(), {NumberFormat::fp8, NumberFormat::fp4});
-      const auto costs = snip_costs(spec, measured, options, NumberFormat::fp4, 1);
+      const auto costs = snip_costs(spec, measured, options, NumberFormat::fp4, s.options.weight_term);
       const auto cost_of = [&](const PrecisionScheme& of) {
         double sum = 0;
         for (std::size_t linear = 0; linear < of.size(); ++linear)
