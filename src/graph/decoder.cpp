@@ -151,7 +151,7 @@ LayerActivations Decoder::State::activations(const Plan& plan, std::int64_t slot
 at::Tensor Decoder::State::forward(const at::Tensor& ids, const Plan& plan, bool backward_follows,
                                    PassObserver* observer) {
   at::Tensor x = layer_input(plan, 0);
-  embed(fetch_embedding(spec, weights), ids, 0, x);
+  embed(weights, fetch_positions(spec, weights), ids, 0, x);
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
     const at::Tensor y = backward_follows ? layer_input(plan, layer + 1) : x;
     run_layer(plan, layer, x, y, observer);
@@ -329,7 +329,7 @@ Decoder::Walk::Walk(Decoder& decoder, const at::Tensor& ids) {
   State& state = *decoder.state_;
   const State::Plan plan = state.plan(ids, false);
   const at::Tensor x = state.layer_input(plan, 0);
-  embed(fetch_embedding(state.spec, state.weights), ids, 0, x);
+  embed(state.weights, fetch_positions(state.spec, state.weights), ids, 0, x);
   progress_.reset(new Progress{state, plan, x});
 }
 

@@ -4,21 +4,20 @@
 
 namespace scalebits {
 
-EmbeddingTables fetch_embedding(const ModelSpec& spec, WeightSource& source) {
-  EmbeddingTables tables{source.embedding(), {}};
-  if (spec.positions == PositionKind::learned)
-    tables.positions = source.vector(std::string(kPositionsName)).narrow(0, spec.position_offset, spec.max_positions);
-  return tables;
+at::Tensor fetch_positions(const ModelSpec& spec, WeightSource& source) {
+  if (spec.positions != PositionKind::learned) return {};
+  return source.vector(std::string(kPositionsName)).narrow(0, spec.position_offset, spec.max_positions);
 }
 
-void embed(const EmbeddingTables& tables, const at::Tensor& ids, std::int64_t first_position, const at::Tensor& rows) {
-  look_up(tables.tokens, ids, rows);
-  if (!tables.positions.defined()) return;
-  const std::int64_t length = ids.size(1), count = length * tables.positions.size(1);
-  const at::Tensor positions = tables.positions.narrow(0, first_position, length);
+void embed(WeightSource& source, const at::Tensor& positions, const at::Tensor& ids, std::int64_t first_position,
+           const at::Tensor& rows) {
+  source.embed(ids, rows);
+  if (!positions.defined()) return;
+  const std::int64_t length = ids.size(1), count = length * positions.size(1);
+  const at::Tensor added = positions.narrow(0, first_position, length);
   for (std::int64_t window = 0; window < ids.size(0); ++window) {
     float* const x = rows.data_ptr<float>() + window * count;
-    row_kernels<float>().sum(x, positions.const_data_ptr<float>(), count, x);
+    row_kernels<float>().sum(x, added.const_data_ptr<float>(), count, x);
   }
 }
 

@@ -11,14 +11,12 @@
 
 namespace scalebits {
 
-struct EmbeddingTables {
-  at::Tensor tokens;     // [vocab, hidden] f32
-  at::Tensor positions;  // [max_positions, hidden] f32; undefined unless positions are learned
-};
-EmbeddingTables fetch_embedding(const ModelSpec& spec, WeightSource& source);
+/// [max_positions, hidden] f32; undefined unless positions are learned.
+at::Tensor fetch_positions(const ModelSpec& spec, WeightSource& source);
 
 /// ids [windows, length] int64, all within the vocabulary, the windows starting at `first_position`, all within
 /// max_positions → rows [windows * length, hidden] f32.
-void embed(const EmbeddingTables& tables, const at::Tensor& ids, std::int64_t first_position, const at::Tensor& rows);
+void embed(WeightSource& source, const at::Tensor& positions, const at::Tensor& ids, std::int64_t first_position,
+           const at::Tensor& rows);
 
 }  // namespace scalebits

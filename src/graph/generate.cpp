@@ -57,7 +57,7 @@ class Continuation {
   Workspace workspace_;
   std::vector<Cache> caches_;
   std::vector<std::unique_ptr<KeptLayer>> kept_;
-  EmbeddingTables embedding_;
+  at::Tensor positions_;
   at::Tensor head_;
   Norm final_norm_;
   std::int64_t position_ = 0;
@@ -82,7 +82,7 @@ Continuation::Continuation(const ModelSpec& spec, WeightSource& source, std::int
     kept_.push_back(std::make_unique<KeptLayer>());
     kept_.back()->weights = fetch_layer(spec, source, layer, operand_, kept_.back()->memory);
   }
-  embedding_ = fetch_embedding(spec, source);
+  positions_ = fetch_positions(spec, source);
   head_ = source.head();
   if (operand_ != at::kFloat) {
     const at::Tensor rounded = at::empty(head_.sizes(), operand_);
@@ -137,7 +137,7 @@ at::Tensor Continuation::advance(const at::Tensor& ids) {
   const std::int64_t length = ids.size(1);
   SCALEBITS_ASSERT(ids.size(0) == sequences_ && position_ + length <= capacity_ && (length == 1 || position_ == 0));
   const at::Tensor x = workspace_.take("x", {sequences_ * length, spec_.hidden}, at::kFloat);
-  embed(embedding_, ids, position_, x);
+  embed(source_, positions_, ids, position_, x);
   for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
     const auto index = static_cast<std::size_t>(layer);
     const LayerWeights weights =

@@ -1,6 +1,7 @@
 #include "graph/weight_source.h"
 
 #include "core/error.h"
+#include "graph/elementwise.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -31,17 +32,33 @@ at::Tensor to_f32_tensor(const HostTensor& tensor) {
   return converted;
 }
 
+void WeightSource::embed(const at::Tensor& ids, const at::Tensor& rows) { look_up(embedding(), ids, rows); }
+
 CheckpointWeights::CheckpointWeights(const Checkpoint& checkpoint)
     : tensors_(checkpoint.tensors), tied_head_(checkpoint.spec.tied_head) {}
 
-at::Tensor CheckpointWeights::tensor(const std::string& name) const {
+const HostTensor& CheckpointWeights::stored(const std::string& name) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) throw InternalError("the checkpoint has no tensor '" + name + "'");
-  return to_f32_tensor(found->second);
+  return found->second;
 }
+
+at::Tensor CheckpointWeights::tensor(const std::string& name) const { return to_f32_tensor(stored(name)); }
 
 at::Tensor CheckpointWeights::linear(std::int64_t layer, LinearKind kind) { return tensor(linear_name(layer, kind)); }
 at::Tensor CheckpointWeights::embedding() { return tensor(std::string(kEmbeddingName)); }
+
+void CheckpointWeights::embed(const at::Tensor& ids, const at::Tensor& rows) {
+  const HostTensor& table = stored(std::string(kEmbeddingName));
+  const std::int64_t width = table.shape[1];
+  const auto* const id = ids.const_data_ptr<std::int64_t>();
+  auto* const to = rows.data_ptr<float>();
+  at::parallel_for(0, ids.numel(), 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row)
+      table.copy_f32(id[row] * width, {to + row * width, static_cast<std::size_t>(width)});
+  });
+}
+
 at::Tensor CheckpointWeights::head() { return tensor(std::string(tied_head_ ? kEmbeddingName : kHeadName)); }
 at::Tensor CheckpointWeights::vector(const std::string& name) { return tensor(name); }
 

@@ -20,6 +20,9 @@ class WeightSource {
   virtual at::Tensor linear(std::int64_t layer, LinearKind kind) = 0;
   /// [vocab, hidden] f32, contiguous.
   virtual at::Tensor embedding() = 0;
+  /// Its rows `ids` (int64, any shape, within the vocabulary) → rows [ids.numel(), hidden] f32, without making the rest
+  /// where that can be avoided.
+  virtual void embed(const at::Tensor& ids, const at::Tensor& rows);
   /// [vocab, hidden] f32, contiguous; the embedding when tied.
   virtual at::Tensor head() = 0;
   /// Any other tensor by its name, f32, contiguous: a norm's weight, a bias, the table of learned positions.
@@ -33,10 +36,12 @@ class CheckpointWeights : public WeightSource {
   explicit CheckpointWeights(const Checkpoint& checkpoint);
   at::Tensor linear(std::int64_t layer, LinearKind kind) override;
   at::Tensor embedding() override;
+  void embed(const at::Tensor& ids, const at::Tensor& rows) override;
   at::Tensor head() override;
   at::Tensor vector(const std::string& name) override;
 
  private:
+  const HostTensor& stored(const std::string& name) const;
   at::Tensor tensor(const std::string& name) const;
   std::map<std::string, HostTensor> tensors_;
   bool tied_head_;

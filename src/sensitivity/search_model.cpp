@@ -36,6 +36,11 @@ at::Tensor SearchModel::embedding() {
   return embedding_;
 }
 
+void SearchModel::embed(const at::Tensor& ids, const at::Tensor& rows) {
+  const bool whole = spec_.tied_head || rounded(linears_) != nullptr;  // made for the head, or from codes, anyway
+  whole ? WeightSource::embed(ids, rows) : unrounded_.embed(ids, rows);
+}
+
 at::Tensor SearchModel::head() {
   if (spec_.tied_head) return embedding();
   if (!head_.defined())

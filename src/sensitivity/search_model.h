@@ -25,6 +25,7 @@ class SearchModel : public WeightSource {
   void use(const BitPlan& plan);
   at::Tensor linear(std::int64_t layer, LinearKind kind) override;
   at::Tensor embedding() override;
+  void embed(const at::Tensor& ids, const at::Tensor& rows) override;
   at::Tensor head() override;
   at::Tensor vector(const std::string& name) override { return unrounded_.vector(name); }
 

@@ -222,7 +222,7 @@ at::Tensor TrainingGraph::forward(Pass& pass, const at::Tensor& ids) {
   check_ids(spec(), ids);
   SCALEBITS_ASSERT(pass.scheme.size() == linear_count(spec()));
   rope_.reserve(pass.length);
-  embed(fetch_embedding(spec(), parameters_), ids, 0, layer_input(pass, 0));
+  embed(parameters_, fetch_positions(spec(), parameters_), ids, 0, layer_input(pass, 0));
   for (std::int64_t layer = 0; layer < spec().layers; ++layer) forward_layer(pass, layer, layer_input(pass, layer + 1));
   return layer_input(pass, spec().layers);
 }

@@ -8,6 +8,7 @@
 #include "graph/row_kernels.h"
 
 #include "core/error.h"
+#include "core/float_types.h"
 #include "core/random.h"
 #include "safetensors/safetensors.h"
 
@@ -257,6 +258,24 @@ TEST(Generate, StopsAtStopTokensAndTheCallbackSeesEachToken) {
   EXPECT_EQ(seen, stopped[0]);
   EXPECT_THROW(generate(golden.checkpoint.spec, weights, {{1, 2, 3}}, {.max_new_tokens = 1000}), Error)
       << "past the last position";
+}
+
+TEST(CheckpointWeights, RowsOfTheEmbeddingAreThoseOfTheWhole) {
+  const at::Tensor ids = at::tensor({4, 0, 2, 2}, at::kLong).view({2, 2});
+  std::vector<float> values(5 * 3);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i) * 0.25f - 1;
+  std::vector<std::uint16_t> halves;
+  for (const float value : values) halves.push_back(f32_to_bf16(value));
+  for (const HostTensor& table :
+       {HostTensor::from_f32({5, 3}, values), HostTensor{DType::bf16, {5, 3}, std::as_bytes(std::span(halves)), {}}}) {
+    Checkpoint checkpoint;
+    checkpoint.tensors[std::string(kEmbeddingName)] = table;
+    CheckpointWeights weights(checkpoint);
+    const at::Tensor rows = at::empty({4, 3}, at::kFloat);
+    weights.embed(ids, rows);
+    EXPECT_TRUE(at::equal(rows, weights.embedding().index_select(0, ids.flatten())));
+    EXPECT_EQ(rows[0][0].item<float>(), 2.0f);  // 12 · 0.25 − 1
+  }
 }
 
 TEST(Decoder, RefusesWhatItCannotRun) {
