@@ -374,7 +374,9 @@ TEST_P(CudaOperations, PackedRowsAndProductsAreTheRuntimes) {
                     .width = static_cast<int>(cols),
                     .x = x.as<float>()});
     const auto embedded = from_device<float>(x);
-    const double range = 40 * 0.003 * std::exp2(256 * 0.03);
+    // The largest weight: 2^width − 1 levels and where zeros may lie, times the largest scale.
+    const SideFormat& side = format.side;
+    const double range = (1 + 2.0 * side.zero_range) * range_value(side, (1 << side.scale_bits) - 1);
     for (int token = 0; token < tokens; ++token) {
       std::vector<float> row(static_cast<std::size_t>(cols));
       linear.row(states[static_cast<std::size_t>(token)].id, row);
