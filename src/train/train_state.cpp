@@ -4,6 +4,7 @@
 #include "checkpoint/write_hf_folder.h"
 #include "core/atomic_file.h"
 #include "core/error.h"
+#include "core/hash.h"
 #include "safetensors/safetensors.h"
 #include "safetensors/safetensors_writer.h"
 
@@ -54,9 +55,19 @@ TrainState state_from_json(const ModelSpec& spec, const Json& json, const std::s
   return state;
 }
 
+/// Of weights and AdamW's means: whoever goes on must go on with these.
+std::string hash_of(const Parameters& parameters) {
+  Hasher hasher;
+  for (const Parameter& parameter : parameters.all())
+    for (const at::Tensor* tensor : {&parameter.value, &parameter.mean, &parameter.square})
+      hasher.update(bytes_of(*tensor));
+  return hasher.hex();
+}
+
 void write_state(const fs::path& path, const Parameters& parameters, const TrainState& state) {
   SafetensorsWriter writer;
   writer.set_metadata("state", to_json(parameters.spec(), state).dump());
+  writer.set_metadata("hash", hash_of(parameters));
   std::vector<std::span<const std::byte>> payloads;
   for (const Parameter& parameter : parameters.all())
     for (const auto& [prefix, tensor] : {std::pair{"mean.", &parameter.mean}, {"square.", &parameter.square}}) {
@@ -114,6 +125,9 @@ void load_optimizer(const fs::path& state_file, Parameters& parameters) {
                    entry.dtype);
       std::memcpy(tensor->data_ptr(), entry.bytes.data(), entry.bytes.size());
     }
+  const auto saved = file.metadata().find("hash");
+  if (saved != file.metadata().end() && saved->second != hash_of(parameters))
+    fail_input("{}: is damaged, or the weights beside it are: they are not what was saved", state_file.string());
 }
 
 }  // namespace scalebits

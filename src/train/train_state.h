@@ -39,7 +39,8 @@ struct LoadedRun {
 /// The last checkpoint of a run; none when it has not saved any. Throws Error(bad_input) naming the file that is
 /// missing or broken.
 std::optional<LoadedRun> load_latest(const std::filesystem::path& run);
-/// AdamW's means from a state file into parameters of the same model.
+/// AdamW's means from a state file into parameters of the same model, whose values are the checkpoint's already. Throws
+/// Error(bad_input) naming the file when either is not what was saved.
 void load_optimizer(const std::filesystem::path& state_file, Parameters& parameters);
 
 }  // namespace scalebits
