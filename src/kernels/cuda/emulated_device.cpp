@@ -95,11 +95,11 @@ class EmulatedDevice : public Device {
   }
   void upload(void* to, const void* from, std::uint64_t bytes) override {
     require_not_recording();
-    std::memcpy(to, from, bytes);
+    if (bytes > 0) std::memcpy(to, from, bytes);
   }
   void download(void* to, const void* from, std::uint64_t bytes) override {
     require_not_recording();
-    std::memcpy(to, from, bytes);
+    if (bytes > 0) std::memcpy(to, from, bytes);
   }
 
   MatricesPlan plan(std::span<const StoredMatrix> parts) const override {
