@@ -216,7 +216,7 @@ class Run {
     try {
       loss = passes_->loss_and_gradients(ids, state_.scheme, state_.step);
     } catch (const Error& error) {
-      fail_input("step {}: {}; {}", state_.step, error.what(), last_checkpoint());
+      fail(error.kind(), "step {}: {}; {}", state_.step, error.what(), last_checkpoint());
     }
     const double norm = gradient_norm(*parameters_);
     if (!std::isfinite(norm))
@@ -264,7 +264,7 @@ class Run {
     try {
       save_checkpoint(job_.output, origin_, *parameters_, state_);
     } catch (const Error& error) {
-      fail_input("step {}: {}; {}", state_.step, error.what(), last_checkpoint());
+      fail(error.kind(), "step {}: {}; {}", state_.step, error.what(), last_checkpoint());
     }
   }
 
