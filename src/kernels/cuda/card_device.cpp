@@ -46,10 +46,7 @@ class CardDevice : public Device {
     return free;
   }
 
-  DeviceMemory allocate(std::uint64_t bytes) override {
-    const CardBuffer buffer(bytes);
-    return {std::shared_ptr<void>(buffer.data(), [buffer](void*) {}), bytes};
-  }
+  DeviceMemory allocate(std::uint64_t bytes) override { return CardBuffer(bytes); }
   void upload(void* to, const void* from, std::uint64_t bytes) override {
     // From ordinary memory: the call returns once it has been read.
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copying to the card");

@@ -81,11 +81,11 @@ std::vector<Card> cards() {
   return found;
 }
 
-CardBuffer::CardBuffer(std::uint64_t bytes) : bytes_(bytes) {
+CardBuffer::CardBuffer(std::uint64_t bytes) {
   void* memory = nullptr;
   check(cudaMalloc(&memory, std::max<std::uint64_t>(bytes, 1)),
         ("asking for " + std::to_string(bytes) + " bytes of the card's memory").c_str());
-  data_ = std::shared_ptr<void>(memory, [](void* old) { cudaFree(old); });
+  static_cast<DeviceMemory&>(*this) = {std::shared_ptr<void>(memory, [](void* old) { cudaFree(old); }), bytes};
   check(cudaMemset(memory, 0, bytes), "clearing memory");
   check(cudaDeviceSynchronize(), "clearing memory");  // our stream does not wait for the default one
 }

@@ -25,21 +25,12 @@ struct Card {
 std::vector<Card> cards();
 
 /// Memory of the card.
-class CardBuffer {
+class CardBuffer : public DeviceMemory {
  public:
   CardBuffer() = default;
   /// Zeros. Throws CardError when there is not so much.
   explicit CardBuffer(std::uint64_t bytes);
-  void* data() const { return data_.get(); }
-  template <typename T>
-  T* as() const {
-    return static_cast<T*>(data_.get());
-  }
-  std::uint64_t bytes() const { return bytes_; }
-
- private:
-  std::shared_ptr<void> data_;
-  std::uint64_t bytes_ = 0;
+  void* data() const { return as<void>(); }
 };
 
 class CardMatrices;
