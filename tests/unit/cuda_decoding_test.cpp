@@ -27,21 +27,9 @@ namespace scalebits {
 namespace {
 
 using testing_models::TemporaryFolder;
+using testing_models::tiny_checkpoint;
 using Tokens = std::vector<std::int32_t>;
 using Logits = std::vector<float>;
-
-Checkpoint tiny_checkpoint(ModelSpec spec, std::uint64_t seed = 1) {
-  const auto model = testing_models::random_model(spec, seed);
-  Checkpoint checkpoint;
-  checkpoint.spec = spec;
-  checkpoint.source = "tiny";
-  for (const TensorShape& tensor : required_tensors(spec)) {
-    std::vector<float> values = model.weights.at(tensor.name);
-    for (float& value : values) value *= tensor.shape.size() == 1 ? 1.0f : 0.25f;
-    checkpoint.tensors[tensor.name] = HostTensor::from_f32(tensor.shape, std::move(values));
-  }
-  return checkpoint;
-}
 
 Tokens some_tokens(std::int64_t count, std::int64_t vocab, std::uint64_t seed = 3) {
   Tokens tokens;

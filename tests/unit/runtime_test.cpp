@@ -24,6 +24,7 @@ namespace scalebits {
 namespace {
 
 using testing_models::TemporaryFolder;
+using testing_models::tiny_checkpoint;
 using Tokens = std::vector<std::int32_t>;
 using Logits = std::vector<float>;
 
@@ -54,20 +55,6 @@ Golden read_golden(const std::string& name) {
     }
   }
   return golden;
-}
-
-Checkpoint tiny_checkpoint(const ModelSpec& spec, std::uint64_t seed = 1) {
-  const auto model = testing_models::random_model(spec, seed);
-  Checkpoint checkpoint;
-  checkpoint.spec = spec;
-  checkpoint.source = "tiny";
-  for (const TensorShape& tensor : required_tensors(spec)) {
-    std::vector<float> values = model.weights.at(tensor.name);
-    // Small enough that the model does not saturate.
-    for (float& value : values) value *= tensor.shape.size() == 1 ? 1.0f : 0.25f;
-    checkpoint.tensors[tensor.name] = HostTensor::from_f32(tensor.shape, std::move(values));
-  }
-  return checkpoint;
 }
 
 Checkpoint tiny_checkpoint(Family family) { return tiny_checkpoint(testing_models::tiny_spec(family)); }

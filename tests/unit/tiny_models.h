@@ -80,6 +80,20 @@ inline TinyModel random_model(const ModelSpec& spec, std::uint64_t seed) {
   return model;
 }
 
+/// Random weights, small enough that the model does not saturate.
+inline Checkpoint tiny_checkpoint(const ModelSpec& spec, std::uint64_t seed = 1) {
+  const TinyModel model = random_model(spec, seed);
+  Checkpoint checkpoint;
+  checkpoint.spec = spec;
+  checkpoint.source = "tiny";
+  for (const TensorShape& tensor : required_tensors(spec)) {
+    std::vector<float> values = model.weights.at(tensor.name);
+    for (float& value : values) value *= tensor.shape.size() == 1 ? 1.0f : 0.25f;
+    checkpoint.tensors[tensor.name] = HostTensor::from_f32(tensor.shape, std::move(values));
+  }
+  return checkpoint;
+}
+
 inline std::string bytes_as(const std::vector<float>& values, DType dtype) {
   std::string bytes;
   for (const float value : values) {

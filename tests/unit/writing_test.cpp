@@ -32,17 +32,7 @@ Checkpoint tiny_checkpoint() {
   ModelSpec spec = testing_models::tiny_spec(Family::llama);
   spec.vocab = tiny_tokenizer().vocab_size();
   spec.max_positions = 600;
-  const auto model = testing_models::random_model(spec, 5);
-  Checkpoint checkpoint;
-  checkpoint.spec = spec;
-  checkpoint.source = "tiny";
-  for (const TensorShape& tensor : required_tensors(spec)) {
-    std::vector<float> values = model.weights.at(tensor.name);
-    // Small enough that the model does not saturate.
-    for (float& value : values) value *= tensor.shape.size() == 1 ? 1.0f : 0.25f;
-    checkpoint.tensors[tensor.name] = HostTensor::from_f32(tensor.shape, std::move(values));
-  }
-  return checkpoint;
+  return testing_models::tiny_checkpoint(spec, 5);
 }
 
 std::unique_ptr<RuntimeModel> tiny_model(int threads = 2) {
