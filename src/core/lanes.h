@@ -3,6 +3,8 @@
 // compiles them for AVX-512, AVX2 and the base set and picks at load time.
 #pragma once
 
+#include "core/inline.h"
+
 #include <cstdint>
 #include <cstring>
 
@@ -13,7 +15,6 @@
 #else
 #define SCALEBITS_CLONES
 #endif
-#define SCALEBITS_INLINE inline __attribute__((always_inline))
 
 namespace scalebits {
 
@@ -34,7 +35,6 @@ struct SomeLanes {
 
 /// step(i, AllLanes) for each whole vector of a row, then step(i, SomeLanes) for the rest. The step is a lambda marked
 /// SCALEBITS_STEP, or it would not be compiled for the clone's instruction set.
-#define SCALEBITS_STEP __attribute__((always_inline))
 template <typename Step>
 SCALEBITS_INLINE void for_lanes(std::int64_t width, const Step& step) {
   std::int64_t i = 0;

@@ -76,6 +76,16 @@ void ThreadPool::start(Call call) {
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
+void ThreadPool::meet() {
+  const std::uint32_t before = meetings_.load(std::memory_order_acquire);
+  if (met_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<std::uint32_t>(size())) {
+    met_.store(0, std::memory_order_relaxed);
+    meetings_.store(before + 1, std::memory_order_release);
+    return;
+  }
+  while (!spin_until([&] { return meetings_.load(std::memory_order_acquire) != before; })) std::this_thread::yield();
+}
+
 void ThreadPool::work(int thread) {
   for (std::uint32_t seen = 0;;) {
     while (!spin_until([&] { return round_.load(std::memory_order_acquire) != seen; })) round_.wait(seen);

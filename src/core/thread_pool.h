@@ -1,6 +1,6 @@
-// Threads of the running half: a few, pinned to cores of their own, that run one function together and wait for the next
-// by spinning shortly, then asleep. Decoding a token takes some hundred such runs of tens of microseconds each, too short
-// for OpenMP's loops. The quantizing half uses core/parallel.h, which shares libtorch's threads.
+// Threads of the running half: a few, pinned to cores of their own, that run one function together and wait for the
+// next by spinning shortly, then asleep. Decoding a token takes some hundred such runs of tens of microseconds each,
+// too short for OpenMP's loops. The quantizing half uses core/parallel.h, which shares libtorch's threads.
 #pragma once
 
 #include <atomic>
@@ -16,8 +16,8 @@ namespace scalebits {
 
 class ThreadPool {
  public:
-  /// The caller is thread 0. `threads` 0: one for each core this process may use. Each worker stays on a core of its own,
-  /// unless more threads than cores were asked for. Throws Error(usage) unless 0 <= threads <= 1024.
+  /// The caller is thread 0. `threads` 0: one for each core this process may use. Each worker stays on a core of its
+  /// own, unless more threads than cores were asked for. Throws Error(usage) unless 0 <= threads <= 1024.
   explicit ThreadPool(int threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -33,6 +33,10 @@ class ThreadPool {
     start({[](void* object, int thread) { (*static_cast<Stored*>(object))(thread); },
            const_cast<std::remove_const_t<Stored>*>(&body)});
   }
+
+  /// Inside a run's body, which every thread then calls equally often and none leaves by an exception before: returns
+  /// when all threads have called it, and what they wrote before is seen after.
+  void meet();
 
   /// Calls body(i) for i in [0, count), handed out one by one.
   template <typename Body>
@@ -58,8 +62,10 @@ class ThreadPool {
 
   std::vector<std::thread> workers_;
   Call call_;
-  alignas(64) std::atomic<std::uint32_t> round_ = 0;   // grows with each run; workers wait for it
+  alignas(64) std::atomic<std::uint32_t> round_ = 0;    // grows with each run; workers wait for it
   alignas(64) std::atomic<std::uint32_t> running_ = 0;  // workers still in this round
+  alignas(64) std::atomic<std::uint32_t> met_ = 0;      // threads at the present meeting
+  std::atomic<std::uint32_t> meetings_ = 0;             // that ended
   std::atomic<bool> stop_ = false;
   std::mutex error_mutex_;
   std::exception_ptr error_;

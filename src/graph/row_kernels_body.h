@@ -1,6 +1,7 @@
 // The body of the row kernels, included once per instruction set with SCALEBITS_ISA naming its namespace. It includes
 // no standard header: an inline function compiled here with wide instructions could be the one the linker keeps for
 // all.
+#include "core/inline.h"
 #include "graph/row_kernels.h"
 
 namespace scalebits::SCALEBITS_ISA {
@@ -11,8 +12,6 @@ using Floats = float __attribute__((vector_size(64)));
 using Ints = std::int32_t __attribute__((vector_size(64)));
 using Words = std::uint32_t __attribute__((vector_size(64)));
 using Halves = std::uint16_t __attribute__((vector_size(32)));
-
-#define SCALEBITS_INLINE inline __attribute__((always_inline))
 
 SCALEBITS_INLINE Floats all(float value) { return Floats{} + value; }
 

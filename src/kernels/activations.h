@@ -22,7 +22,17 @@ struct Activations {
   AlignedBuffer<float> scales;    // of i8: [rows, cols / group, 2], scale and sum of each group
   AlignedBuffer<float> f32;       // [rows, cols]
 
-  std::int64_t groups() const { return cols / group; }
+  std::int64_t groups() const { return cols / group; }  // of a row
+
+  /// body(row, group) for groups [first, last), counted row by row.
+  template <typename Body>
+  void for_groups(std::int64_t first, std::int64_t last, const Body& body) const {
+    std::int64_t row = first / groups(), in_row = first % groups();
+    for (std::int64_t at = first; at < last; ++at) {
+      body(row, in_row);
+      if (++in_row == groups()) ++row, in_row = 0;
+    }
+  }
   /// Sets all sizes and makes room.
   void resize(ActivationFormat wanted, std::int64_t n, std::int64_t inputs, int group_size);
 };

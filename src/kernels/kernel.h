@@ -43,7 +43,8 @@ struct DenseTask {
   std::int64_t y_stride = 0;
 };
 
-/// x [rows, x_stride] f32 in original order → rows [first, last) of `out`, resized beforehand.
+/// x [rows, x_stride] f32 in original order → groups [first, last) of `out`, resized beforehand; groups are counted row
+/// by row, so that threads can share a single row, too.
 struct GatherTask {
   const float* x = nullptr;
   std::int64_t x_stride = 0;

@@ -52,6 +52,8 @@ bool has_row_order(const Linear& linear) {
   return packed != nullptr && !packed->row_order().empty();
 }
 
+/// Fewer activations are gathered by one thread: the others would wait for each other as long.
+constexpr std::int64_t kGatherAlone = 2048;
 /// So many elements one thread scatters before another has woken up.
 constexpr std::int64_t kScatterAlone = 8192;
 
@@ -99,30 +101,27 @@ void Linear::row(std::int64_t index, std::span<float> out) const {
   for (std::size_t j = 0; j < stored.size(); ++j) out[packed.input_order()[j]] = stored[j];
 }
 
-const Activations& LinearRunner::gathered(const PackedWeights& weights, const float* x, std::int64_t n,
-                                          std::int64_t x_stride) {
+const Activations& LinearRunner::gather_for(const PackedWeights& weights, std::int64_t n) {
   const int group = weights.activation_group();
   for (std::size_t i = 0; i < gathers_; ++i) {
-    const Gather& done = scratch_[i];
-    if (done.order.data() == weights.input_order().data() && done.x.group == group) return done.x;
+    const Gather& other = scratch_[i];
+    if (other.order.data() == weights.input_order().data() && other.x.group == group) return other.x;
   }
   if (scratch_.size() == gathers_) scratch_.emplace_back();
   Gather& gather = scratch_[gathers_++];
   gather.order = weights.input_order();
-  gather.x.resize(format_, n, weights.format().cols, group);
-  GatherTask task{x, x_stride, weights.format().cols, gather.order, 0, n, &gather.x};
-  const auto run = kernels_.gather(format_).run;
-  if (n < 4 || threads_.size() == 1) {
-    run(task);
-    return gather.x;
-  }
-  threads_.run([&](int thread) {
-    GatherTask part = task;
-    part.first = n * thread / threads_.size();
-    part.last = n * (thread + 1) / threads_.size();
-    run(part);
-  });
+  gather.inputs = weights.format().cols;
+  gather.x.resize(format_, n, gather.inputs, group);
   return gather.x;
+}
+
+void LinearRunner::gather(const float* x, std::int64_t x_stride, int part, int parts) {
+  for (std::size_t i = 0; i < gathers_; ++i) {
+    Gather& gather = scratch_[i];
+    const std::int64_t groups = gather.x.rows * gather.x.groups();
+    kernels_.gather(format_).run(
+        {x, x_stride, gather.inputs, gather.order, groups * part / parts, groups * (part + 1) / parts, &gather.x});
+  }
 }
 
 void LinearRunner::run(std::span<const LinearOutput> outputs, const float* x, std::int64_t n, std::int64_t x_stride) {
@@ -133,7 +132,7 @@ void LinearRunner::run(std::span<const LinearOutput> outputs, const float* x, st
   std::size_t unordered = 0;
   for (const LinearOutput& output : outputs) {
     const auto* packed = std::get_if<PackedWeights>(&output.linear->weights);
-    inputs_.push_back(packed == nullptr ? nullptr : &gathered(*packed, x, n, x_stride));
+    inputs_.push_back(packed == nullptr ? nullptr : &gather_for(*packed, n));
     stripes += units_of(*output.linear, kStripeRows);
     if (has_row_order(*output.linear)) unordered += static_cast<std::size_t>(n * output.linear->rows());
   }
@@ -148,7 +147,13 @@ void LinearRunner::run(std::span<const LinearOutput> outputs, const float* x, st
     const auto cost = total * static_cast<std::uint64_t>(thread + 1) / static_cast<std::uint64_t>(threads_.size());
     shares_.set(thread, {first, end = std::max(first, unit_at(outputs, unit_rows_, cost))});
   }
+  const bool gather_together = threads_.size() > 1 && n * x_stride >= kGatherAlone;
+  if (!gather_together) gather(x, x_stride, 0, 1);
   threads_.run([&](int thread) {
+    if (gather_together) {
+      gather(x, x_stride, thread, threads_.size());
+      threads_.meet();
+    }
     const auto compute_units = [&](WorkRange units) { compute(outputs, x, n, x_stride, units); };
     if (n > 1) {  // kernels interleave the rows of x anew in each call
       if (const auto units = shares_.take_all(thread)) compute_units(*units);

@@ -56,9 +56,13 @@ class LinearRunner {
   ActivationFormat format_;
   struct Gather {
     std::span<const std::uint32_t> order;
+    std::int64_t inputs = 0;
     Activations x;
   };
-  const Activations& gathered(const PackedWeights& weights, const float* x, std::int64_t n, std::int64_t x_stride);
+  /// Where the gathered inputs of a matrix will lie; matrices with the same order share one.
+  const Activations& gather_for(const PackedWeights& weights, std::int64_t n);
+  /// Part `part` of `parts` of all gathers of the present call.
+  void gather(const float* x, std::int64_t x_stride, int part, int parts);
 
   /// Rows of all outputs, in units of unit_rows_, one output's after the other's.
   void compute(std::span<const LinearOutput> outputs, const float* x, std::int64_t n, std::int64_t x_stride,

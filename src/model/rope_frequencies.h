@@ -1,5 +1,6 @@
 // The frequencies of the rotary position embedding: the angle of pair i of a head at position p is p times frequency i.
-// Pairs are (i, i + head_dim/2), as Hugging Face lays them out; GGUF's interleaved rows are reordered when they are read.
+// Pairs are (i, i + head_dim/2), as Hugging Face lays them out; GGUF's interleaved rows are reordered when they are
+// read.
 #pragma once
 
 #include "model/model_spec.h"

@@ -55,8 +55,8 @@ TEST(Frontier, PlansTheSameWithoutMeasuringAndWithMatricesAtHand) {
   const Checkpoint checkpoint = random_checkpoint(false, false);
   const CalibrationSet calibration = random_calibration();
   Recipe recipe = small_recipe();
-  const SearchResult descent = run_search(checkpoint, calibration, recipe,
-                                          budget_for(checkpoint, recipe, kLinearWeights * 28 / 80), {}, {});
+  const SearchResult descent =
+      run_search(checkpoint, calibration, recipe, budget_for(checkpoint, recipe, kLinearWeights * 28 / 80), {}, {});
   const Budget budget = budget_for(checkpoint, recipe, kLinearWeights * 30 / 80);
   SearchResult measured = plan_from_frontier(checkpoint, calibration, recipe, budget, descent.state, {});
   const SearchResult planned =

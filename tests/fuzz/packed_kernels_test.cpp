@@ -1,6 +1,6 @@
 // A hundred thousand random little products: any format, widths, codes, side information, number of rows and part
-// of the matrix, each by a kernel drawn from those of this machine, against the scalar one, bit for bit. Blobs are random
-// bytes under valid tags, on the heap at their exact size, so that sanitizers see a read beyond them.
+// of the matrix, each by a kernel drawn from those of this machine, against the scalar one, bit for bit. Blobs are
+// random bytes under valid tags, on the heap at their exact size, so that sanitizers see a read beyond them.
 #include "kernels/kernel.h"
 #include "tests/kernels/random_packed.h"
 
@@ -47,7 +47,7 @@ TEST(PackedKernels, AgreeOnAnything) {
     for (float& value : inputs) value = dice.real();
     for (const GatherKernel& gather : gather_kernels())
       if (gather.format == kind && gather.isa == Isa::scalar)
-        gather.run({inputs.data(), format.cols, format.cols, {}, 0, n, &x});
+        gather.run({inputs.data(), format.cols, format.cols, {}, 0, n * x.groups(), &x});
 
     const std::int64_t first = dice.below(format.tile_row_count()),
                        last = first + 1 + dice.below(format.tile_row_count() - first);

@@ -26,7 +26,7 @@ std::vector<float> wanted(const Linear& linear, ActivationFormat format, const s
   }
   Activations gathered;
   gathered.resize(format, n, cols, packed->activation_group());
-  scalar.gather(format).run({x.data(), cols, cols, packed->input_order(), 0, n, &gathered});
+  scalar.gather(format).run({x.data(), cols, cols, packed->input_order(), 0, n * gathered.groups(), &gathered});
   scalar.packed(format, n).run({packed, &gathered, 0, packed->format().tile_row_count(), y.data(), rows});
   if (packed->row_order().empty()) return y;
   std::vector<float> ordered(y.size());

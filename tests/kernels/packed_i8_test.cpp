@@ -14,6 +14,11 @@
 #include <set>
 
 namespace scalebits {
+
+// packed_i8_avx_vnni_evex.cpp
+void run_packed_i8_avx_vnni_evex(const PackedTask& task);
+void run_packed_i8_avx_vnni_panels_evex(const PackedTask& task);
+
 namespace {
 
 std::vector<float> random_inputs(Dice& dice, std::int64_t count) {
@@ -27,7 +32,7 @@ Activations gather(const GatherKernel& kernel, const PackedWeights& weights, con
   Activations out;
   const std::int64_t cols = weights.format().cols;
   out.resize(kernel.format, n, cols, weights.activation_group());
-  kernel.run({x.data(), cols, cols, weights.input_order(), 0, n, &out});
+  kernel.run({x.data(), cols, cols, weights.input_order(), 0, n * out.groups(), &out});
   return out;
 }
 
@@ -62,6 +67,12 @@ std::vector<PackedKernel> fast_kernels() {
       result.push_back(kernel);
     else if (told.insert(kernel.name).second)
       std::fprintf(stderr, "SKIPPED on this machine: %s\n", std::string(kernel.name).c_str());
+  }
+  if (machine_has(Isa::avx512_vnni)) {
+    result.push_back({"packed i8 avx-vnni, encoded for AVX-512", ActivationFormat::i8, Isa::avx512_vnni, 1,
+                      run_packed_i8_avx_vnni_evex});
+    result.push_back({"packed i8 avx-vnni panels, encoded for AVX-512", ActivationFormat::i8, Isa::avx512_vnni, 1,
+                      run_packed_i8_avx_vnni_panels_evex});
   }
   return result;
 }
@@ -131,6 +142,15 @@ TEST(PackedI8, EveryWidthAndNumberOfRows) {
             std::vector<std::uint8_t>(static_cast<std::size_t>(format.block_count()), static_cast<std::uint8_t>(width)),
             n, codes);
       }
+}
+
+TEST(PackedI8, ManyRowsInSeveralPanels) {
+  Dice dice(11);
+  for (const std::int64_t n : {90, 95, 96, 97, 101, 192, 193, 259})
+    for (int trial = 0; trial < 4; ++trial) {
+      const MatrixFormat format = random_packed_format(dice, 1 + dice.below(150), 1 + dice.below(200));
+      check_all(dice, format, random_block_widths(dice, format), n);
+    }
 }
 
 TEST(PackedI8, ShapesThatDivideNothing) {

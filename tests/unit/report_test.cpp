@@ -36,8 +36,8 @@ TEST(Plot, PlacesPointsByTheirValuesOrLogarithms) {
 }
 
 TEST(Plot, CopesWithOnePointNoPointAndNames) {
-  const std::string svg =
-      svg_of({.title = "a < b & c", .log_y = true, .series = {{.name = "<x>", .points = {{2, 3}}}, {.name = "absent"}}});
+  const std::string svg = svg_of(
+      {.title = "a < b & c", .log_y = true, .series = {{.name = "<x>", .points = {{2, 3}}}, {.name = "absent"}}});
   EXPECT_EQ(dots(svg).size(), 1u);
   EXPECT_NE(svg.find("a &lt; b &amp; c"), std::string::npos);
   EXPECT_EQ(svg.find("absent"), std::string::npos);

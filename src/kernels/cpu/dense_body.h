@@ -19,8 +19,8 @@ inline typename V::Vec load_part(const T* from, std::int64_t count) {
   return V::load(part);
 }
 
-/// sums[i][r] += row r of W times row i of x, over `cols` inputs; asks memory for each row's bytes that far ahead. Loops
-/// over a tile are unrolled by pragma here and below: GCC keeps sums in registers only if it unrolls them early.
+/// sums[i][r] += row r of W times row i of x, over `cols` inputs; asks memory for each row's bytes that far ahead.
+/// Loops over a tile are unrolled by pragma here and below: GCC keeps sums in registers only if it unrolls them early.
 template <typename V, typename T, int W, int X, int kAheadBytes = 0>
 [[gnu::always_inline]] inline void add_products(const T* w, std::int64_t w_stride, const float* x,
                                                 std::int64_t x_stride, std::int64_t cols,

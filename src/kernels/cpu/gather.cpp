@@ -33,37 +33,34 @@ void gather_not_finite(Activations& out, std::int64_t row, std::int64_t group) {
 
 void gather_i8_scalar(const GatherTask& task) {
   Activations& out = *task.out;
-  for (std::int64_t row = task.first; row < task.last; ++row)
-    for (std::int64_t group = 0; group < out.groups(); ++group) {
-      float values[64];
-      std::uint32_t largest = 0;
-      for (int i = 0; i < out.group; ++i) {
-        values[i] = gathered(task, row, group * out.group + i);
-        largest = std::max(largest, std::bit_cast<std::uint32_t>(std::fabs(values[i])));
-      }
-      const auto peak = std::bit_cast<float>(largest);
-      if (!std::isfinite(peak)) {
-        gather_not_finite(out, row, group);
-        continue;
-      }
-      const float inverse = peak > 0 ? 127.0f / peak : 0.0f;
-      std::int32_t sum = 0;
-      for (int i = 0; i < out.group; ++i) {
-        const auto value = static_cast<std::int32_t>(std::nearbyint(values[i] * inverse));
-        out.i8[static_cast<std::size_t>(row * out.cols + group * out.group + i)] = static_cast<std::int8_t>(value);
-        sum += value;
-      }
-      const auto at = static_cast<std::size_t>(row * out.groups() + group) * 2;
-      out.scales[at] = peak / 127.0f;
-      out.scales[at + 1] = static_cast<float>(sum);
+  out.for_groups(task.first, task.last, [&](std::int64_t row, std::int64_t group) {
+    float values[64];
+    std::uint32_t largest = 0;
+    for (int i = 0; i < out.group; ++i) {
+      values[i] = gathered(task, row, group * out.group + i);
+      largest = std::max(largest, std::bit_cast<std::uint32_t>(std::fabs(values[i])));
     }
+    const auto peak = std::bit_cast<float>(largest);
+    if (!std::isfinite(peak)) return gather_not_finite(out, row, group);
+    const float inverse = peak > 0 ? 127.0f / peak : 0.0f;
+    std::int32_t sum = 0;
+    for (int i = 0; i < out.group; ++i) {
+      const auto value = static_cast<std::int32_t>(std::nearbyint(values[i] * inverse));
+      out.i8[static_cast<std::size_t>(row * out.cols + group * out.group + i)] = static_cast<std::int8_t>(value);
+      sum += value;
+    }
+    const auto at = static_cast<std::size_t>(row * out.groups() + group) * 2;
+    out.scales[at] = peak / 127.0f;
+    out.scales[at + 1] = static_cast<float>(sum);
+  });
 }
 
 void gather_f32(const GatherTask& task) {
   Activations& out = *task.out;
-  for (std::int64_t row = task.first; row < task.last; ++row)
-    for (std::int64_t column = 0; column < out.cols; ++column)
+  out.for_groups(task.first, task.last, [&](std::int64_t row, std::int64_t group) {
+    for (std::int64_t column = group * out.group; column < (group + 1) * out.group; ++column)
       out.f32[static_cast<std::size_t>(row * out.cols + column)] = gathered(task, row, column);
+  });
 }
 
 }  // namespace scalebits

@@ -18,7 +18,9 @@ std::byte* thread_scratch(std::size_t bytes);
 void run_packed_i8_scalar(const PackedTask& task);
 void run_packed_i8_avx2(const PackedTask& task);
 void run_packed_i8_avx_vnni(const PackedTask& task);
+void run_packed_i8_avx_vnni_panels(const PackedTask& task);
 void run_packed_i8_avx512(const PackedTask& task);
+void run_packed_i8_avx512_panels(const PackedTask& task);
 void run_packed_i8_amx(const PackedTask& task);
 
 /// A group with an input that is not finite: values 0, scale NaN.

@@ -41,6 +41,7 @@ struct Vectors256 {
   }
   static Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 
+  static void store(std::byte* to, Ints x) { _mm256_store_si256(reinterpret_cast<__m256i*>(to), x); }
   static Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
   static Floats load(const float* from) { return _mm256_loadu_ps(from); }
   static void store(float* to, Floats x) { _mm256_storeu_ps(to, x); }

@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/packed_i8_body.h"
 
+#include <bit>
 #include <immintrin.h>
 
 namespace scalebits {
@@ -15,6 +16,7 @@ struct Avx512 {
   static constexpr int kLanes = 16;
   static constexpr int kParts = 1;
   static constexpr int kMaxRows = 16;
+  static constexpr int kPanelTileRows = 4, kPanelX = 6;  // 24 registers of sums, 4 of codes
   static constexpr bool kWideProducts = true;
   static constexpr int chunks_per_run(int) { return 16; }
 
@@ -54,6 +56,12 @@ struct Avx512 {
   static Ints multiply_add_at(Ints sum, Ints codes, const std::int8_t* values) {
     asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*reinterpret_cast<const std::int32_t*>(values)));
     return sum;
+  }
+  /// Ints for arrays of sums: Ints may alias anything, and so GCC 12 stores each of an array's after each product.
+  using Sum = std::int32_t __attribute__((vector_size(64)));
+  static Ints to_ints(Sum sum) { return std::bit_cast<Ints>(sum); }
+  static Sum add_product(Sum sum, Ints codes, Ints values) {
+    return std::bit_cast<Sum>(multiply_add(to_ints(sum), codes, values));
   }
   static Ints widen(Ints x) { return x; }
   static Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }

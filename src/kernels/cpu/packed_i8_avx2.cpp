@@ -45,36 +45,32 @@ void gather_i8_avx2(const GatherTask& task) {
   Activations& out = *task.out;
   const int vectors = out.group / 8;
   const __m256 sign = _mm256_set1_ps(-0.0f);
-  for (std::int64_t row = task.first; row < task.last; ++row)
-    for (std::int64_t group = 0; group < out.groups(); ++group) {
-      __m256 values[8];
-      __m256i largest = _mm256_setzero_si256();
-      for (int v = 0; v < vectors; ++v) {
-        values[v] = gathered8(task, task.x + row * task.x_stride, group * out.group + v * 8);
-        largest = _mm256_max_epi32(largest, _mm256_castps_si256(_mm256_andnot_ps(sign, values[v])));
-      }
-      alignas(32) std::int32_t peaks[8];
-      _mm256_store_si256(reinterpret_cast<__m256i*>(peaks), largest);
-      const auto peak = std::bit_cast<float>(*std::max_element(peaks, peaks + 8));
-      if (!std::isfinite(peak)) {
-        gather_not_finite(out, row, group);
-        continue;
-      }
-      const __m256 inverse = _mm256_set1_ps(peak > 0 ? 127.0f / peak : 0.0f);
-      std::int8_t* to = out.i8.data() + row * out.cols + group * out.group;
-      std::int32_t sum = 0;
-      for (int v = 0; v < vectors; ++v) {
-        alignas(32) std::int32_t rounded[8];
-        _mm256_store_si256(reinterpret_cast<__m256i*>(rounded), _mm256_cvtps_epi32(_mm256_mul_ps(values[v], inverse)));
-        for (int i = 0; i < 8; ++i) {
-          to[v * 8 + i] = static_cast<std::int8_t>(rounded[i]);
-          sum += rounded[i];
-        }
-      }
-      float* scales = out.scales.data() + (row * out.groups() + group) * 2;
-      scales[0] = peak / 127.0f;
-      scales[1] = static_cast<float>(sum);
+  out.for_groups(task.first, task.last, [&](std::int64_t row, std::int64_t group) {
+    __m256 values[8];
+    __m256i largest = _mm256_setzero_si256();
+    for (int v = 0; v < vectors; ++v) {
+      values[v] = gathered8(task, task.x + row * task.x_stride, group * out.group + v * 8);
+      largest = _mm256_max_epi32(largest, _mm256_castps_si256(_mm256_andnot_ps(sign, values[v])));
     }
+    alignas(32) std::int32_t peaks[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(peaks), largest);
+    const auto peak = std::bit_cast<float>(*std::max_element(peaks, peaks + 8));
+    if (!std::isfinite(peak)) return gather_not_finite(out, row, group);
+    const __m256 inverse = _mm256_set1_ps(peak > 0 ? 127.0f / peak : 0.0f);
+    std::int8_t* to = out.i8.data() + row * out.cols + group * out.group;
+    std::int32_t sum = 0;
+    for (int v = 0; v < vectors; ++v) {
+      alignas(32) std::int32_t rounded[8];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(rounded), _mm256_cvtps_epi32(_mm256_mul_ps(values[v], inverse)));
+      for (int i = 0; i < 8; ++i) {
+        to[v * 8 + i] = static_cast<std::int8_t>(rounded[i]);
+        sum += rounded[i];
+      }
+    }
+    float* scales = out.scales.data() + (row * out.groups() + group) * 2;
+    scales[0] = peak / 127.0f;
+    scales[1] = static_cast<float>(sum);
+  });
 }
 
 }  // namespace scalebits

@@ -5,6 +5,7 @@
 // column by block column, strip by strip.
 #pragma once
 
+#include "core/inline.h"
 #include "kernels/cpu/packed_i8.h"
 
 #include <algorithm>
@@ -14,8 +15,6 @@
 
 namespace scalebits {
 namespace {
-
-#define SCALEBITS_INLINE [[gnu::always_inline]] inline
 
 inline constexpr int kMaxStripeTileRows = kMaxBlockRows / kTileRows;
 /// Codes are fetched twice ahead of their use: far, into the second cache, since a core can wait for some forty lines
