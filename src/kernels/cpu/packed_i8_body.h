@@ -20,8 +20,8 @@ inline constexpr int kMaxStripeTileRows = kMaxBlockRows / kTileRows;
 /// Codes are fetched twice ahead of their use: far, into the second cache, since a core can wait for some forty lines
 /// on the way there but only for a dozen on the way to the first; and near, into the first. Measured in
 /// docs/kernels.md.
-inline constexpr int kFarBytes = 4096;
-inline constexpr int kNearBytes = 512;
+inline constexpr int kFarBytes = 8192;
+inline constexpr int kNearBytes = 2048;
 
 SCALEBITS_INLINE void fetch_ahead(const std::byte* codes, std::uint64_t bytes) {
   for (std::uint64_t line = 0; line < bytes; line += 64) {
