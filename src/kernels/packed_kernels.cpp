@@ -20,6 +20,7 @@ std::span<const PackedKernel> packed_kernels() {
       PackedKernel{"packed i8 avx-vnni panels", ActivationFormat::i8, Isa::avx_vnni, kPanelRows256,
                    run_packed_i8_avx_vnni_panels},
       PackedKernel{"packed i8 avx-vnni", ActivationFormat::i8, Isa::avx_vnni, 1, run_packed_i8_avx_vnni},
+      PackedKernel{"packed i8 avx2 panels", ActivationFormat::i8, Isa::avx2, kPanelRows256, run_packed_i8_avx2_panels},
       PackedKernel{"packed i8 avx2", ActivationFormat::i8, Isa::avx2, 1, run_packed_i8_avx2},
       PackedKernel{"packed i8 scalar", ActivationFormat::i8, Isa::scalar, 1, run_packed_i8_scalar},
       PackedKernel{"packed f32 avx512", ActivationFormat::f32, Isa::avx512_vnni, 1, run_packed_f32_avx512},

@@ -17,6 +17,7 @@ std::byte* thread_scratch(std::size_t bytes);
 
 void run_packed_i8_scalar(const PackedTask& task);
 void run_packed_i8_avx2(const PackedTask& task);
+void run_packed_i8_avx2_panels(const PackedTask& task);
 void run_packed_i8_avx_vnni(const PackedTask& task);
 void run_packed_i8_avx_vnni_panels(const PackedTask& task);
 void run_packed_i8_avx512(const PackedTask& task);

@@ -16,7 +16,8 @@ struct Avx512 {
   static constexpr int kLanes = 16;
   static constexpr int kParts = 1;
   static constexpr int kMaxRows = 16;
-  static constexpr int kPanelTileRows = 4, kPanelX = 6;  // 24 registers of sums, 4 of codes
+  static constexpr int kPanelTileRows = 4;  // 24 registers of sums, 4 of codes
+  static constexpr int panel_x(int) { return 6; }
   static constexpr bool kWideProducts = true;
   static constexpr int chunks_per_run(int) { return 16; }
 

@@ -1,6 +1,7 @@
 // The packed_i8 product and the gather on AVX2. VPMADDUBSW adds pairs of products in 16 bits, which a few chunks fill:
 // runs are as long as the widest codes allow, then widened to 32 bits.
 #include "kernels/cpu/packed_i8_256.h"
+#include "kernels/cpu/packed_i8_panel.h"
 
 #include <algorithm>
 #include <bit>
@@ -24,6 +25,17 @@ struct Avx2 : Vectors256 {
     return multiply_add(sum, codes, broadcast4(values));
   }
   static Ints widen(Ints x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
+
+  static constexpr int kPanelTileRows = 1;
+  /// 10 registers of narrow sums and 2 of codes; where narrow sums are widened after every chunk, 6 of each.
+  static constexpr int panel_x(int width) { return width >= 5 && width <= 7 ? 3 : 5; }
+  using Sum = std::int32_t __attribute__((vector_size(32)));        // as in Avx512
+  using NarrowSum = std::int16_t __attribute__((vector_size(32)));  // of pairs of products
+  static Ints to_ints(Sum sum) { return std::bit_cast<Ints>(sum); }
+  static NarrowSum add_product(NarrowSum sum, Ints codes, Ints values) {
+    return sum + std::bit_cast<NarrowSum>(_mm256_maddubs_epi16(codes, values));
+  }
+  static Sum widened(NarrowSum sum) { return std::bit_cast<Sum>(widen(std::bit_cast<Ints>(sum))); }
 };
 
 /// 8 activations from `column` on in stored order; zeros beyond the last.
@@ -40,6 +52,8 @@ __m256 gathered8(const GatherTask& task, const float* row, std::int64_t column) 
 }  // namespace
 
 void run_packed_i8_avx2(const PackedTask& task) { run_packed_i8<Avx2>(task); }
+
+void run_packed_i8_avx2_panels(const PackedTask& task) { run_packed_i8_panels<Avx2>(task); }
 
 void gather_i8_avx2(const GatherTask& task) {
   Activations& out = *task.out;

@@ -17,7 +17,8 @@ struct AvxVnni : Vectors256 {
   }
   static Ints widen(Ints x) { return x; }
 
-  static constexpr int kPanelTileRows = 1, kPanelX = 5;       // 10 registers of sums, 2 of codes
+  static constexpr int kPanelTileRows = 1;  // 10 registers of sums, 2 of codes
+  static constexpr int panel_x(int) { return 5; }
   using Sum = std::int32_t __attribute__((vector_size(32)));  // as in Avx512
   static Ints to_ints(Sum sum) { return std::bit_cast<Ints>(sum); }
   static Sum add_product(Sum sum, Ints codes, Ints values) {

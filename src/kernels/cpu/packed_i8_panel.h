@@ -1,8 +1,7 @@
 // The packed_i8 product with many rows of activations, as a prompt has them, generic over V as packed_i8_body.h is: the
 // codes of a block column of a stripe are unpacked to bytes once for a panel of activations; then small blocks of
-// results, kPanelTileRows tile rows x kPanelX rows of activations, are summed up in registers, where a broadcast
-// activation serves several vectors of codes and these serve all activations of the block. V has products of whole
-// bytes (kWideProducts).
+// results, up to kPanelTileRows tile rows x panel_x(width) rows of activations, are summed up in registers, where a
+// broadcast activation serves several vectors of codes and these serve all activations of the block.
 #pragma once
 
 #include "kernels/cpu/packed_i8_body.h"
@@ -13,6 +12,11 @@ namespace {
 /// Rows of activations in a panel, at most: results of a stripe stay in the first cache.
 inline constexpr int kPanelRows = 96;
 inline constexpr int kUnpackedBytes = 1024;  // of a tile
+/// Chunks whose products are added up before they are widened, at this width. Widths 5 to 7 are rare and share code.
+template <class V>
+constexpr int panel_run(int width) {
+  return width >= 5 && width <= 7 && !V::kWideProducts ? 1 : V::chunks_per_run(width);
+}
 
 /// Rows [first, first + count) of the activations: values [tile column][count][64], scales and sums [group][count][2].
 struct PanelOfRows {
@@ -41,15 +45,22 @@ inline PanelOfRows panel_of_rows(const Activations& x, std::int64_t first, int c
 /// where groups are of 32, of both halves.
 template <class V>
 struct UnpackedTiles {
-  alignas(64) std::byte codes[kMaxStripeTileRows][kUnpackedBytes];
+  // 8-bit codes whose products would overflow are two tiles of 4 bits, the upper ones second.
+  static constexpr int kStride = V::kWideProducts ? kUnpackedBytes : 2 * kUnpackedBytes;
+  alignas(64) std::byte codes[kMaxStripeTileRows][kStride];
   alignas(64) float scales[kMaxStripeTileRows][2][kTileRows];
   alignas(64) float zeros[kMaxStripeTileRows][2][kTileRows];
   int tile_rows[kMaxStripeTileRows];  // of the stripe, ascending
+  int widths[kMaxStripeTileRows];
   int count = 0;
 };
 
 template <class V, int Width>
 void unpack(const std::byte* codes, std::byte* out) {
+  if constexpr (Width == 8 && !V::kWideProducts) {
+    unpack<V, 4>(codes, out);
+    return unpack<V, 4>(codes + tile_bytes(4), out + kUnpackedBytes);
+  }
   fetch_ahead(codes, tile_bytes(Width));
   for (int part = 0; part < V::kParts; ++part) {
     constexpr int kPartBytes = 64 / V::kParts;
@@ -58,14 +69,16 @@ void unpack(const std::byte* codes, std::byte* out) {
 }
 
 template <class V>
-constexpr void (*kUnpack[kMaxWidth + 1])(const std::byte*, std::byte*) = {
-    nullptr, unpack<V, 1>, unpack<V, 2>, unpack<V, 3>, unpack<V, 4>, unpack<V, 5>, unpack<V, 6>, unpack<V, 7>, unpack<V, 8>};
+constexpr void (*kUnpack[kMaxWidth + 1])(const std::byte*, std::byte*) = {nullptr,      unpack<V, 1>, unpack<V, 2>,
+                                                                          unpack<V, 3>, unpack<V, 4>, unpack<V, 5>,
+                                                                          unpack<V, 6>, unpack<V, 7>, unpack<V, 8>};
 
 template <class V>
 void add_unpacked(UnpackedTiles<V>& tiles, const TileReader<V>& reader, int tile_row, int width, const std::byte* codes,
                   const std::byte* side) {
   const int i = tiles.count++;
   tiles.tile_rows[i] = tile_row;
+  tiles.widths[i] = width;
   kUnpack<V>[width](codes, tiles.codes[i]);
   const int groups = reader.x_group == kTileCols ? 1 : 2;
   for (int group = 0; group < groups; ++group)
@@ -76,27 +89,24 @@ void add_unpacked(UnpackedTiles<V>& tiles, const TileReader<V>& reader, int tile
     }
 }
 
-/// body(0), … body(N - 1), with constants for arguments: GCC keeps arrays indexed by them in registers, which it does not
-/// when loops are unrolled.
+/// body(0), … body(N - 1), with constants for arguments: GCC keeps arrays indexed by them in registers, which it does
+/// not when loops are unrolled.
 template <int N, class Body>
 SCALEBITS_INLINE void unrolled(const Body& body) {
-  [&]<int... I>(std::integer_sequence<int, I...>) SCALEBITS_STEP {
-    (body(std::integral_constant<int, I>{}), ...);
-  }(std::make_integer_sequence<int, N>{});
+  [&]<int... I>(std::integer_sequence<int, I...>)
+      SCALEBITS_STEP { (body(std::integral_constant<int, I>{}), ...); }(std::make_integer_sequence<int, N>{});
 }
 
-/// y [X][y_stride] += for tiles [tile, tile + R) and X rows of activations over chunks [First, First + Count), one group.
-template <class V, int R, int X, int First, int Count>
-SCALEBITS_INLINE void add_block(const UnpackedTiles<V>& tiles, int tile, const std::int8_t* values, const float* scales,
-                                float* y, int y_stride) {
-  constexpr int kVectors = R * V::kParts, kGroup = First == 0 ? 0 : 1;
-  typename V::Sum sums[X * kVectors];
-  unrolled<X * kVectors>([&](auto i) SCALEBITS_STEP { sums[i] = typename V::Sum{}; });
-  const std::byte* const first_codes = tiles.codes[tile];
-  for (int chunk = First; chunk < First + Count; ++chunk) {
+/// sums[x · vectors + v] += Σ code · value over `count` chunks, for X rows of activations and R tiles' vectors.
+template <class V, int R, int X, class Sum>
+SCALEBITS_INLINE void add_products(const std::byte* tile_codes, const std::int8_t* values, int count, Sum* sums) {
+  constexpr int kVectors = R * V::kParts;
+#pragma GCC unroll 1  // unrolled, GCC makes all products first and has no registers for them
+  for (int chunk = 0; chunk < count; ++chunk) {
     typename V::Ints codes[kVectors];
     unrolled<kVectors>([&](auto v) SCALEBITS_STEP {
-      codes[v] = V::load(first_codes + chunk * 64 + v / V::kParts * kUnpackedBytes + v % V::kParts * (64 / V::kParts));
+      codes[v] = V::load(tile_codes + chunk * 64 + v / V::kParts * UnpackedTiles<V>::kStride +
+                         v % V::kParts * (64 / V::kParts));
     });
     unrolled<X>([&](auto x) SCALEBITS_STEP {
       const auto value = V::broadcast4(values + x * kTileCols + chunk * 4);
@@ -105,59 +115,111 @@ SCALEBITS_INLINE void add_block(const UnpackedTiles<V>& tiles, int tile, const s
       });
     });
   }
+}
+
+/// The same over Count chunks, in runs of Run that V's narrow sums can hold.
+template <class V, int R, int X, int Count, int Run, int Shift>
+SCALEBITS_INLINE void add_runs_of(const std::byte* codes, const std::int8_t* values, typename V::Sum* sums) {
+  for (int run = 0; run < Count; run += Run) {
+    typename V::NarrowSum part[X * R * V::kParts];
+    unrolled<X * R * V::kParts>([&](auto i) SCALEBITS_STEP { part[i] = typename V::NarrowSum{}; });
+    add_products<V, R, X>(codes + run * 64, values + run * 4, Run, part);
+    unrolled<X * R * V::kParts>([&](auto i) SCALEBITS_STEP { sums[i] += V::widened(part[i]) << Shift; });
+  }
+}
+
+/// y [X][y_stride] += for tiles [tile, tile + R) of this width and X rows of activations over one group: chunks [First,
+/// First + Count).
+template <class V, int R, int X, int First, int Count, int Width>
+SCALEBITS_INLINE void add_block(const UnpackedTiles<V>& tiles, int tile, const std::int8_t* values, const float* scales,
+                                float* y, int y_stride) {
+  constexpr int kVectors = R * V::kParts, kGroup = First == 0 ? 0 : 1;
+  typename V::Sum sums[X * kVectors];
+  unrolled<X * kVectors>([&](auto i) SCALEBITS_STEP { sums[i] = typename V::Sum{}; });
+  const std::byte* const codes = tiles.codes[tile] + First * 64;
+  if constexpr (V::kWideProducts) {
+    add_products<V, R, X>(codes, values + First * 4, Count, sums);
+  } else {
+    constexpr int kRun = std::min(Count, panel_run<V>(Width == 8 ? 4 : Width));
+    add_runs_of<V, R, X, Count, kRun, 0>(codes, values + First * 4, sums);
+    if constexpr (Width == 8) add_runs_of<V, R, X, Count, kRun, 4>(codes + kUnpackedBytes, values + First * 4, sums);
+  }
   unrolled<X>([&](auto x) SCALEBITS_STEP {
     const auto scale_x = V::broadcast(scales + 2 * x), sum_x = V::broadcast(scales + 2 * x + 1);
     unrolled<kVectors>([&](auto v) SCALEBITS_STEP {
       const int at = v % V::kParts * V::kLanes, row = tile + v / V::kParts;
       float* const to = y + x * y_stride + tiles.tile_rows[row] * kTileRows + at;
-      const auto centred = V::subtract_product(V::to_floats(V::to_ints(sums[x * kVectors + v])), V::load(tiles.zeros[row][kGroup] + at),
-                                               sum_x);
-      V::store(to, V::multiply_add(centred, V::multiply(V::load(tiles.scales[row][kGroup] + at), scale_x), V::load(to)));
+      const auto centred = V::subtract_product(V::to_floats(V::to_ints(sums[x * kVectors + v])),
+                                               V::load(tiles.zeros[row][kGroup] + at), sum_x);
+      V::store(to,
+               V::multiply_add(centred, V::multiply(V::load(tiles.scales[row][kGroup] + at), scale_x), V::load(to)));
     });
   });
 }
 
-template <class V, int R, int X>
-[[gnu::noinline]] void add_tiles(const UnpackedTiles<V>& tiles, int tile, bool half, const std::int8_t* values, const float* scales,
-               int panel_rows, float* y, int y_stride) {
-  if (half) {
-    add_block<V, R, X, 0, 8>(tiles, tile, values, scales, y, y_stride);
-    add_block<V, R, X, 8, 8>(tiles, tile, values, scales + 2 * panel_rows, y, y_stride);
+/// Where a tile column's activations, their scales and the results lie.
+struct PanelColumn {
+  const std::int8_t* values;  // [rows][64]
+  const float* scales;        // [1 or 2 groups][rows][2]
+  int rows;
+  bool half;  // two groups
+  float* y;   // [rows][y_stride]
+  int y_stride;
+};
+
+template <class V, int R, int X, int Width>
+[[gnu::noinline]] void add_tiles(const UnpackedTiles<V>& tiles, int tile, const PanelColumn& column, int row) {
+  const std::int8_t* const values = column.values + row * kTileCols;
+  const float* const scales = column.scales + 2 * row;
+  float* const y = column.y + row * column.y_stride;
+  if (column.half) {
+    add_block<V, R, X, 0, 8, Width>(tiles, tile, values, scales, y, column.y_stride);
+    add_block<V, R, X, 8, 8, Width>(tiles, tile, values, scales + 2 * column.rows, y, column.y_stride);
   } else {
-    add_block<V, R, X, 0, 16>(tiles, tile, values, scales, y, y_stride);
+    add_block<V, R, X, 0, 16, Width>(tiles, tile, values, scales, y, column.y_stride);
   }
 }
 
-/// All rows of a panel, for tiles [tile, tile + R).
-template <class V, int R>
-void add_panel(const UnpackedTiles<V>& tiles, int tile, bool half, const std::int8_t* values, const float* scales,
-               int panel_rows, float* y, int y_stride) {
+/// All rows of a panel, for tiles [tile, tile + R). Width: one that counts like theirs.
+template <class V, int R, int Width>
+void add_panel(const UnpackedTiles<V>& tiles, int tile, const PanelColumn& column) {
   int row = 0;
   const auto rows = [&]<int X>(std::integral_constant<int, X>) {
-    for (; panel_rows - row >= X; row += X)
-      add_tiles<V, R, X>(tiles, tile, half, values + row * kTileCols, scales + 2 * row, panel_rows, y + row * y_stride,
-                         y_stride);
+    for (; column.rows - row >= X; row += X) add_tiles<V, R, X, Width>(tiles, tile, column, row);
   };
-  rows(std::integral_constant<int, V::kPanelX>{});
+  rows(std::integral_constant<int, V::panel_x(Width)>{});
   rows(std::integral_constant<int, 2>{});
   rows(std::integral_constant<int, 1>{});
 }
 
 template <class V>
-void add_column(const UnpackedTiles<V>& tiles, bool half, const std::int8_t* values, const float* scales, int panel_rows,
-                float* y, int y_stride) {
+void add_column(const UnpackedTiles<V>& tiles, const PanelColumn& column) {
   int tile = 0;
-  if constexpr (V::kPanelTileRows == 4)
-    for (; tiles.count - tile >= 4; tile += 4) add_panel<V, 4>(tiles, tile, half, values, scales, panel_rows, y, y_stride);
-  if constexpr (V::kPanelTileRows >= 2)
-    for (; tiles.count - tile >= 2; tile += 2) add_panel<V, 2>(tiles, tile, half, values, scales, panel_rows, y, y_stride);
-  for (; tile < tiles.count; ++tile) add_panel<V, 1>(tiles, tile, half, values, scales, panel_rows, y, y_stride);
+  if constexpr (V::kWideProducts) {  // the width is nothing to them
+    if constexpr (V::kPanelTileRows == 4)
+      for (; tiles.count - tile >= 4; tile += 4) add_panel<V, 4, 1>(tiles, tile, column);
+    if constexpr (V::kPanelTileRows >= 2)
+      for (; tiles.count - tile >= 2; tile += 2) add_panel<V, 2, 1>(tiles, tile, column);
+    for (; tile < tiles.count; ++tile) add_panel<V, 1, 1>(tiles, tile, column);
+  } else {
+    for (; tile < tiles.count; ++tile) {
+      const int width = tiles.widths[tile];
+      if (width <= 3)
+        add_panel<V, 1, 3>(tiles, tile, column);
+      else if (width == 4)
+        add_panel<V, 1, 4>(tiles, tile, column);
+      else if (width == 8)
+        add_panel<V, 1, 8>(tiles, tile, column);
+      else
+        add_panel<V, 1, 7>(tiles, tile, column);
+    }
+  }
 }
 
 /// The tile rows [first, last) of a stripe.
 template <class V>
-void run_panel_stripe(const PackedTask& task, const TileReader<V>& reader, const PanelOfRows& panel, std::int64_t stripe,
-                      int first, int last) {
+void run_panel_stripe(const PackedTask& task, const TileReader<V>& reader, const PanelOfRows& panel,
+                      std::int64_t stripe, int first, int last) {
   const PackedWeights& weights = *task.weights;
   const MatrixFormat& format = weights.format();
   const int tile_rows = static_cast<int>(format.stripe_tile_rows(stripe)), y_stride = tile_rows * kTileRows;
@@ -179,14 +241,16 @@ void run_panel_stripe(const PackedTask& task, const TileReader<V>& reader, const
         const int width = widths[tile_row];
         if (width == 0) continue;
         if (tile_row >= first && tile_row < last)
-          add_unpacked(tiles, reader, tile_row, width, strip_codes + tile * static_cast<std::int64_t>(tile_bytes(width)),
+          add_unpacked(tiles, reader, tile_row, width,
+                       strip_codes + tile * static_cast<std::int64_t>(tile_bytes(width)),
                        strip + tile * reader.tile_side);
         strip_codes += count * static_cast<std::int64_t>(tile_bytes(width));
         strip += strip_side;
       }
       if (tile + 1 == count) codes = strip_codes, side = strip;
-      add_column(tiles, half, panel.values + tile_col * panel.count * kTileCols,
-                 panel.scales + tile_col * groups * panel.count * 2, panel.count, y, y_stride);
+      add_column(tiles,
+                 PanelColumn{panel.values + tile_col * panel.count * kTileCols,
+                             panel.scales + tile_col * groups * panel.count * 2, panel.count, half, y, y_stride});
     }
   }
   const std::int64_t top = stripe * (format.stripe_rows() / kTileRows) * kTileRows, from = first * kTileRows,
@@ -200,10 +264,10 @@ void run_packed_i8_panels(const PackedTask& task) {
   const TileReader<V> reader(*task.weights);
   const MatrixFormat& format = task.weights->format();
   const std::int64_t stripe_tile_rows = format.stripe_rows() / kTileRows, rows = task.x->rows;
-  const std::int64_t panels = divide_up(divide_up(rows, V::kPanelX), kPanelRows / V::kPanelX);
+  const std::int64_t panels = divide_up(divide_up(rows, V::panel_x(1)), kPanelRows / V::panel_x(1));
   for (std::int64_t p = 0, first_x = 0; p < panels; ++p) {
-    // Nearly equal panels of whole blocks of kPanelX rows.
-    const std::int64_t end = std::min(rows, divide_up(rows, V::kPanelX) * (p + 1) / panels * V::kPanelX);
+    // Nearly equal panels of whole blocks.
+    const std::int64_t end = std::min(rows, divide_up(rows, V::panel_x(1)) * (p + 1) / panels * V::panel_x(1));
     const PanelOfRows panel = panel_of_rows(*task.x, first_x, static_cast<int>(end - first_x));
     for (std::int64_t stripe = task.first_tile_row / stripe_tile_rows; stripe * stripe_tile_rows < task.last_tile_row;
          ++stripe) {
