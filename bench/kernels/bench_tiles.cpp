@@ -1,6 +1,6 @@
-// What 8-bit products cost when memory is no matter: bench_tiles [WIDTH…]. One core, a matrix of 128 x 2048 in the second
-// cache, by every kernel that the machine has (and AVX-VNNI's with its instruction encoded for AVX-512): best of many
-// runs, in nanoseconds a tile of 16 x 64 weights, and in operations per second.
+// What 8-bit products cost when memory is no matter: bench_tiles [WIDTH…]. One core, a matrix of 128 x 2048 in the
+// second cache, by every kernel that the machine has (and AVX-VNNI's with its instruction encoded for AVX-512): best of
+// many runs, in nanoseconds a tile of 16 x 64 weights, and in operations per second.
 #include "kernels/kernel.h"
 #include "tests/kernels/random_packed.h"
 

@@ -100,10 +100,12 @@ void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe) {
     const auto [rows, cols] = linear_shape(spec, kind);
     weights += static_cast<double>(rows * cols * spec.layers);
   }
+  if (recipe.embedding == EmbeddingMode::search)
+    weights += static_cast<double>(spec.vocab * spec.hidden * (spec.tied_head ? 1 : 2));
   const auto wanted = static_cast<std::uint64_t>(kTuningBytesPerWeight * weights);
   if (wanted <= physical_memory_bytes() / 4 * 3) return;
   fail(ErrorKind::unsupported_hardware,
-       "rounding=tuned keeps {} for this model's linear layers, more than three quarters of this machine's {}; take "
+       "rounding=tuned keeps {} for this model's weights, more than three quarters of this machine's {}; take "
        "--set rounding=gptq",
        format_bytes(wanted), format_bytes(physical_memory_bytes()));
 }

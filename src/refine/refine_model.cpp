@@ -96,23 +96,15 @@ void pack_refined(const RoundedMatrices& matrices, const BitPlan& plan, const Pa
   std::copy(blobs[i].begin(), blobs[i].end(), out.begin());
 }
 
-RefinedModel::RefinedModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const PackedBlobs& blobs)
-    : SearchModel(checkpoint, matrices), spec_(checkpoint.spec), matrices_(matrices), blobs_(blobs) {}
-
-at::Tensor RefinedModel::linear(std::int64_t layer, LinearKind kind) {
-  const std::size_t index = linear_index(spec_, layer, kind);
-  if (blobs_[index].empty()) return SearchModel::linear(layer, kind);
-  const RoundedMatrix& matrix = *matrices_[index];
-  const MatrixFormat& format = matrix.format();
-  const PackedMatrix packed(format, blobs_[index], matrix.name());
-  at::Tensor weight =
-      workspace_.take(fmt::format("refined {}", static_cast<int>(kind)), {format.rows, format.cols}, at::kFloat);
+void RefinedModel::dequantize(std::size_t index, float* out) {
+  if (blobs_[index].empty()) return SearchModel::dequantize(index, out);
+  const MatrixFormat& format = matrix(index).format();
+  const PackedMatrix packed(format, blobs_[index], matrix(index).name());
   parallel_for(format.rows, [&](std::int64_t row) {
     std::vector<float> values(static_cast<std::size_t>(format.cols));
     packed.dequantize_rows(row, 1, values);
-    matrix.to_original_row(row, values, weight.data_ptr<float>());
+    matrix(index).to_original_row(row, values, out);
   });
-  return weight;
 }
 
 PackedBlobs round_with_feedback(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,

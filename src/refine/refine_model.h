@@ -36,14 +36,12 @@ void pack_refined(const RoundedMatrices& matrices, const BitPlan& plan, const Pa
 class RefinedModel : public SearchModel {
  public:
   /// Keeps references to the arguments; blobs may be added between passes.
-  RefinedModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const PackedBlobs& blobs);
-  at::Tensor linear(std::int64_t layer, LinearKind kind) override;
+  RefinedModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const PackedBlobs& blobs)
+      : SearchModel(checkpoint, matrices), blobs_(blobs) {}
 
  private:
-  const ModelSpec& spec_;
-  const RoundedMatrices& matrices_;
+  void dequantize(std::size_t index, float* out) override;
   const PackedBlobs& blobs_;
-  Workspace workspace_;
 };
 
 /// `ids` [windows, length] int64: calibration text. `on_layer(layer)` is called before each layer; what it throws ends

@@ -22,34 +22,27 @@ class TunedModel : public SearchModel {
  public:
   TunedModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
              const PackedBlobs& start, double lean)
-      : SearchModel(checkpoint, matrices), spec_(checkpoint.spec), tuned_(matrices.size()) {
-    use(plan);
-    for (std::size_t m = 0; m < linear_count(spec_); ++m) {
+      : SearchModel(checkpoint, matrices), tuned_(matrices.size()) {
+    for (std::size_t m = 0; m < matrices.size(); ++m) {
       if (!matrices[m]) continue;
       const RoundedMatrix& matrix = *matrices[m];
       const CodedMatrix coded = start[m].empty() ? matrix.nearest(plan.widths[m])
                                                  : unpack(PackedMatrix(matrix.format(), start[m], matrix.name()));
-      tuned_[m] = std::make_unique<TunedMatrix>(matrix, plan.widths[m], coded, lean);
+      const bool linear = m < linear_count(checkpoint.spec);
+      if (!linear && std::ranges::all_of(plan.widths[m], [](int width) { return width == kMaxWidth; })) continue;
+      tuned_[m] = std::make_unique<TunedMatrix>(matrix, plan.widths[m], coded, lean,
+                                                linear ? TunedMatrix::Pace::by_group : TunedMatrix::Pace::by_use);
     }
   }
 
-  at::Tensor linear(std::int64_t layer, LinearKind kind) override {
-    const std::size_t index = linear_index(spec_, layer, kind);
-    if (!tuned_[index]) return SearchModel::linear(layer, kind);
-    const MatrixFormat& format = tuned_[index]->format();
-    at::Tensor weight =
-        workspace_.take(fmt::format("tuned {}", static_cast<int>(kind)), {format.rows, format.cols}, at::kFloat);
-    tuned_[index]->dequantize(weight.data_ptr<float>());
-    return weight;
-  }
-
-  /// Null where the matrix is not a rounded linear.
+  /// Null where the matrix is not rounded, or is an embedding or a head that 8 bits hold well enough.
   const std::vector<std::unique_ptr<TunedMatrix>>& tuned() const { return tuned_; }
 
  private:
-  const ModelSpec& spec_;
+  void dequantize(std::size_t index, float* out) override {
+    tuned_[index] ? tuned_[index]->dequantize(out) : SearchModel::dequantize(index, out);
+  }
   std::vector<std::unique_ptr<TunedMatrix>> tuned_;
-  Workspace workspace_;
 };
 
 }  // namespace
@@ -57,6 +50,7 @@ class TunedModel : public SearchModel {
 struct CodeTuner::State {
   const Checkpoint& checkpoint;
   const RoundedMatrices& matrices;
+  const BitPlan& plan;
   at::Tensor ids;
   TuneOptions options;
   TunedModel model;
@@ -64,10 +58,10 @@ struct CodeTuner::State {
   Decoder decoder, teacher;
   int done = 0;
 
-  State(const Checkpoint& of, const RoundedMatrices& rounded, const BitPlan& plan, const PackedBlobs& start,
+  State(const Checkpoint& of, const RoundedMatrices& rounded, const BitPlan& widths, const PackedBlobs& start,
         at::Tensor windows, const TuneOptions& how)
-      : checkpoint(of), matrices(rounded), ids(std::move(windows)), options(how),
-        model(of, rounded, plan, start, how.lean), exact(of), decoder(of.spec, model, how.decoder),
+      : checkpoint(of), matrices(rounded), plan(widths), ids(std::move(windows)), options(how),
+        model(of, rounded, widths, start, how.lean), exact(of), decoder(of.spec, model, how.decoder),
         teacher(of.spec, exact, how.decoder) {}
 
   template <typename Body>
@@ -102,6 +96,7 @@ double CodeTuner::step() {
   const TuneRates rates{static_cast<float>(state.options.rate * left),
                         static_cast<float>(state.options.side_rate * left)};
   ++state.done;
+  state.model.use(state.plan);  // what it keeps of the embedding is of the step before
   GradientReducer update(state.matrices, state.checkpoint.spec, GradientKind::mean,
                          [&](std::size_t m, const float* gradient) {
                            if (const auto& tuned = state.model.tuned()[m]) tuned->update(gradient, rates, state.done);

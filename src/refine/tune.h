@@ -42,7 +42,7 @@ class CodeTuner {
   void shorten(int steps);
   /// One step; mean KL of its batch before it, in nats per token.
   double step();
-  /// Of every rounded linear.
+  /// Of every tuned matrix; empty for others.
   PackedBlobs blobs() const;
 
   /// Between two steps, atomically; `provenance` says what the work belongs to.

@@ -74,6 +74,14 @@ void step_levels(float* level, float* mean, const float* gradient, std::int64_t 
   }
 }
 
+/// The square of the mean root: a few groups with large squares, as of words that every text has, hardly raise it.
+float usual_square(std::span<const float> squares) {
+  double roots = 0;
+  for (const float square : squares) roots += std::sqrt(square);
+  const double mean = roots / static_cast<double>(squares.size());
+  return static_cast<float>(mean * mean);
+}
+
 /// And on one level; `square` is the running mean square of its gradient.
 void step_one(float& level, float& mean, float& square, float gradient, float top_code, float rate,
               Corrections corrections) {
@@ -87,9 +95,9 @@ void step_one(float& level, float& mean, float& square, float gradient, float to
 }  // namespace
 
 TunedMatrix::TunedMatrix(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const CodedMatrix& start,
-                         double lean)
-    : matrix_(matrix), widths_(widths), level_(start.codes.begin(), start.codes.end()), mean_(level_.size()),
-      square_(start.groups.size()), sides_(start.groups.size()) {
+                         double lean, Pace pace)
+    : matrix_(matrix), widths_(widths), pace_(pace), level_(start.codes.begin(), start.codes.end()),
+      mean_(level_.size()), square_(start.groups.size()), sides_(start.groups.size()) {
   for (std::size_t i = 0; i < sides_.size(); ++i)
     sides_[i] = {{static_cast<float>(start.groups[i].scale), static_cast<float>(start.groups[i].zero)}, {}, {}};
   const auto part = static_cast<float>(lean);
@@ -150,6 +158,7 @@ void TunedMatrix::update(const float* gradient, TuneRates rates, int step) {
   const float range_step = std::numbers::ln2_v<float> * format_of_sides.scale_step_log2;
   const auto top_range = static_cast<float>((1 << format_of_sides.scale_bits) - 1);
   const auto top_zero = static_cast<float>((1 << format_of_sides.zero_bits) - 1);
+  const float least_square = pace_ == Pace::by_use ? usual_square(square_) : 0.0f;
   each_row([&](std::int64_t row) {
     thread_local std::vector<float> stored;
     stored.resize(static_cast<std::size_t>(matrix_.padded_cols()));
@@ -177,7 +186,7 @@ void TunedMatrix::update(const float* gradient, TuneRates rates, int step) {
       if (square > 0)
         step_levels(level, mean_.data() + (level - level_.data()), slope, count, scale,
                     static_cast<float>((1 << bits) - 1),
-                    rates.codes * corrections.mean / std::sqrt(square * corrections.square));
+                    rates.codes * corrections.mean / std::sqrt(std::max(square, least_square) * corrections.square));
     });
   });
 }

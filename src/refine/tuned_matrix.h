@@ -25,10 +25,16 @@ struct TuneRates {
 
 class TunedMatrix {
  public:
+  /// How far a step moves a level: by_group, its rate if the gradient keeps its sign, whatever the gradient's size in
+  /// the group; by_use, less where the gradient is small beside the whole matrix', as in an embedding's rows of tokens
+  /// that the text hardly has.
+  enum class Pace { by_group, by_use };
+
   /// Keeps references to the matrix and the widths. A level starts within the cell of its code: `lean` of the way from
   /// the middle to the full-precision weight, or to the cell's edge where that lies outside. In the middle all need the
   /// same push to leave; leaning ones leave one after the other, the least certain first.
-  TunedMatrix(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const CodedMatrix& start, double lean);
+  TunedMatrix(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const CodedMatrix& start, double lean,
+              Pace pace = Pace::by_group);
 
   const MatrixFormat& format() const { return matrix_.format(); }
   /// [rows, cols] f32 in the original order.
@@ -53,6 +59,7 @@ class TunedMatrix {
 
   const RoundedMatrix& matrix_;
   std::span<const std::uint8_t> widths_;
+  Pace pace_;
   std::vector<float> level_, mean_;  // [rows, cols], stored order
   std::vector<float> square_;        // [groups]
   std::vector<Side> sides_;          // [groups]

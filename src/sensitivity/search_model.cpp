@@ -17,10 +17,12 @@ const RoundedMatrix* SearchModel::rounded(std::size_t index) const {
   return index < matrices_.size() ? matrices_[index].get() : nullptr;
 }
 
+void SearchModel::dequantize(std::size_t index, float* out) { matrices_[index]->dequantize(plan_->widths[index], out); }
+
 at::Tensor SearchModel::dequantized(std::size_t index, const std::string& buffer) {
-  const RoundedMatrix& matrix = *matrices_[index];
-  at::Tensor weight = workspace_.take(buffer, {matrix.format().rows, matrix.format().cols}, at::kFloat);
-  matrix.dequantize(plan_->widths[index], weight.data_ptr<float>());
+  const MatrixFormat& format = matrices_[index]->format();
+  at::Tensor weight = workspace_.take(buffer, {format.rows, format.cols}, at::kFloat);
+  dequantize(index, weight.data_ptr<float>());
   return weight;
 }
 

@@ -29,6 +29,12 @@ class SearchModel : public WeightSource {
   at::Tensor head() override;
   at::Tensor vector(const std::string& name) override { return unrounded_.vector(name); }
 
+ protected:
+  /// Rounded matrix `index` as a pass sees it, [rows, cols] in original order: to nearest, unless a subclass knows
+  /// better.
+  virtual void dequantize(std::size_t index, float* out);
+  const RoundedMatrix& matrix(std::size_t index) const { return *matrices_[index]; }
+
  private:
   /// Null when matrix `index` is not rounded.
   const RoundedMatrix* rounded(std::size_t index) const;

@@ -90,6 +90,43 @@ TEST(Tuning, BringsTheDivergenceDownAndPacksWhatItMeasured) {
   }
 }
 
+TEST(Tuning, TunesASearchedEmbeddingAndHeadAsFarAsTheTextHasTheirTokens) {
+  for (const bool tied : {true, false}) {
+    Job job;
+    job.checkpoint = random_checkpoint(tied, false);
+    const std::int64_t hidden = job.checkpoint.spec.hidden, vocab = job.checkpoint.spec.vocab;
+    at::Tensor& ids = job.calibration.gradient_windows;
+    ids.remainder_(vocab / 2);
+    job.recipe.bpw.reset();
+    job.recipe.budget_bytes = 60'000;
+    job.recipe.embedding = EmbeddingMode::search;
+    job.result = run_search(job.checkpoint, job.calibration, job.recipe,
+                            budget_for(job.checkpoint, job.recipe, *job.recipe.budget_bytes), {}, {});
+    const std::size_t embedding = linear_count(job.checkpoint.spec), matrices = job.result.matrices.size();
+    ASSERT_EQ(matrices, embedding + (tied ? 1 : 2));
+    ASSERT_LT(job.result.state.plan.widths[embedding].front(), 8);
+
+    const PackedBlobs tuned = run(job.tuner(job.nearest(), job.recipe.tune));
+    const double divergence = job.divergence(tuned);
+    for (std::size_t m = embedding; m < matrices; ++m) {
+      ASSERT_FALSE(tuned[m].empty());
+      PackedBlobs without = tuned;
+      without[m].clear();
+      EXPECT_LT(divergence, job.divergence(without)) << (tied ? "tied, " : "") << job.result.matrices[m]->name();
+    }
+    if (tied) continue;  // the head moves every token's row
+    const RoundedMatrix& matrix = *job.result.matrices[embedding];
+    std::vector<std::byte> nearest(tuned[embedding].size());
+    matrix.pack(job.result.state.plan.widths[embedding], nearest);
+    const std::vector<float> rows = PackedMatrix(matrix.format(), tuned[embedding], "tuned").dequantize(),
+                             before = PackedMatrix(matrix.format(), nearest, "nearest").dequantize();
+    const auto half = static_cast<std::ptrdiff_t>(vocab / 2 * hidden);
+    EXPECT_NE(rows, before);
+    ASSERT_FALSE(matrix.partition().row_order);
+    EXPECT_TRUE(std::equal(rows.begin() + half, rows.end(), before.begin() + half)) << "tokens that were not seen";
+  }
+}
+
 TEST(Tuning, MovesRangesAndZerosAlone) {
   Job job;
   const double before = job.divergence(job.nearest());

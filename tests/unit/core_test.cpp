@@ -127,6 +127,26 @@ TEST(Random, IsAPureFunctionWithTheRightMoments) {
   EXPECT_NEAR(squares / n, 1, 5 * std::sqrt(2.0 / n));
 }
 
+TEST(ThreadPool, MeetingShowsWhatAllWroteBefore) {
+  for (const int count : {1, 2, 5}) {  // more threads than cores, too
+    ThreadPool threads(count);
+    for (int trial = 0; trial < 20; ++trial) {
+      std::vector<int> written(static_cast<std::size_t>(count));  // not atomic: the meeting orders them
+      std::atomic<int> wrong = 0;
+      threads.run([&](int thread) {
+        for (int round = 1; round <= 10; ++round) {
+          written[static_cast<std::size_t>(thread)] = round;
+          threads.meet();
+          for (const int other : written)
+            if (other != round) ++wrong;
+          threads.meet();
+        }
+      });
+      ASSERT_EQ(wrong, 0) << count << " threads";
+    }
+  }
+}
+
 TEST(WorkShares, HandOutEveryIndexOnce) {
   ThreadPool threads(4);
   for (const bool own_shares_only : {false, true})
