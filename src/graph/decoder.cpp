@@ -2,7 +2,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
-#include "core/units.h"
+#include "graph/batch_plan.h"
 #include "graph/denormals.h"
 #include "graph/embedding.h"
 #include "graph/head_loss.h"
@@ -15,7 +15,6 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sqrt.h>
 
-#include <algorithm>
 #include <vector>
 
 namespace scalebits {
@@ -118,32 +117,12 @@ Decoder::State::Plan Decoder::State::plan(const at::Tensor& ids, bool backward) 
   plan.windows = ids.size(0);
   plan.length = ids.size(1);
   rope.reserve(plan.length);
-  const auto tokens = static_cast<std::uint64_t>(plan.tokens());
-  const auto layers = static_cast<std::uint64_t>(spec.layers);
-  const std::uint64_t residual = 4 * static_cast<std::uint64_t>(spec.hidden) * tokens;
-  const std::uint64_t kept = layer_activation_bytes(spec, operand), temporary = layer_temporary_bytes(spec, operand);
-  const std::uint64_t inputs = residual * (backward ? layers + 2 : 2);
-  const std::uint64_t window_tokens = static_cast<std::uint64_t>(plan.length);
-  // A micro-batch's own rows of what spans the batch: of layer input, output and gradient.
-  const std::uint64_t staging = 3 * 4 * static_cast<std::uint64_t>(spec.hidden);
-  plan.staged = place.separate_memory && inputs + (kept + temporary) * window_tokens > budget_bytes;
-  const std::uint64_t inputs_room = plan.staged ? half_of_physical_memory_bytes() : budget_bytes;
-  if (inputs > inputs_room)
-    fail(ErrorKind::usage,
-         "the layer inputs of {} windows of {} tokens take {}, more than the {} of memory given to activations; use "
-         "fewer windows",
-         plan.windows, plan.length, format_bytes(inputs), format_bytes(inputs_room));
-  const std::uint64_t left = plan.staged ? budget_bytes : budget_bytes - inputs;
-  plan.keep_all = backward && !plan.staged && kept * layers * tokens + temporary * window_tokens <= left;
-  const std::uint64_t for_batch = plan.keep_all ? left - kept * layers * tokens : left;
-  const std::uint64_t per_token = (plan.keep_all ? temporary : kept + temporary) + (plan.staged ? staging : 0);
-  const auto fitting = static_cast<std::int64_t>(for_batch / (per_token * window_tokens));
-  if (place.separate_memory && fitting == 0)
-    fail(ErrorKind::unsupported_hardware,
-         "one window of {} tokens takes {} of activations on the device, and {} of its memory are left for them; use "
-         "shorter windows",
-         plan.length, format_bytes(per_token * window_tokens), format_bytes(for_batch));
-  plan.batches = cut(plan.windows, std::clamp<std::int64_t>(fitting, 1, plan.windows));
+  const BatchPlan cuts =
+      plan_batch(spec, operand, {plan.windows, plan.length, backward},
+                 {budget_bytes, place.separate_memory ? half_of_physical_memory_bytes() : std::uint64_t{0}});
+  plan.keep_all = cuts.keep_all;
+  plan.staged = cuts.staged;
+  plan.batches = cut(plan.windows, cuts.windows_at_once);
   return plan;
 }
 

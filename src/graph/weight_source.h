@@ -51,4 +51,7 @@ class CheckpointWeights : public WeightSource {
 /// A view of `tensor`'s f32 elements (kept alive by the result), or a converted copy when they are 16 bits wide.
 at::Tensor to_f32_tensor(const HostTensor& tensor);
 
+/// Rows `rows` (int64) of a matrix → out [rows.numel(), cols] f32, all in host memory.
+void copy_rows(const HostTensor& matrix, const at::Tensor& rows, const at::Tensor& out);
+
 }  // namespace scalebits

@@ -103,8 +103,9 @@ double CodeTuner::step() {
                         static_cast<float>(state.options.side_rate * left)};
   ++state.done;
   GradientReducer update(state.matrices, state.checkpoint.spec, GradientKind::mean,
-                         [&](std::size_t m, const float* gradient) {
-                           if (const auto& tuned = state.model.tuned()[m]) tuned->update(gradient, rates, state.done);
+                         [&](std::size_t m, const at::Tensor& gradient) {
+                           if (const auto& tuned = state.model.tuned()[m])
+                             tuned->update(gradient.const_data_ptr<float>(), rates, state.done);
                          });
   const LossTarget target{LossTarget::Kind::kl, state.teacher.hidden(windows), state.exact.head()};
   return state.decoder.loss_and_gradients(windows, target, update).mean;

@@ -1,8 +1,8 @@
 // Contract of the tensor arithmetic: on the CPU's tensors each operation does what the host's kernels do, up to the
 // order of sums, on shapes that no block, lane or piece divides; a decoder on it gives transformers' loss and gradients
 // however its batch is cut and wherever it lies, and the same bits twice. Only the device differs on a card.
+#include "graph/batch_plan.h"
 #include "graph/decoder.h"
-#include "graph/layer.h"
 #include "graph/tensor_arithmetic.h"
 #include "graph_golden.h"
 
@@ -204,11 +204,7 @@ class TensorDecoder : public testing::TestWithParam<const char*> {
     return {compute, budget, tensor_place(at::kCPU)};
   }
   /// A budget that holds one window in flight and nothing of the batch besides: all else lies in host memory.
-  std::uint64_t one_window(at::ScalarType operand) const {
-    return static_cast<std::uint64_t>(length_) *
-           (layer_activation_bytes(spec_, operand) + layer_temporary_bytes(spec_, operand) +
-            12 * static_cast<std::uint64_t>(spec_.hidden));
-  }
+  std::uint64_t one_window(at::ScalarType operand) const { return staged_window_bytes(spec_, operand, length_); }
 };
 INSTANTIATE_TEST_SUITE_P(TensorArithmetic, TensorDecoder,
                          testing::Values("llama", "llama3_rope", "linear_rope", "mistral", "qwen2", "qwen3", "opt"),

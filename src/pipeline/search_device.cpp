@@ -1,0 +1,98 @@
+#include "pipeline/search_device.h"
+
+#include "core/error.h"
+#include "graph/memory_budget.h"
+#include "graph/tensor_arithmetic.h"
+#include "sensitivity/device_memory.h"
+#include "sensitivity/device_search_model.h"
+
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/core/CachingDeviceAllocator.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <dlfcn.h>
+
+namespace scalebits {
+namespace {
+
+constexpr std::pair<SearchDevice::Kind, std::string_view> kNames[] = {{SearchDevice::Kind::cpu, "cpu"},
+                                                                      {SearchDevice::Kind::cuda, "cuda"},
+                                                                      {SearchDevice::Kind::cpu_tensors, "cpu-tensors"}};
+constexpr std::uint64_t kSparedPart = 32;  // of what is free: the allocator's gaps
+
+at::Device device_of(const SearchDevice& device, const ProcessGroup& group) {
+  if (device.kind != SearchDevice::Kind::cuda) return at::kCPU;
+  const char* const local = std::getenv("LOCAL_RANK");
+  const int number = local != nullptr ? std::atoi(local) : group.rank();
+  return {at::kCUDA, static_cast<at::DeviceIndex>(number % at::detail::getCUDAHooks().getNumGPUs())};
+}
+
+std::uint64_t free_bytes(at::Device device) {
+  if (device.is_cpu()) return half_of_physical_memory_bytes();
+  const auto free = static_cast<std::uint64_t>(at::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first);
+  return free - free / kSparedPart;
+}
+
+DeviceMemoryNeed need_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe) {
+  DeviceMemoryNeed need{.stored = DType::bf16,
+                        .compute = recipe.compute,
+                        .keep_weights = !device.offload,
+                        .vocabulary = recipe.embedding != EmbeddingMode::sixteen_bits,
+                        .reference = recipe.loss == LossTarget::Kind::kl};
+  for (const auto& [name, tensor] : checkpoint.tensors)
+    if (tensor.shape.size() == 2 && tensor.dtype == DType::f32) need.stored = DType::f32;
+  return need;
+}
+
+std::uint64_t activation_bytes(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
+                               const ProcessGroup& group) {
+  const std::uint64_t free = free_bytes(device_of(device, group));
+  const std::uint64_t memory = device.memory_bytes > 0 ? std::min(device.memory_bytes, free) : free;
+  return activation_bytes_within(memory, checkpoint.spec, need_of(device, checkpoint, recipe), recipe.window_length);
+}
+
+}  // namespace
+
+SearchDevice::Kind search_device_from_name(std::string_view name) {
+  std::string known_names;
+  for (const auto& [kind, known] : kNames) {
+    if (known == name) return kind;
+    known_names += (known_names.empty() ? "" : ", ") + std::string(known);
+  }
+  fail(ErrorKind::usage, "unknown device '{}'; known are {}", name, known_names);
+}
+
+void open_search_device(SearchDevice::Kind kind) {
+  if (kind != SearchDevice::Kind::cuda) return;
+  // Loaded when it is asked for, and not linked: PyPI's wheel holds it, but CUDA's own libraries, which it wants, are
+  // several GB more, and with it every start of the program would take a second. It registers itself with libtorch_cpu,
+  // which asks once, at the first use of anything to do with CUDA.
+  for (const char* const library : {"libc10_cuda.so", "libtorch_cuda.so"})
+    if (::dlopen(library, RTLD_NOW | RTLD_GLOBAL) == nullptr)
+      fail(ErrorKind::unsupported_hardware,
+           "--device cuda needs a libtorch with CUDA and CUDA's libraries: {}. A Python's torch that runs on the card "
+           "has them: build with -DSCALEBITS_TORCH=<its folder torch>",
+           ::dlerror());
+  if (const int cards = at::detail::getCUDAHooks().getNumGPUs(); cards < 1)
+    fail(ErrorKind::unsupported_hardware,
+         "--device cuda: libtorch with CUDA is there, but finds no card, or no driver that is new enough");
+}
+
+SearchEngine make_search_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
+                                const RoundedMatrices& matrices, const ProcessGroup& group) {
+  if (device.kind == SearchDevice::Kind::cpu)
+    return {std::make_unique<SearchModel>(checkpoint, matrices), {.compute = recipe.compute}};
+  const ComputePlace place = tensor_place(device_of(device, group));
+  return {std::make_unique<DeviceSearchModel>(checkpoint, matrices, place.device,
+                                              recipe.compute == Compute::f32 ? at::kFloat : at::kBFloat16,
+                                              !device.offload),
+          {recipe.compute, activation_bytes(device, checkpoint, recipe, group), place}};
+}
+
+void require_device_memory(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
+                           const ProcessGroup& group) {
+  if (device.kind != SearchDevice::Kind::cpu) activation_bytes(device, checkpoint, recipe, group);
+}
+
+}  // namespace scalebits
