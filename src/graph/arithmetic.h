@@ -16,27 +16,29 @@
 
 namespace scalebits {
 
-/// Each as the function of its name, which is the host's.
+/// Each as the function of its name in the headers above, which is the host's.
 struct Arithmetic {
-  decltype(&scalebits::add_norm) add_norm;
-  decltype(&scalebits::norm_backward) norm_backward;
-  decltype(&scalebits::head_norm) head_norm;
-  decltype(&scalebits::head_norm_backward) head_norm_backward;
-  decltype(&scalebits::add_bias) add_bias;
-  decltype(&scalebits::swiglu) swiglu;
-  decltype(&scalebits::swiglu_backward) swiglu_backward;
-  decltype(&scalebits::relu) relu;
-  decltype(&scalebits::relu_backward) relu_backward;
-  decltype(&scalebits::add) add;
-  decltype(&scalebits::convert) convert;
-  decltype(&scalebits::rotate) rotate;
-  decltype(&scalebits::product_forward) product_forward;
-  decltype(&scalebits::product_input_gradient) product_input_gradient;
-  decltype(&scalebits::product_weight_gradient) product_weight_gradient;
-  decltype(&scalebits::attend) attend;
-  decltype(&scalebits::attend_backward) attend_backward;
-  decltype(&scalebits::token_losses) token_losses;
-  decltype(&scalebits::add_embedding_gradient) add_embedding_gradient;
+  using Tensor = at::Tensor;
+  void (*add_norm)(const Tensor& x, const Tensor& delta, const Norm& norm, const Tensor& sum, const Tensor& out);
+  void (*norm_backward)(const Tensor& dout, const Tensor& x, const Norm& norm, const Tensor& dx,
+                        const Tensor& dx_rounded);
+  void (*head_norm)(const Tensor& x, const Tensor& weight, double eps, const Tensor& out);
+  void (*head_norm_backward)(const Tensor& dout, const Tensor& x, const Tensor& weight, double eps);
+  void (*add_bias)(const Tensor& rows, const Tensor& bias);
+  void (*swiglu)(const Tensor& gate, const Tensor& up, const Tensor& product);
+  void (*swiglu_backward)(const Tensor& gate, const Tensor& up, const Tensor& product);
+  void (*relu)(const Tensor& x, const Tensor& out);
+  void (*relu_backward)(const Tensor& x, const Tensor& out);
+  void (*add)(const Tensor& x, const Tensor& delta, const Tensor& sum);
+  void (*convert)(const Tensor& from, const Tensor& to);
+  void (*rotate)(const RopeTable& table, const Tensor& rows, std::int64_t length, std::int64_t first, float sign);
+  void (*product_forward)(const Tensor& x, const Tensor& w, const Tensor& out);
+  void (*product_input_gradient)(const Tensor& dy, const Tensor& w, const Tensor& dx, bool accumulate);
+  void (*product_weight_gradient)(const Tensor& dy, const Tensor& x, const Tensor& gradient, bool accumulate);
+  void (*attend)(const Attention& tensors);
+  void (*attend_backward)(const Attention& tensors, const AttentionGradient& gradient);
+  void (*token_losses)(const LogitRows& rows, std::span<float> losses, std::span<std::uint8_t> same_top);
+  void (*add_embedding_gradient)(const Tensor& ids, const Tensor& rows, bool squared, const Tensor& table);
 };
 
 const Arithmetic& host_arithmetic();

@@ -8,7 +8,8 @@ at::Tensor fetch_positions(const ModelSpec& spec, WeightSource& source) {
 }
 
 void embed(WeightSource& source, const at::Tensor& positions, const at::Tensor& ids, std::int64_t first_position,
-           const at::Tensor& rows, decltype(&add) add_rows) {
+           const at::Tensor& rows,
+           void (*add_rows)(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& sum)) {
   source.embed(ids, rows);
   if (!positions.defined()) return;
   const std::int64_t length = ids.size(1);

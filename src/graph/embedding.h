@@ -16,10 +16,11 @@ namespace scalebits {
 at::Tensor fetch_positions(const ModelSpec& spec, WeightSource& source);
 
 /// rows [windows * length, hidden] f32: each token's row of the embedding, plus, where `positions` is defined, that of
-/// its position, windows starting at `first_position`, all within the table. add: that of the Arithmetic of the place
+/// its position, windows starting at `first_position`, all within the table. add_rows: `add` of the Arithmetic of the place
 /// where rows and positions lie. ids [windows, length] int64 in host memory, all within the vocabulary.
 void embed(WeightSource& source, const at::Tensor& positions, const at::Tensor& ids, std::int64_t first_position,
-           const at::Tensor& rows, decltype(&add) add_rows = add);
+           const at::Tensor& rows,
+           void (*add_rows)(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& sum) = add);
 
 /// table[ids[i]] += rows[i], or its squares. ids int64 in host memory, any shape; rows [ids.numel(), hidden] and table
 /// [vocab, hidden] f32. Equal ids add up in one order, whatever the number of threads.

@@ -1,17 +1,13 @@
 #include "pipeline/search_device.h"
 
 #include "core/error.h"
-#include "graph/memory_budget.h"
+#include "graph/cuda_device.h"
 #include "graph/tensor_arithmetic.h"
 #include "sensitivity/device_memory.h"
 #include "sensitivity/device_search_model.h"
 
-#include <ATen/detail/CUDAHooksInterface.h>
-#include <c10/core/CachingDeviceAllocator.h>
-
 #include <algorithm>
 #include <cstdlib>
-#include <dlfcn.h>
 
 namespace scalebits {
 namespace {
@@ -25,13 +21,7 @@ at::Device device_of(const SearchDevice& device, const ProcessGroup& group) {
   if (device.kind != SearchDevice::Kind::cuda) return at::kCPU;
   const char* const local = std::getenv("LOCAL_RANK");
   const int number = local != nullptr ? std::atoi(local) : group.rank();
-  return {at::kCUDA, static_cast<at::DeviceIndex>(number % at::detail::getCUDAHooks().getNumGPUs())};
-}
-
-std::uint64_t free_bytes(at::Device device) {
-  if (device.is_cpu()) return half_of_physical_memory_bytes();
-  const auto free = static_cast<std::uint64_t>(at::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first);
-  return free - free / kSparedPart;
+  return {at::kCUDA, static_cast<at::DeviceIndex>(number % load_cuda())};
 }
 
 DeviceMemoryNeed need_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe) {
@@ -47,8 +37,8 @@ DeviceMemoryNeed need_of(const SearchDevice& device, const Checkpoint& checkpoin
 
 std::uint64_t activation_bytes(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
                                const ProcessGroup& group) {
-  const std::uint64_t free = free_bytes(device_of(device, group));
-  const std::uint64_t memory = device.memory_bytes > 0 ? std::min(device.memory_bytes, free) : free;
+  const std::uint64_t free = free_device_bytes(device_of(device, group)), usable = free - free / kSparedPart;
+  const std::uint64_t memory = device.memory_bytes > 0 ? std::min(device.memory_bytes, usable) : usable;
   return activation_bytes_within(memory, checkpoint.spec, need_of(device, checkpoint, recipe), recipe.window_length);
 }
 
@@ -64,19 +54,7 @@ SearchDevice::Kind search_device_from_name(std::string_view name) {
 }
 
 void open_search_device(SearchDevice::Kind kind) {
-  if (kind != SearchDevice::Kind::cuda) return;
-  // Loaded when it is asked for, and not linked: PyPI's wheel holds it, but CUDA's own libraries, which it wants, are
-  // several GB more, and with it every start of the program would take a second. It registers itself with libtorch_cpu,
-  // which asks once, at the first use of anything to do with CUDA.
-  for (const char* const library : {"libc10_cuda.so", "libtorch_cuda.so"})
-    if (::dlopen(library, RTLD_NOW | RTLD_GLOBAL) == nullptr)
-      fail(ErrorKind::unsupported_hardware,
-           "--device cuda needs a libtorch with CUDA and CUDA's libraries: {}. A Python's torch that runs on the card "
-           "has them: build with -DSCALEBITS_TORCH=<its folder torch>",
-           ::dlerror());
-  if (const int cards = at::detail::getCUDAHooks().getNumGPUs(); cards < 1)
-    fail(ErrorKind::unsupported_hardware,
-         "--device cuda: libtorch with CUDA is there, but finds no card, or no driver that is new enough");
+  if (kind == SearchDevice::Kind::cuda) load_cuda();
 }
 
 SearchEngine make_search_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
