@@ -126,8 +126,7 @@ int main(int argc, char** argv) try {
                                                   recipe_from_json(saved.provenance.recipe, {}, argv[2]));
   const at::Tensor windows = calibration.gradient_windows.narrow(0, 0, recipe.windows_per_gradient).contiguous();
   const at::Tensor measured_on =
-      others == 0 ? windows
-                  : calibration.gradient_windows.narrow(0, recipe.windows_per_gradient, others).contiguous();
+      others == 0 ? windows : calibration.gradient_windows.narrow(0, recipe.windows_per_gradient, others).contiguous();
 
   std::vector<Move> moves;
   const CounterRng rng(2026);
@@ -170,7 +169,11 @@ int main(int argc, char** argv) try {
 
   std::vector<double> measured;
   for (const Move& move : moves) measured.push_back(move.measured);
-  Json report = {{"model", argv[1]}, {"moves", moves.size()}, {"scored_tokens", windows.numel()}, {"measured_tokens", measured_on.numel()}, {"loss", base}};
+  Json report = {{"model", argv[1]},
+                 {"moves", moves.size()},
+                 {"scored_tokens", windows.numel()},
+                 {"measured_tokens", measured_on.numel()},
+                 {"loss", base}};
   for (std::size_t s = 0; s < tables.size(); ++s) {
     std::vector<double> predicted;
     for (const Move& move : moves) {

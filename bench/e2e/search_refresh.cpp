@@ -1,8 +1,9 @@
 // One gradient refresh of a search on a device, with a random Llama: forward and backward at rounded weights, and every
-// block of every linear layer scored at nine widths (issue 6: 8 B, 32 windows of 2048 tokens, within 30 s and 24 GB, and
-// within 8 GB offloaded). The weights repeat a piece of random numbers, and ranges are not searched: neither changes the
-// work of a pass.
-//   bench_search_refresh OUT.json DEVICE [8b|1b|tiny] [windows=32] [length=2048] [compute=bf16] [memory=BYTES] [offload]
+// block of every linear layer scored at nine widths (issue 6: 8 B, 32 windows of 2048 tokens, within 30 s and 24 GB,
+// and within 8 GB offloaded). The weights repeat a piece of random numbers, and ranges are not searched: neither
+// changes the work of a pass.
+//   bench_search_refresh OUT.json DEVICE [8b|1b|tiny] [windows=32] [length=2048] [compute=bf16] [memory=BYTES]
+//   [offload]
 // DEVICE: cuda, or cpu-tensors, the card's path on this processor.
 #include "core/error.h"
 #include "core/json.h"
@@ -73,7 +74,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 int main(int argc, char** argv) try {
   limit_spinning(argv);
   if (argc < 3) fail(ErrorKind::usage, "usage: bench_search_refresh OUT.json DEVICE [OPTION=VALUE…]");
-  std::map<std::string, std::string> given = {{"size", "8b"}, {"windows", "32"}, {"length", "2048"}, {"compute", "bf16"}};
+  std::map<std::string, std::string> given = {
+      {"size", "8b"}, {"windows", "32"}, {"length", "2048"}, {"compute", "bf16"}};
   for (int i = 3; i < argc; ++i) {
     const std::string argument = argv[i];
     const auto equals = argument.find('=');
@@ -112,7 +114,7 @@ int main(int argc, char** argv) try {
   const DeviceMemoryNeed need{.compute = compute, .keep_weights = !offload};
   const std::uint64_t memory = given.contains("memory") ? parse_bytes(given["memory"])
                                : offload                ? 8'000'000'000
-                                                        : std::min<std::uint64_t>(24'000'000'000, free_device_bytes(device));
+                                         : std::min<std::uint64_t>(24'000'000'000, free_device_bytes(device));
   const std::uint64_t left = activation_bytes_within(memory, spec, need, length);
   const BatchPlan cuts = plan_batch(spec, operand, {windows, length, true}, {left, std::uint64_t{1} << 40});
   fmt::print("{}: {} windows of {} tokens, {} at a time, {} for activations of {}; {}\n", where, windows, length,
@@ -137,7 +139,8 @@ int main(int argc, char** argv) try {
     const auto start = std::chrono::steady_clock::now();
     const double loss = decoder.loss_and_gradients(ids, {}, reducer).mean;
     const std::uint64_t peak = take_peak_device_bytes(device);
-    runs.push_back({{"seconds", seconds_since(start)}, {"seconds_scoring", scoring}, {"loss", loss}, {"peak_bytes", peak}});
+    runs.push_back(
+        {{"seconds", seconds_since(start)}, {"seconds_scoring", scoring}, {"loss", loss}, {"peak_bytes", peak}});
     fmt::print("refresh {:.2f} s, {:.2f} s of it from gradients to scores, loss {:.6f}, torch's peak {}\n",
                seconds_since(start), scoring, loss, format_bytes(peak));
     if (run == 0)

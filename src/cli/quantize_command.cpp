@@ -166,7 +166,8 @@ void add_quantize(CLI::App& app) {
       ->type_name("DEVICE");
   command->add_flag("--offload", options->offload, "cuda: keep the weights in host memory, sent layer by layer");
   command
-      ->add_option("--gpu-memory", options->device_memory, "cuda: memory of the card to take at most [all that is free]")
+      ->add_option("--gpu-memory", options->device_memory,
+                   "cuda: memory of the card to take at most [all that is free]")
       ->type_name("SIZE");
   command->add_option("--report", options->report, "Write sizes and the search's steps as JSON")->type_name("FILE");
   command->add_flag("--quiet", options->quiet, "No progress");

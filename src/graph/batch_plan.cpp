@@ -23,8 +23,7 @@ BatchPlan plan_batch(const ModelSpec& spec, at::ScalarType operand, const BatchS
   const auto layers = static_cast<std::uint64_t>(spec.layers), length = static_cast<std::uint64_t>(batch.length);
   const std::uint64_t tokens = static_cast<std::uint64_t>(batch.windows) * length;
   const std::uint64_t kept = layer_activation_bytes(spec, operand), temporary = layer_temporary_bytes(spec, operand);
-  const std::uint64_t inputs =
-      4 * static_cast<std::uint64_t>(spec.hidden) * tokens * (batch.backward ? layers + 2 : 2);
+  const std::uint64_t inputs = 4 * static_cast<std::uint64_t>(spec.hidden) * tokens * (batch.backward ? layers + 2 : 2);
   BatchPlan plan;
   plan.staged = budget.host_bytes > 0 && inputs + (kept + temporary) * length > budget.bytes;
   const std::uint64_t inputs_room = plan.staged ? budget.host_bytes : budget.bytes;

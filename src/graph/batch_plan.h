@@ -21,8 +21,8 @@ struct ActivationBudget {
 };
 
 struct BatchPlan {
-  bool keep_all = false;  // every layer's activations are kept; else only layer inputs, and layers run again
-  bool staged = false;    // what spans the batch lies in host memory; a micro-batch's rows are brought over
+  bool keep_all = false;             // every layer's activations are kept; else only layer inputs, and layers run again
+  bool staged = false;               // what spans the batch lies in host memory; a micro-batch's rows are brought over
   std::int64_t windows_at_once = 1;  // of a micro-batch, at most
   std::uint64_t bytes = 0;           // at the place, with micro-batches of so many windows
 };

@@ -37,9 +37,8 @@ std::uint64_t take_peak_device_bytes(at::Device device) {
   if (device.is_cpu()) return 0;
   at::accelerator::synchronizeDevice(device.index());
   at::DeviceAllocator& allocator = *at::getDeviceAllocator(device.type());
-  const auto of_both_pools =
-      allocator.getDeviceStats(device.index())
-          .reserved_bytes[static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
+  const auto of_both_pools = allocator.getDeviceStats(device.index())
+                                 .reserved_bytes[static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
   allocator.resetPeakStats(device.index());
   return static_cast<std::uint64_t>(of_both_pools.peak);
 }

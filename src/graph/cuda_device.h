@@ -7,8 +7,8 @@
 
 namespace scalebits {
 
-/// Loads libtorch_cuda, before anything else of torch's that asks about cards. Throws Error(unsupported_hardware) saying
-/// what is missing: that library, one of CUDA's own, a driver or a card. Returns how many cards there are.
+/// Loads libtorch_cuda, before anything else of torch's that asks about cards. Throws Error(unsupported_hardware)
+/// saying what is missing: that library, one of CUDA's own, a driver or a card. Returns how many cards there are.
 int load_cuda();
 
 /// Bytes that a device has free; of the CPU, half of the physical memory.

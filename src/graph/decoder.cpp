@@ -278,10 +278,7 @@ void Decoder::State::backward(const Plan& plan, const at::Tensor& dx, PassObserv
 
 Decoder::Decoder(const ModelSpec& spec, WeightSource& weights, const DecoderOptions& options)
     : state_(
-          new State{spec,
-                    weights,
-                    options.compute == Compute::f32 ? at::kFloat : at::kBFloat16,
-                    options.place,
+          new State{spec, weights, options.compute == Compute::f32 ? at::kFloat : at::kBFloat16, options.place,
                     options.activation_budget_bytes ? options.activation_budget_bytes : half_of_physical_memory_bytes(),
                     RopeTable(spec, options.place.device)}) {
   validate(spec, "decoder");

@@ -19,8 +19,8 @@ at::ScalarType type_of(DType dtype) {
 /// The bytes of `tensor` on `device`; on the CPU the mapped ones themselves, which nobody writes to.
 at::Tensor sent(const HostTensor& tensor, at::Device device) {
   void* data = const_cast<std::byte*>(tensor.bytes.data());
-  const at::Tensor bytes = at::from_blob(data, {static_cast<std::int64_t>(tensor.bytes.size())},
-                                         [owner = tensor.owner](void*) {}, at::kByte);
+  const at::Tensor bytes = at::from_blob(
+      data, {static_cast<std::int64_t>(tensor.bytes.size())}, [owner = tensor.owner](void*) {}, at::kByte);
   const bool aligned = reinterpret_cast<std::uintptr_t>(data) % sizeof(float) == 0;
   const at::Tensor there = device.is_cpu() && !aligned ? bytes.clone() : bytes.to(device);
   return there.view(type_of(tensor.dtype)).view(tensor.shape);

@@ -13,8 +13,8 @@ namespace scalebits {
 
 class DeviceWeights : public WeightSource {
  public:
-  /// Shares the checkpoint's bytes, not the struct. operand: what linears and the head are handed over in. keep: linears
-  /// and the head stay on the device once they have been asked for.
+  /// Shares the checkpoint's bytes, not the struct. operand: what linears and the head are handed over in. keep:
+  /// linears and the head stay on the device once they have been asked for.
   DeviceWeights(const Checkpoint& checkpoint, at::Device device, at::ScalarType operand, bool keep);
   at::Tensor linear(std::int64_t layer, LinearKind kind) override;
   at::Tensor embedding() override;

@@ -16,8 +16,8 @@ namespace scalebits {
 at::Tensor fetch_positions(const ModelSpec& spec, WeightSource& source);
 
 /// rows [windows * length, hidden] f32: each token's row of the embedding, plus, where `positions` is defined, that of
-/// its position, windows starting at `first_position`, all within the table. add_rows: `add` of the Arithmetic of the place
-/// where rows and positions lie. ids [windows, length] int64 in host memory, all within the vocabulary.
+/// its position, windows starting at `first_position`, all within the table. add_rows: `add` of the Arithmetic of the
+/// place where rows and positions lie. ids [windows, length] int64 in host memory, all within the vocabulary.
 void embed(WeightSource& source, const at::Tensor& positions, const at::Tensor& ids, std::int64_t first_position,
            const at::Tensor& rows,
            void (*add_rows)(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& sum) = add);

@@ -105,7 +105,8 @@ LossResult head_loss(const HeadLossInputs& inputs, const LossTarget& target, con
     const at::Tensor& d_logits = rows.gradient;
     if (gradients.hidden.defined()) {
       const at::Tensor out = gradients.hidden.narrow(0, first, count);
-      const at::Tensor here = options.staged ? workspace.take("head input gradient", out.sizes(), options.operand) : out;
+      const at::Tensor here =
+          options.staged ? workspace.take("head input gradient", out.sizes(), options.operand) : out;
       arithmetic.product_input_gradient(d_logits, head, here, false);
       if (options.staged) out.copy_(here);
     }

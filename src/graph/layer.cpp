@@ -168,7 +168,7 @@ void layer_backward(const LayerContext& context, const LayerWeights& weights, co
                    dv = temporary("v gradient", a.v.size(1));
   const Attention attention = attention_of(context, a);
   run.attend_backward(attention, {d_attended.view_as(attention.q), dq.view_as(attention.q), dk.view_as(attention.k),
-                              dv.view_as(attention.v)});
+                                  dv.view_as(attention.v)});
   if (spec.positions == PositionKind::rotary)
     for (const at::Tensor& rows : {dq, dk}) run.rotate(context.rope, rows, context.length, context.first_position, -1);
   if (spec.qk_norm) {

@@ -76,9 +76,8 @@ void head_norm(const at::Tensor& x, const at::Tensor& weight, double eps, const 
 
 void head_norm_backward(const at::Tensor& dout, const at::Tensor& x, const at::Tensor& weight, double eps) {
   const at::Tensor heads = heads_of(x, weight), to = heads_of(dout, weight);
-  for_pieces(heads, [&](const auto& part) {
-    part(to).copy_(norm_gradient(part(to), f32(part(heads)), weight, eps, false));
-  });
+  for_pieces(heads,
+             [&](const auto& part) { part(to).copy_(norm_gradient(part(to), f32(part(heads)), weight, eps, false)); });
 }
 
 void add_bias(const at::Tensor& rows, const at::Tensor& bias) {

@@ -24,8 +24,7 @@ void token_losses(const LogitRows& rows, std::span<float> losses, std::span<std:
                                                               vocab, rows.scale, gradient, &same));
         same_top[slot] = same;
       } else {
-        losses[slot] =
-            static_cast<float>(row_kernels<T>().nll(logits, vocab, rows.next[slot], rows.scale, gradient));
+        losses[slot] = static_cast<float>(row_kernels<T>().nll(logits, vocab, rows.next[slot], rows.scale, gradient));
       }
     });
   });

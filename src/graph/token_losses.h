@@ -9,8 +9,8 @@
 namespace scalebits {
 
 struct LogitRows {
-  at::Tensor logits;     // [n, vocab] f32
-  at::Tensor reference;  // [n, vocab] f32: the loss is KL(reference || model); undefined: -log p(next)
+  at::Tensor logits;                   // [n, vocab] f32
+  at::Tensor reference;                // [n, vocab] f32: the loss is KL(reference || model); undefined: -log p(next)
   std::span<const std::int64_t> next;  // n ids; below 0 where the row predicts nothing
   float scale = 1;                     // of the gradient
   /// [n, vocab] f32 or bf16, overwritten with d(Σ losses)/d(logits) times scale, zero where nothing is predicted; may

@@ -122,8 +122,7 @@ FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& pr
   model.use(result.state.plan);
   CheckpointWeights reference(job.checkpoint);
   Decoder full_precision(job.checkpoint.spec, reference, options.decoder);
-  const LossTarget target =
-      loss_target(job.recipe.loss, job.calibration.validation_windows, full_precision, reference);
+  const LossTarget target = loss_target(job.recipe.loss, job.calibration.validation_windows, full_precision, reference);
   rounding.validation_loss =
       Decoder(job.checkpoint.spec, model, options.decoder).loss(job.calibration.validation_windows, target).mean;
   return rounding;

@@ -62,10 +62,10 @@ SearchEngine make_search_engine(const SearchDevice& device, const Checkpoint& ch
   if (device.kind == SearchDevice::Kind::cpu)
     return {std::make_unique<SearchModel>(checkpoint, matrices), {.compute = recipe.compute}};
   const ComputePlace place = tensor_place(device_of(device, group));
-  return {std::make_unique<DeviceSearchModel>(checkpoint, matrices, place.device,
-                                              recipe.compute == Compute::f32 ? at::kFloat : at::kBFloat16,
-                                              !device.offload),
-          {recipe.compute, activation_bytes(device, checkpoint, recipe, group), place}};
+  return {
+      std::make_unique<DeviceSearchModel>(checkpoint, matrices, place.device,
+                                          recipe.compute == Compute::f32 ? at::kFloat : at::kBFloat16, !device.offload),
+      {recipe.compute, activation_bytes(device, checkpoint, recipe, group), place}};
 }
 
 void require_device_memory(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,

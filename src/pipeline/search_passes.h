@@ -66,7 +66,7 @@ class SearchPasses {
   SearchEngine engine_;
   ScoredModel& model_ = *engine_.model;
   Decoder decoder_{checkpoint_.spec, model_, engine_.decoder};  // runs the full-precision model, too
-  std::map<std::int64_t, LossTarget> validation_targets_;  // of this process's micro-batches
+  std::map<std::int64_t, LossTarget> validation_targets_;       // of this process's micro-batches
 };
 
 }  // namespace scalebits

@@ -174,8 +174,8 @@ std::vector<WidthScores> DeviceMatrix::score_blocks(const at::Tensor& weight, co
     std::vector<at::Tensor> of_widths;
     for (int bits = 0; bits <= 8; ++bits) {
       const at::Tensor of_groups = term(rows, statistic, bits, codes_of(bits, first, count)).sum(-1);
-      const at::Tensor whole = at::constant_pad_nd(
-          of_groups, {0, missing_groups, 0, block_rows * format.block_rows - count});
+      const at::Tensor whole =
+          at::constant_pad_nd(of_groups, {0, missing_groups, 0, block_rows * format.block_rows - count});
       at::Tensor sums =
           whole.view({block_rows, format.block_rows, block_cols, groups_per_block}).sum(at::IntArrayRef{1, 3});
       if (statistic == Statistic::signed_sum) sums.abs_();

@@ -1,7 +1,7 @@
 // A matrix of the search in tensor operations, on any device: rounding it at a plan's widths, and scoring its blocks or
 // channels from a gradient. Values are those of RoundedMatrix and block_scores.h, sums up to their order; only sums
-// over blocks, rows and columns come back to the host. Works in pieces of rows, so that beside what is handed in and out
-// nothing takes more than kDeviceMatrixBytes.
+// over blocks, rows and columns come back to the host. Works in pieces of rows, so that beside what is handed in and
+// out nothing takes more than kDeviceMatrixBytes.
 #pragma once
 
 #include "partition/partition.h"
@@ -59,9 +59,9 @@ class DeviceMatrix {
 
   const RoundedMatrix& matrix_;
   at::Device device_;
-  at::Tensor scales_, inverses_, zeros_, top_codes_;  // [9 * 256] and [9]: by width and code
+  at::Tensor scales_, inverses_, zeros_, top_codes_;      // [9 * 256] and [9]: by width and code
   at::Tensor col_order_, inverse_col_order_, row_order_;  // int64; undefined: as they are
-  std::vector<std::int64_t> stored_row_of_;              // by original row; empty: the same
+  std::vector<std::int64_t> stored_row_of_;               // by original row; empty: the same
 };
 
 }  // namespace scalebits

@@ -22,10 +22,11 @@ at::ScalarType operand_of(Compute compute) { return compute == Compute::f32 ? at
 }  // namespace
 
 std::string DeviceMemory::text() const {
-  return fmt::format("{} of weights that stay, {} of a layer's, {} of gradients, {} of head and logits, {} of "
-                     "temporaries and {} of CUDA's libraries",
-                     format_bytes(weights), format_bytes(layer), format_bytes(gradients), format_bytes(head),
-                     format_bytes(temporaries), format_bytes(libraries));
+  return fmt::format(
+      "{} of weights that stay, {} of a layer's, {} of gradients, {} of head and logits, {} of "
+      "temporaries and {} of CUDA's libraries",
+      format_bytes(weights), format_bytes(layer), format_bytes(gradients), format_bytes(head),
+      format_bytes(temporaries), format_bytes(libraries));
 }
 
 DeviceMemory device_memory(const ModelSpec& spec, const DeviceMemoryNeed& need) {

@@ -28,8 +28,7 @@ ChannelScores DeviceSearchModel::score_channels(std::size_t matrix, const at::Te
 at::Tensor DeviceSearchModel::dequantized(std::size_t index, const std::string& buffer) {
   const RoundedMatrix& matrix = *matrices_[index];
   const at::Tensor weight = workspace_.take(buffer, {matrix.format().rows, matrix.format().cols}, operand_);
-  DeviceMatrix(matrix, weights_.device())
-      .dequantize(weights_.stored(matrix.name()), plan_->widths[index], weight);
+  DeviceMatrix(matrix, weights_.device()).dequantize(weights_.stored(matrix.name()), plan_->widths[index], weight);
   return weight;
 }
 

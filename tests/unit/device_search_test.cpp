@@ -52,8 +52,10 @@ at::Tensor normal(at::IntArrayRef shape, std::uint64_t seed) {
 
 HostTensor stored(const at::Tensor& values, at::ScalarType type) {
   const auto owner = std::make_shared<at::Tensor>(values.to(type).contiguous());
-  return {type == at::kFloat ? DType::f32 : type == at::kHalf ? DType::f16 : DType::bf16, values.sizes().vec(),
-          std::span(static_cast<const std::byte*>(owner->data_ptr()), owner->nbytes()), owner};
+  return {type == at::kFloat  ? DType::f32
+          : type == at::kHalf ? DType::f16
+                              : DType::bf16,
+          values.sizes().vec(), std::span(static_cast<const std::byte*>(owner->data_ptr()), owner->nbytes()), owner};
 }
 
 std::vector<std::uint8_t> random_widths(const MatrixFormat& format, std::uint64_t seed) {
@@ -90,12 +92,14 @@ class DeviceMatrixShapes : public testing::TestWithParam<Shape> {
   }
 };
 // The last one is cut into several pieces.
-INSTANTIATE_TEST_SUITE_P(
-    DeviceMatrix, DeviceMatrixShapes,
-    testing::Values(Shape{64, 128, {16, 64}, 64, false, at::kFloat}, Shape{64, 128, {64, 64}, 64, true, at::kBFloat16},
-                    Shape{5, 44, {16, 64}, 64, true, at::kFloat}, Shape{1, 1, {64, 64}, 32, true, at::kHalf},
-                    Shape{100, 172, {32, 128}, 128, true, at::kBFloat16}, Shape{48, 200, {128, 64}, 32, false, at::kHalf},
-                    Shape{2500, 2080, {16, 64}, 64, true, at::kBFloat16}));
+INSTANTIATE_TEST_SUITE_P(DeviceMatrix, DeviceMatrixShapes,
+                         testing::Values(Shape{64, 128, {16, 64}, 64, false, at::kFloat},
+                                         Shape{64, 128, {64, 64}, 64, true, at::kBFloat16},
+                                         Shape{5, 44, {16, 64}, 64, true, at::kFloat},
+                                         Shape{1, 1, {64, 64}, 32, true, at::kHalf},
+                                         Shape{100, 172, {32, 128}, 128, true, at::kBFloat16},
+                                         Shape{48, 200, {128, 64}, 32, false, at::kHalf},
+                                         Shape{2500, 2080, {16, 64}, 64, true, at::kBFloat16}));
 
 TEST_P(DeviceMatrixShapes, RoundsToTheHostsBits) {
   for (const at::ScalarType operand : {at::kFloat, at::kBFloat16}) {
@@ -110,8 +114,8 @@ TEST_P(DeviceMatrixShapes, RoundsToTheHostsBits) {
 }
 
 TEST_P(DeviceMatrixShapes, ScoresAreTheHostsUpToTheOrderOfSums) {
-  for (const Statistic statistic : {Statistic::absolute, Statistic::signed_sum, Statistic::fisher, Statistic::gradient,
-                                    Statistic::weight_error}) {
+  for (const Statistic statistic :
+       {Statistic::absolute, Statistic::signed_sum, Statistic::fisher, Statistic::gradient, Statistic::weight_error}) {
     SCOPED_TRACE(name_of(statistic));
     // Each sum of n terms errs by n epsilons of the sum of their sizes, which is itself except for signed ones.
     const Statistic sizes = statistic == Statistic::signed_sum ? Statistic::absolute : statistic;
@@ -179,7 +183,8 @@ class DeviceSearch : public testing::TestWithParam<std::string> {
   static Job job() {
     const std::string name = GetParam();
     if (name == "stories260K")
-      return job_of(read_checkpoint(SCALEBITS_SOURCE_DIR "/../shared/models/stories260K/stories260Ktok512.f32.gguf"), 40);
+      return job_of(read_checkpoint(SCALEBITS_SOURCE_DIR "/../shared/models/stories260K/stories260Ktok512.f32.gguf"),
+                    40);
     const bool tied = name.ends_with("_tied");
     ModelSpec spec = testing_models::tiny_spec(family_from_name(name.substr(0, name.find('_')), "test"));
     spec.tied_head = tied;
@@ -253,7 +258,7 @@ TEST_P(DeviceSearch, ScoresDifferByTheRoundingOfGradientsOnly) {
     const double d = 4 * rounding(spec, length) * size;
     for (std::size_t m = 0; m < job.matrices.size(); ++m) {
       const RoundedMatrix& matrix = *job.matrices[m];
-        const std::vector<float> no_gradient(static_cast<std::size_t>(matrix.format().rows * matrix.format().cols));
+      const std::vector<float> no_gradient(static_cast<std::size_t>(matrix.format().rows * matrix.format().cols));
       const auto errors = score_blocks(matrix, no_gradient.data(), Statistic::weight_error);
       ASSERT_EQ(found[m].size(), expected[m].size());
       const double terms = static_cast<double>(matrix.format().block_rows * matrix.format().block_cols) * kEpsilon;
@@ -282,8 +287,8 @@ TEST_P(DeviceSearch, PassesGiveTheHostsLossesAndMoments) {
     const double tolerance = 4 * rounding(spec, job.windows.size(1)) * logits;
     EXPECT_NEAR(device.validation_loss(job.plan, job.windows), host.validation_loss(job.plan, job.windows), tolerance);
     SensitivityTable scores, host_scores;
-    EXPECT_NEAR(device.score_blocks(job.plan, job.windows, scores), host.score_blocks(job.plan, job.windows, host_scores),
-                tolerance);
+    EXPECT_NEAR(device.score_blocks(job.plan, job.windows, scores),
+                host.score_blocks(job.plan, job.windows, host_scores), tolerance);
     std::vector<ChannelScores> channels = no_channel_scores(partition), host_channels = channels;
     EXPECT_NEAR(device.score_channels(job.plan, job.windows, 4, channels),
                 host.score_channels(job.plan, job.windows, 4, host_channels), tolerance);

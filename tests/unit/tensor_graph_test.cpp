@@ -82,12 +82,10 @@ TEST_P(Operands, NormsActivationsAndRotationsAreTheHosts) {
       if (width == 1 && bias.defined()) continue;  // a lone value less its mean is nothing but rounding
       // The inverse deviation multiplies all errors: it is at most 1 / sqrt(eps).
       const auto norm = [&](const std::vector<at::Tensor>& t) { return Norm{t[2], bias, 0.25}; };
-      expect_alike({x, delta, weight, sum, out}, 4 * roundings, "add_norm", [&](const Arithmetic& a, const auto& t) {
-        a.add_norm(t[0], t[1], norm(t), t[3], t[4]);
-      });
-      expect_alike({x, {}, weight, {}, out}, 4 * roundings, "norm alone", [&](const Arithmetic& a, const auto& t) {
-        a.add_norm(t[0], t[1], norm(t), t[3], t[4]);
-      });
+      expect_alike({x, delta, weight, sum, out}, 4 * roundings, "add_norm",
+                   [&](const Arithmetic& a, const auto& t) { a.add_norm(t[0], t[1], norm(t), t[3], t[4]); });
+      expect_alike({x, {}, weight, {}, out}, 4 * roundings, "norm alone",
+                   [&](const Arithmetic& a, const auto& t) { a.add_norm(t[0], t[1], norm(t), t[3], t[4]); });
       expect_alike({x, delta, weight, sum, out}, 16 * roundings, "norm_backward",
                    [&](const Arithmetic& a, const auto& t) { a.norm_backward(t[1], t[0], norm(t), t[3], t[4]); });
       expect_alike({x, delta, weight, sum}, 16 * roundings, "norm_backward, unrounded",
@@ -133,9 +131,8 @@ TEST_P(Operands, ProductsAreTheHosts) {
     expect_alike({x, w, out}, cols * 16.0, "forward",
                  [&](const Arithmetic& a, const auto& t) { a.product_forward(t[0], t[1], t[2]); });
     for (const bool accumulate : {false, true})
-      expect_alike({dy, w, dx}, rows * 16.0, "input gradient", [&](const Arithmetic& a, const auto& t) {
-        a.product_input_gradient(t[0], t[1], t[2], accumulate);
-      });
+      expect_alike({dy, w, dx}, rows * 16.0, "input gradient",
+                   [&](const Arithmetic& a, const auto& t) { a.product_input_gradient(t[0], t[1], t[2], accumulate); });
   }
   for (const bool accumulate : {false, true})
     expect_alike({dy, x, in.normal({rows, cols})}, n * 16.0, "weight gradient",
@@ -151,7 +148,7 @@ TEST_P(Operands, AttentionIsTheHostsAcrossBlocksWindowsAndGroups) {
       SCOPED_TRACE(testing::Message() << heads << " heads, " << kv_heads << " of keys, window " << sliding_window);
       const auto shaped = [&](std::int64_t count) { return in.normal({windows, length, count, d}, type); };
       const std::vector<at::Tensor> tensors = {
-          shaped(heads), shaped(kv_heads), shaped(kv_heads), shaped(heads), at::zeros({windows, heads, length}),
+          shaped(heads), shaped(kv_heads), shaped(kv_heads), shaped(heads),   at::zeros({windows, heads, length}),
           shaped(heads), shaped(heads),    shaped(kv_heads), shaped(kv_heads)};
       // As in the host's own test: a score errs by d roundings of its size (about 10), which the softmax carries to
       // its weights; sums are over length. What is rounded to bf16 on the way differs by a step in some weights.
@@ -191,6 +188,44 @@ TEST_P(Operands, LossesAndTheEmbeddingsGradientAreTheHosts) {
     expect_alike({in.normal({tokens, hidden}), in.normal({9, hidden})}, static_cast<double>(tokens),
                  "embedding's gradient",
                  [&](const Arithmetic& a, const auto& t) { a.add_embedding_gradient(ids, t[0], squared, t[1]); });
+}
+
+TEST_P(Operands, PiecesJoinWithoutASeam) {
+  const at::ScalarType type = GetParam();
+  Inputs in;
+  const at::Tensor few = in.normal({1 << 16});
+  // Large ones repeat what is drawn, out of step with their rows.
+  const auto large = [&](std::int64_t rows, std::int64_t cols, at::ScalarType of) {
+    return few.repeat({rows * cols / few.numel() + 1}).narrow(0, 0, rows * cols).view({rows, cols}).to(of);
+  };
+  const std::int64_t n = kTensorPiece / 999 + 2, width = 999;  // a piece and a little
+  expect_alike({large(n, width, type), large(n, width, type), large(n, width, type)}, 10, "swiglu_backward",
+               [](const Arithmetic& a, const auto& t) { a.swiglu_backward(t[0], t[1], t[2]); });
+  expect_alike({large(n, width, at::kFloat), large(n, width, type), in.normal({width}), at::zeros({n, width}),
+                at::zeros({n, width}, type)},
+               4 * (width + 10.0), "add_norm",
+               [](const Arithmetic& a, const auto& t) { a.add_norm(t[0], t[1], {t[2], {}, 0.25}, t[3], t[4]); });
+  // Weight gradients add up pieces of tokens, logits pieces of the vocabulary.
+  expect_alike({large(n, 7, type), large(n, width - 7, type), at::zeros({7, width - 7})}, n * 16.0, "weight gradient",
+               [](const Arithmetic& a, const auto& t) { a.product_weight_gradient(t[0], t[1], t[2], false); });
+  expect_alike({large(3, width, type), large(n, width, type), at::zeros({3, n})}, width * 16.0, "logits",
+               [](const Arithmetic& a, const auto& t) { a.product_forward(t[0], t[1], t[2]); });
+  const std::vector<std::int64_t> next = {5, -1, 90'000, 0, 1};
+  const std::int64_t vocab = kTensorPiece / 2 - 1;
+  expect_alike({large(5, vocab, at::kFloat), large(5, vocab, type), at::zeros({5})}, 2 + std::sqrt(vocab), "losses",
+               [&](const Arithmetic& a, const auto& t) {
+                 a.token_losses({t[0], {}, next, 0.5f, t[1]}, {t[2].template data_ptr<float>(), next.size()}, {});
+               });
+  const std::int64_t windows = 30, length = 300, heads = 4, d = 4;  // more windows than run together
+  const auto shaped = [&] { return large(windows * length * heads, d, type).view({windows, length, heads, d}); };
+  const double roundings = (10.0 * d + length) * 5 + (type == at::kFloat ? 0 : kBf16Epsilon / kEpsilon);
+  expect_alike({shaped(), shaped(), shaped(), shaped(), at::zeros({windows, heads, length}), shaped(), shaped(),
+                shaped(), shaped()},
+               10 * roundings, "attention", [](const Arithmetic& a, const auto& t) {
+                 const Attention attention{t[0], t[1], t[2], t[3], t[4], 0};
+                 a.attend(attention);
+                 a.attend_backward(attention, {t[5], t[6], t[7], t[8]});
+               });
 }
 
 class TensorDecoder : public testing::TestWithParam<const char*> {
