@@ -83,6 +83,10 @@ struct Decoder::State {
   void embed(const at::Tensor& ids, const Plan& plan, const at::Tensor& x);
   void add_embedding_gradients(const at::Tensor& ids, const Plan& plan, const at::Tensor& dx, bool squared,
                                const at::Tensor& table);
+  /// A copy in host memory of a tensor that spans the batch, [windows, length, hidden].
+  at::Tensor handed_out(const Plan& plan, const at::Tensor& rows) const {
+    return rows.view({plan.windows, plan.length, spec.hidden}).to(at::kCPU, rows.scalar_type(), false, /*copy=*/true);
+  }
   LossResult loss_of(const at::Tensor& ids, const at::Tensor& rows, const LossTarget& target, bool staged,
                      bool squared = false, const HeadGradients& gradients = {});
   at::Tensor forward(const at::Tensor& ids, const Plan& plan, bool backward_follows, PassObserver* observer);
@@ -294,7 +298,7 @@ at::Tensor Decoder::hidden(const at::Tensor& ids, PassObserver* observer) {
   const DenormalsAreZero fast_numbers;
   const auto plan = state_->plan(ids, false);
   const at::Tensor hidden = state_->final_norm(plan, state_->forward(ids, plan, false, observer));
-  return hidden.view({plan.windows, plan.length, state_->spec.hidden}).clone();
+  return state_->handed_out(plan, hidden);
 }
 
 at::Tensor Decoder::logits(const at::Tensor& ids) {
@@ -390,7 +394,7 @@ at::Tensor Decoder::Walk::hidden() {
   Progress& p = *progress_;
   SCALEBITS_ASSERT(p.layer == p.state.spec.layers);
   const at::NoGradGuard no_grad;
-  return p.state.final_norm(p.plan, p.x).view({p.plan.windows, p.plan.length, p.state.spec.hidden}).clone();
+  return p.state.handed_out(p.plan, p.state.final_norm(p.plan, p.x));
 }
 
 }  // namespace scalebits

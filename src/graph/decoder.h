@@ -42,7 +42,7 @@ class Decoder {
 
   /// ids [windows, length] int64 → [windows, length, hidden] f32 after the final norm. Throws Error(bad_input) when an
   /// id is outside the vocabulary or a window longer than the model's positions. ids lie in host memory, here and
-  /// below; the result lies there, too, or at the place, as it fits.
+  /// below; so does the result.
   at::Tensor hidden(const at::Tensor& ids, PassObserver* observer = nullptr);
   /// [windows, length, vocab] f32, all held at once: for tests and short inputs.
   at::Tensor logits(const at::Tensor& ids);

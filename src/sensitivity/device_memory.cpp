@@ -45,7 +45,8 @@ DeviceMemory device_memory(const ModelSpec& spec, const DeviceMemoryNeed& need) 
   const std::uint64_t logits = static_cast<std::uint64_t>(HeadLossOptions{}.chunk_tokens * spec.vocab);
   const bool own_head = !need.keep_weights || need.vocabulary || stored != operand;
   memory.head = logits * (kF32 + operand) + (own_head ? operand * vocabulary : 0);
-  if (need.reference) memory.head += logits * kF32 + operand * vocabulary;
+  // The full-precision head is kept for the held-out windows, and asked for again with each gradient's.
+  if (need.reference) memory.head += logits * kF32 + 2 * operand * vocabulary;
   // The table's gradient, beside the table as it comes over to be rounded or scored.
   if (need.vocabulary) memory.gradients = std::max(memory.gradients, (kF32 + stored) * vocabulary);
   memory.temporaries = std::max(kTensorTemporaryBytes, kDeviceMatrixBytes);
