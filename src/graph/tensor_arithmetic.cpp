@@ -13,7 +13,7 @@ at::Tensor f32(const at::Tensor& tensor) { return tensor.to(at::kFloat); }
 template <typename Body>
 void for_pieces(const at::Tensor& like, Body&& body) {
   const std::int64_t width = like.size(-1);
-  for_row_pieces(like.numel() / width, width, [&](std::int64_t first, std::int64_t count) {
+  for_row_pieces(like.numel() / width, width, kTensorPiece, [&](std::int64_t first, std::int64_t count) {
     body([=](const at::Tensor& tensor) {
       return tensor.defined() ? tensor.view({-1, width}).narrow(0, first, count) : tensor;
     });
@@ -126,7 +126,7 @@ void rotate(const RopeTable& table, const at::Tensor& rows, std::int64_t length,
   const at::Tensor cosines = table.cosines().narrow(0, first, length).view({1, length, 1, half}),
                    sines = table.sines().narrow(0, first, length).view({1, length, 1, half}) * sign;
   const at::Tensor pairs = rows.view({windows, length, width / (2 * half), 2 * half});
-  for_row_pieces(windows, length * width, [&](std::int64_t from, std::int64_t count) {
+  for_row_pieces(windows, length * width, kTensorPiece, [&](std::int64_t from, std::int64_t count) {
     const at::Tensor low = pairs.narrow(0, from, count).narrow(3, 0, half),
                      high = pairs.narrow(0, from, count).narrow(3, half, half);
     const at::Tensor turned = low.mul(cosines).sub_(high.mul(sines));
@@ -149,7 +149,7 @@ void product_forward(const at::Tensor& x, const at::Tensor& w, const at::Tensor&
   const ProductPrecision precision(x.scalar_type() == at::kBFloat16);
   if (!mixed(x, out)) return multiply(x, w.t(), out, false);
   const at::Tensor wide = f32(x);
-  for_row_pieces(w.size(0), w.size(1), [&](std::int64_t first, std::int64_t count) {
+  for_row_pieces(w.size(0), w.size(1), kOperandPiece, [&](std::int64_t first, std::int64_t count) {
     out.narrow(1, first, count).copy_(wide.mm(f32(w.narrow(0, first, count)).t()));
   });
 }
@@ -158,7 +158,7 @@ void product_input_gradient(const at::Tensor& dy, const at::Tensor& w, const at:
   const ProductPrecision precision(dy.scalar_type() == at::kBFloat16);
   if (!mixed(dy, dx)) return multiply(dy, w, dx, accumulate);
   const at::Tensor wide = f32(w);
-  for_row_pieces(dy.size(0), dy.size(1), [&](std::int64_t first, std::int64_t count) {
+  for_row_pieces(dy.size(0), dy.size(1), kOperandPiece, [&](std::int64_t first, std::int64_t count) {
     multiply(f32(dy.narrow(0, first, count)), wide, dx.narrow(0, first, count), accumulate);
   });
 }
@@ -166,7 +166,7 @@ void product_input_gradient(const at::Tensor& dy, const at::Tensor& w, const at:
 void product_weight_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& gradient, bool accumulate) {
   const ProductPrecision precision(dy.scalar_type() == at::kBFloat16);
   if (!mixed(dy, gradient)) return multiply(dy.t(), x, gradient, accumulate);
-  for_row_pieces(dy.size(0), dy.size(1) + x.size(1), [&](std::int64_t first, std::int64_t count) {
+  for_row_pieces(dy.size(0), dy.size(1) + x.size(1), kOperandPiece, [&](std::int64_t first, std::int64_t count) {
     multiply(f32(dy.narrow(0, first, count)).t(), f32(x.narrow(0, first, count)), gradient, accumulate || first > 0);
   });
 }

@@ -6,6 +6,7 @@
 
 #include "graph/arithmetic.h"
 
+#include <algorithm>
 #include <cstdint>
 
 namespace scalebits {
@@ -16,16 +17,18 @@ const Arithmetic& tensor_arithmetic();
 /// the card's path on this machine's processor, for tests.
 ComputePlace tensor_place(at::Device device);
 
-/// Elements of a temporary f32 tensor.
-inline constexpr std::int64_t kTensorPiece = std::int64_t{1} << 23;
-/// What the temporaries of one operation take at most, beside the tensors it is given: a dozen of pieces (attention's
-/// backward has the most of them).
-inline constexpr std::uint64_t kTensorTemporaryBytes = 16 * 4 * static_cast<std::uint64_t>(kTensorPiece);
+/// Elements of f32 temporaries: small where each is read once or twice, so that a card's cache holds them; larger for
+/// attention's scores and larger still for operands that are widened, since products of few rows are slow.
+inline constexpr std::int64_t kTensorPiece = std::int64_t{1} << 22;
+inline constexpr std::int64_t kScoresPiece = 4 * kTensorPiece, kOperandPiece = 8 * kTensorPiece;
+/// What the temporaries of one operation take at most, beside the tensors it is given: attention's backward has some
+/// six pieces of scores, a product one of operands, an elementwise operation a dozen small ones.
+inline constexpr std::uint64_t kTensorTemporaryBytes = std::uint64_t{512} << 20;
 
-/// body(first, count) over rows in runs of at most kTensorPiece elements and at least one row.
+/// body(first, count) over rows in runs of at most `piece` elements and at least one row.
 template <typename Body>
-void for_row_pieces(std::int64_t rows, std::int64_t row_elements, Body&& body) {
-  const std::int64_t step = std::max<std::int64_t>(1, kTensorPiece / std::max<std::int64_t>(1, row_elements));
+void for_row_pieces(std::int64_t rows, std::int64_t row_elements, std::int64_t piece, Body&& body) {
+  const std::int64_t step = std::max<std::int64_t>(1, piece / std::max<std::int64_t>(1, row_elements));
   for (std::int64_t first = 0; first < rows; first += step) body(first, std::min(step, rows - first));
 }
 

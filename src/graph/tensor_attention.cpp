@@ -18,9 +18,9 @@ struct Sizes {
   explicit Sizes(const Attention& tensors)
       : windows(tensors.q.size(0)), length(tensors.q.size(1)), heads(tensors.q.size(2)), kv_heads(tensors.k.size(2)),
         head_dim(tensors.q.size(3)), group(heads / kv_heads) {
-    const std::int64_t fitting = kTensorPiece / (heads * length);
+    const std::int64_t fitting = kScoresPiece / (heads * length);
     block = std::min(length, std::clamp(fitting, kSmallestBlock, kLargestBlock));
-    run = std::max<std::int64_t>(1, kTensorPiece / (heads * block * length));
+    run = std::max<std::int64_t>(1, kScoresPiece / (heads * block * length));
   }
   double scale() const { return 1.0 / std::sqrt(static_cast<double>(head_dim)); }
 };

@@ -21,7 +21,7 @@ at::Tensor sent(std::span<const std::int64_t> numbers, at::Device device) {
 void token_losses(const LogitRows& all, std::span<float> losses, std::span<std::uint8_t> same_top) {
   const bool kl = all.reference.defined();
   const at::Tensor next = sent(all.next, all.logits.device()).unsqueeze(1), unscored = next.lt(0);
-  for_row_pieces(all.logits.size(0), all.logits.size(1), [&](std::int64_t first, std::int64_t count) {
+  for_row_pieces(all.logits.size(0), all.logits.size(1), kTensorPiece, [&](std::int64_t first, std::int64_t count) {
     const auto part = [&](const at::Tensor& tensor) { return tensor.narrow(0, first, count); };
     const auto log_softmax = [](const at::Tensor& logits) { return logits - logits.logsumexp(-1, true); };
     at::Tensor slope = log_softmax(part(all.logits)), found, same;
