@@ -8,8 +8,8 @@
 namespace scalebits {
 namespace {
 
-/// A micro-batch's own rows of what spans the batch: layer input, output and gradient, f32.
-std::uint64_t staging_bytes(const ModelSpec& spec) { return 3 * 4 * static_cast<std::uint64_t>(spec.hidden); }
+/// A micro-batch's own rows of what spans the batch: layer input, output and gradient and the head's, at most f32.
+std::uint64_t staging_bytes(const ModelSpec& spec) { return 4 * 4 * static_cast<std::uint64_t>(spec.hidden); }
 
 }  // namespace
 
@@ -23,7 +23,9 @@ BatchPlan plan_batch(const ModelSpec& spec, at::ScalarType operand, const BatchS
   const auto layers = static_cast<std::uint64_t>(spec.layers), length = static_cast<std::uint64_t>(batch.length);
   const std::uint64_t tokens = static_cast<std::uint64_t>(batch.windows) * length;
   const std::uint64_t kept = layer_activation_bytes(spec, operand), temporary = layer_temporary_bytes(spec, operand);
-  const std::uint64_t inputs = 4 * static_cast<std::uint64_t>(spec.hidden) * tokens * (batch.backward ? layers + 2 : 2);
+  // Layer inputs, the last one's output and their gradient; another device has no room to spare for the head's two.
+  const std::uint64_t spanning = !batch.backward ? 2 : layers + (budget.host_bytes > 0 ? 4 : 2);
+  const std::uint64_t inputs = 4 * static_cast<std::uint64_t>(spec.hidden) * tokens * spanning;
   BatchPlan plan;
   plan.staged = budget.host_bytes > 0 && inputs + (kept + temporary) * length > budget.bytes;
   const std::uint64_t inputs_room = plan.staged ? budget.host_bytes : budget.bytes;

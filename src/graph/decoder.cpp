@@ -8,6 +8,7 @@
 #include "graph/head_loss.h"
 #include "graph/layer.h"
 #include "graph/memory_budget.h"
+#include "graph/tensor_arithmetic.h"
 #include "graph/workspace.h"
 
 #include <ATen/core/grad_mode.h>
@@ -198,10 +199,17 @@ void Decoder::State::run_layer(const Plan& plan, std::int64_t layer, const at::T
   std::function<void(InputSite, const at::Tensor&)> observe;
   if (observer && observer->wants_linear_inputs())
     observe = [&](InputSite site, const at::Tensor& input) {
-      if (operand == at::kFloat) return observer->linear_input(layer, site, input);
-      const at::Tensor exact = workspace.take("observed input", input.sizes(), at::kFloat);
-      run().convert(input, exact);
-      observer->linear_input(layer, site, exact);
+      // On another device an observer's work is temporaries, too, so it sees a piece at a time.
+      const std::int64_t piece = place.separate_memory ? kTensorPiece : input.numel();
+      for_row_pieces(input.size(0), input.size(1), piece, [&](std::int64_t first, std::int64_t count) {
+        at::Tensor rows = input.narrow(0, first, count);
+        if (operand != at::kFloat) {
+          const at::Tensor exact = workspace.take("observed input", rows.sizes(), at::kFloat);
+          run().convert(rows, exact);
+          rows = exact;
+        }
+        observer->linear_input(layer, site, rows);
+      });
     };
   for (const MicroBatch& batch : plan.batches) {
     const at::Tensor input = fetched(plan, x, batch, "layer input"), output = room(plan, y, batch, "layer output");

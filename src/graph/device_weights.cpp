@@ -39,18 +39,18 @@ at::Tensor DeviceWeights::stored(const std::string& name) {
   return tensor;
 }
 
-at::Tensor DeviceWeights::stored_rows(const std::string& name, const at::Tensor& rows) {
+void DeviceWeights::send_rows(const std::string& name, const at::Tensor& rows, at::Tensor out) const {
   const HostTensor& matrix = checkpoint_.tensor(name);
   const at::Tensor gathered = at::empty({rows.numel(), matrix.shape[1]}, at::kFloat);
   copy_rows(matrix, rows, gathered);
-  return gathered.to(device_);
+  out.copy_(gathered);
 }
 
 at::Tensor DeviceWeights::linear(std::int64_t layer, LinearKind kind) { return as_operand(linear_name(layer, kind)); }
 at::Tensor DeviceWeights::embedding() { return as_operand(std::string(kEmbeddingName)); }
 
 void DeviceWeights::embed(const at::Tensor& ids, const at::Tensor& rows) {
-  rows.copy_(stored_rows(std::string(kEmbeddingName), ids));
+  send_rows(std::string(kEmbeddingName), ids, rows);
 }
 
 at::Tensor DeviceWeights::head() {

@@ -25,8 +25,8 @@ class DeviceWeights : public WeightSource {
 
   /// On the device, as stored: f32, f16 or bf16.
   at::Tensor stored(const std::string& name);
-  /// Rows `rows` (int64 in host memory) of a matrix, [rows.numel(), cols] f32 on the device.
-  at::Tensor stored_rows(const std::string& name, const at::Tensor& rows);
+  /// Rows `rows` (int64 in host memory) of a matrix → out [rows.numel(), cols] f32, on the device.
+  void send_rows(const std::string& name, const at::Tensor& rows, at::Tensor out) const;
   at::Device device() const { return device_; }
 
  private:

@@ -29,7 +29,7 @@ class DeviceMatrix {
   /// `weight` [rows, cols] as stored in the checkpoint, f32, f16 or bf16, on the device → out [rows, cols] f32 or bf16,
   /// rounded at `widths`, both in original order.
   void dequantize(const at::Tensor& weight, std::span<const std::uint8_t> widths, const at::Tensor& out) const;
-  /// The same for the original rows `rows` alone: weights and out [rows.size(), cols].
+  /// The same for the original rows `rows` alone: weights and out [rows.size(), cols]; out may be weights.
   void dequantize_rows(const at::Tensor& weights, std::span<const std::int64_t> rows,
                        std::span<const std::uint8_t> widths, const at::Tensor& out) const;
   /// `gradient` [rows, cols] f32 in original order; as block_scores.h has it.

@@ -1,5 +1,6 @@
 #include "sensitivity/device_search_model.h"
 
+#include "graph/tensor_arithmetic.h"
 #include "sensitivity/device_matrix.h"
 
 #include <ATen/ATen.h>
@@ -44,12 +45,16 @@ at::Tensor DeviceSearchModel::embedding() {
 
 void DeviceSearchModel::embed(const at::Tensor& ids, const at::Tensor& rows) {
   if (!is_rounded(linears_)) return weights_.embed(ids, rows);
-  const RoundedMatrix& matrix = *matrices_[linears_];
-  const auto* const id = ids.const_data_ptr<std::int64_t>();
-  // The residual stream starts in f32, whatever the type of the head's operand.
-  DeviceMatrix(matrix, weights_.device())
-      .dequantize_rows(weights_.stored_rows(matrix.name(), ids), {id, static_cast<std::size_t>(ids.numel())},
-                       plan_->widths[linears_], rows);
+  const DeviceMatrix matrix(*matrices_[linears_], weights_.device());
+  const at::Tensor flat = ids.flatten();
+  // The residual stream starts in f32, whatever the type of the head's operand. The rows' weights come over first, and
+  // are rounded where they lie.
+  for_row_pieces(flat.numel(), spec_.hidden, kTensorPiece, [&](std::int64_t first, std::int64_t count) {
+    const at::Tensor some = flat.narrow(0, first, count), out = rows.narrow(0, first, count);
+    weights_.send_rows(matrices_[linears_]->name(), some, out);
+    matrix.dequantize_rows(out, {some.const_data_ptr<std::int64_t>(), static_cast<std::size_t>(count)},
+                           plan_->widths[linears_], out);
+  });
 }
 
 at::Tensor DeviceSearchModel::head() {

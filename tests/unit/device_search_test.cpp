@@ -352,7 +352,7 @@ TEST(DeviceMemory, WhatDoesNotFitIsRefusedWithTheSum) {
   }
 }
 
-TEST(SearchDevices, AreNamedAndAnAbsentCardIsSaid) {
+TEST(SearchDevices, AreNamedAndOthersRefused) {
   EXPECT_EQ(search_device_from_name("cpu-tensors"), SearchDevice::Kind::cpu_tensors);
   EXPECT_THROW(search_device_from_name("gpu"), Error);
 }
