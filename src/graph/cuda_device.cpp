@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "graph/memory_budget.h"
 
+#include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -25,6 +26,7 @@ int load_cuda() {
   if (cards < 1)
     fail(ErrorKind::unsupported_hardware,
          "--device cuda: there is a libtorch with CUDA, but it finds no card, or no driver that is new enough for it");
+  at::globalContext().lazyInitDevice(at::kCUDA);  // its allocator is asked before it allocates
   return cards;
 }
 
