@@ -113,7 +113,8 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   if (job.recipe.window_length == 0)
     job.recipe.window_length = static_cast<int>(std::min<std::int64_t>(kWindowLength, checkpoint.spec.max_positions));
   require_memory_for_rounding(checkpoint.spec, job.recipe);
-  require_device_memory(job.device, checkpoint, job.recipe, group);
+  const std::string device_account = account_of(job.device, checkpoint, job.recipe, group);
+  if (progress && !device_account.empty()) progress({-1, "device", device_account});
   StoredSize stored_size(checkpoint, job.recipe), size_before_search(checkpoint, job.recipe);
   const std::uint64_t bytes = budget_bytes(checkpoint.spec, job.recipe);
   const Budget budget{bytes, std::ref(stored_size)};

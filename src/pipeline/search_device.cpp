@@ -1,6 +1,7 @@
 #include "pipeline/search_device.h"
 
 #include "core/error.h"
+#include "core/units.h"
 #include "graph/cuda_device.h"
 #include "graph/tensor_arithmetic.h"
 #include "sensitivity/device_memory.h"
@@ -20,7 +21,7 @@ constexpr std::uint64_t kSparedPart = 32;  // of what is free: the allocator's g
 at::Device device_of(const SearchDevice& device, const ProcessGroup& group) {
   if (device.kind != SearchDevice::Kind::cuda) return at::kCPU;
   const char* const local = std::getenv("LOCAL_RANK");
-  const int number = local != nullptr ? std::atoi(local) : group.rank();
+  const int number = local != nullptr ? std::max(0, std::atoi(local)) : group.rank();
   return {at::kCUDA, static_cast<at::DeviceIndex>(number % load_cuda())};
 }
 
@@ -68,9 +69,12 @@ SearchEngine make_search_engine(const SearchDevice& device, const Checkpoint& ch
       {recipe.compute, activation_bytes(device, checkpoint, recipe, group), place}};
 }
 
-void require_device_memory(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
-                           const ProcessGroup& group) {
-  if (device.kind != SearchDevice::Kind::cpu) activation_bytes(device, checkpoint, recipe, group);
+std::string account_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
+                       const ProcessGroup& group) {
+  if (device.kind == SearchDevice::Kind::cpu) return {};
+  const std::uint64_t activations = activation_bytes(device, checkpoint, recipe, group);
+  return fmt::format("{} for activations, beside {}", format_bytes(activations),
+                     device_memory(checkpoint.spec, need_of(device, checkpoint, recipe)).text());
 }
 
 }  // namespace scalebits

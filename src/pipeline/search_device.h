@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 
 namespace scalebits {
@@ -43,8 +44,9 @@ struct SearchEngine {
 SearchEngine make_search_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
                                 const RoundedMatrices& matrices, const ProcessGroup& group);
 
-/// Throws what make_search_engine() would for want of memory, without making anything.
-void require_device_memory(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
-                           const ProcessGroup& group);
+/// How the device's memory will be shared out, without making anything; empty for the CPU. Throws as
+/// make_search_engine() would.
+std::string account_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
+                       const ProcessGroup& group);
 
 }  // namespace scalebits
