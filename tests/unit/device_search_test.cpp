@@ -4,6 +4,7 @@
 #include "graph/batch_plan.h"
 #include "graph/tensor_arithmetic.h"
 #include "graph_golden.h"
+#include "peak_memory.h"
 #include "pipeline/search_passes.h"
 #include "sensitivity/block_scores.h"
 #include "sensitivity/device_matrix.h"
@@ -104,7 +105,9 @@ INSTANTIATE_TEST_SUITE_P(DeviceMatrix, DeviceMatrixShapes,
 TEST_P(DeviceMatrixShapes, RoundsToTheHostsBits) {
   for (const at::ScalarType operand : {at::kFloat, at::kBFloat16}) {
     const at::Tensor out = at::empty({s_.rows, s_.cols}, operand);
+    const testing_graph::PeakMemory temporaries;
     on_device_.dequantize(weight_, widths_, out);
+    EXPECT_LE(temporaries.bytes(), kDeviceMatrixBytes);
     EXPECT_TRUE(out.equal(dequantized().to(operand)));
   }
   const std::vector<std::int64_t> rows = {s_.rows - 1, 0, s_.rows / 2, 0};
@@ -120,8 +123,10 @@ TEST_P(DeviceMatrixShapes, ScoresAreTheHostsUpToTheOrderOfSums) {
     // Each sum of n terms errs by n epsilons of the sum of their sizes, which is itself except for signed ones.
     const Statistic sizes = statistic == Statistic::signed_sum ? Statistic::absolute : statistic;
     const auto* const g = gradient_.const_data_ptr<float>();
-    const auto host = score_blocks(matrix_, g, statistic), bounds = score_blocks(matrix_, g, sizes),
-               device = on_device_.score_blocks(weight_, gradient_, statistic);
+    const auto host = score_blocks(matrix_, g, statistic), bounds = score_blocks(matrix_, g, sizes);
+    const testing_graph::PeakMemory temporaries;
+    const auto device = on_device_.score_blocks(weight_, gradient_, statistic);
+    EXPECT_LE(temporaries.bytes(), kDeviceMatrixBytes);
     ASSERT_EQ(host.size(), device.size());
     const double terms = static_cast<double>(s_.blocks.rows * s_.blocks.cols) + 8;
     for (std::size_t block = 0; block < host.size(); ++block)

@@ -5,6 +5,7 @@
 #include "graph/decoder.h"
 #include "graph/tensor_arithmetic.h"
 #include "graph_golden.h"
+#include "peak_memory.h"
 
 #include "core/error.h"
 #include "core/random.h"
@@ -43,7 +44,7 @@ double grid(at::ScalarType type, const at::Tensor& values) {
 }
 
 /// run(arithmetic, tensors) on copies of `inputs` for either arithmetic; all tensors then agree within `roundings` f32
-/// epsilons of the largest value of any of them and one step of their own type.
+/// epsilons of the largest value of any of them and one step of their own type, and no more was taken than is counted.
 void expect_alike(const std::vector<at::Tensor>& inputs, double roundings, const char* what,
                   const std::function<void(const Arithmetic&, const std::vector<at::Tensor>&)>& run) {
   std::vector<at::Tensor> host, tensors;
@@ -52,7 +53,9 @@ void expect_alike(const std::vector<at::Tensor>& inputs, double roundings, const
     tensors.push_back(input.defined() ? input.clone() : input);
   }
   run(host_arithmetic(), host);
+  const PeakMemory temporaries;
   run(tensor_arithmetic(), tensors);
+  EXPECT_LE(temporaries.bytes(), kTensorTemporaryBytes) << what;
   double size = 0;
   for (const at::Tensor& tensor : host)
     if (tensor.defined()) size = std::max(size, largest(tensor.to(at::kFloat)));
