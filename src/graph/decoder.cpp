@@ -268,8 +268,10 @@ void Decoder::State::backward(const Plan& plan, const at::Tensor& dx, PassObserv
       if (observer.wants_linear_gradients())
         take = [&](LinearKind kind, const at::Tensor& dy, const at::Tensor& input) {
           const auto [rows, cols] = linear_shape(spec, kind);
-          const std::string name =
-              plan.batches.size() == 1 ? "gradient" : fmt::format("gradient {}", static_cast<int>(kind));
+          // In one batch a gradient is done with when the next one is made; another device has counted all of a
+          // layer's, and has no room for both kinds of buffers.
+          const bool shared = plan.batches.size() == 1 && !place.separate_memory;
+          const std::string name = shared ? "gradient" : fmt::format("gradient {}", static_cast<int>(kind));
           const at::Tensor gradient = workspace.take(name, {rows, cols}, at::kFloat);
           if (observer.gradient_kind() == GradientKind::mean) {
             run().product_weight_gradient(dy, input, gradient, i > 0);
