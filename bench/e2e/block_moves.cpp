@@ -145,7 +145,8 @@ int main(int argc, char** argv) try {
   model.use(state.plan);
   double base = 0;
   for (const GradientKind kind : {GradientKind::mean, GradientKind::tokens}) {
-    GradientReducer reducer(matrices, checkpoint.spec, kind, [&](std::size_t m, const float* gradient) {
+    GradientReducer reducer(matrices, checkpoint.spec, kind, [&](std::size_t m, const at::Tensor& handed) {
+      const auto* const gradient = handed.const_data_ptr<float>();
       for (std::size_t p = 0; p < tables.size(); ++p)
         if (kPredictors[p].kind == kind)
           tables[p].scores[m] = score_blocks(*matrices[m], gradient, kPredictors[p].statistic);

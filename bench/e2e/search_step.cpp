@@ -96,8 +96,8 @@ int main(int argc, char** argv) try {
   EitherModel model;
   Decoder decoder(spec, model, options);
   BarePass dropped;
-  GradientReducer scored(matrices, spec, GradientKind::tokens, [&](std::size_t m, const float* gradient) {
-    score_blocks(*matrices[m], gradient, Statistic::absolute);
+  GradientReducer scored(matrices, spec, GradientKind::tokens, [&](std::size_t m, const at::Tensor& gradient) {
+    score_blocks(*matrices[m], gradient.const_data_ptr<float>(), Statistic::absolute);
   });
   std::vector<double> matmul, bare, step, forward;
   for (int repeat = -1; repeat < repeats; ++repeat) {  // the first, untimed, touches the memory

@@ -9,6 +9,7 @@
 #include "core/units.h"
 #include "pipeline/quantize.h"
 
+#include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include <cstdlib>
@@ -20,11 +21,11 @@ namespace scalebits::cli {
 namespace {
 
 struct QuantizeOptions {
-  std::string model, output, budget, recipe, time_limit, report, frontier, save_frontier;
+  std::string model, output, budget, recipe, time_limit, report, frontier, save_frontier, device = "cpu", device_memory;
   std::vector<std::string> calibration, keep, settings;
   double bpw = 0;
   int threads = 0;
-  bool resume = false, quiet = false;
+  bool resume = false, quiet = false, offload = false;
 };
 
 KeepRule parse_keep(const std::string& text) {
@@ -80,6 +81,12 @@ void quantize_model(const QuantizeOptions& options) {
   if (!options.time_limit.empty()) job.time_limit_seconds = parse_seconds(options.time_limit);
   job.frontier = options.frontier;
   job.save_frontier = options.save_frontier;
+  job.device.kind = search_device_from_name(options.device);
+  job.device.offload = options.offload;
+  if (!options.device_memory.empty()) job.device.memory_bytes = parse_bytes(options.device_memory);
+  if (job.device.kind == SearchDevice::Kind::cpu && (options.offload || job.device.memory_bytes > 0))
+    fail(ErrorKind::usage, "--offload and --gpu-memory need --device cuda");
+  open_search_device(job.device.kind);
   ProcessGroup group = ProcessGroup::from_environment(end_for_lost_process);
   job.group = &group;
   const bool tells = group.is_first();
@@ -88,6 +95,10 @@ void quantize_model(const QuantizeOptions& options) {
     ProgressLine line(options.quiet);
     report = quantize(job, std::ref(line));
     group.leave();
+  } catch (const c10::OutOfMemoryError& error) {
+    fail(ErrorKind::unsupported_hardware,
+         "the device ran out of memory, more of which was free when it was counted: {}; --gpu-memory takes less",
+         error.what_without_backtrace());
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::interrupted) throw;
     group.leave();
@@ -148,6 +159,16 @@ void add_quantize(CLI::App& app) {
   command->add_option("--threads", options->threads, "Threads to use [all]")
       ->check(CLI::Range(1, 4096))
       ->type_name("N");
+  command
+      ->add_option("--device", options->device,
+                   "Where the search's passes run: cpu, or cuda, a card by way of a libtorch with CUDA; cpu-tensors is "
+                   "the card's path on this processor, for tests [cpu]")
+      ->type_name("DEVICE");
+  command->add_flag("--offload", options->offload, "cuda: keep the weights in host memory, sent layer by layer");
+  command
+      ->add_option("--gpu-memory", options->device_memory,
+                   "cuda: memory of the card to take at most [all that is free]")
+      ->type_name("SIZE");
   command->add_option("--report", options->report, "Write sizes and the search's steps as JSON")->type_name("FILE");
   command->add_flag("--quiet", options->quiet, "No progress");
   command->callback([options] { quantize_model(*options); });

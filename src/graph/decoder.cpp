@@ -2,15 +2,13 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
-#include "core/units.h"
+#include "graph/batch_plan.h"
 #include "graph/denormals.h"
-#include "graph/elementwise.h"
 #include "graph/embedding.h"
 #include "graph/head_loss.h"
 #include "graph/layer.h"
 #include "graph/memory_budget.h"
-#include "graph/product.h"
-#include "graph/rope.h"
+#include "graph/tensor_arithmetic.h"
 #include "graph/workspace.h"
 
 #include <ATen/core/grad_mode.h>
@@ -18,7 +16,6 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sqrt.h>
 
-#include <algorithm>
 #include <vector>
 
 namespace scalebits {
@@ -46,29 +43,58 @@ struct Decoder::State {
   ModelSpec spec;
   WeightSource& weights;
   at::ScalarType operand;
+  ComputePlace place;
   std::uint64_t budget_bytes;
   RopeTable rope;
-  Workspace workspace;
+  Workspace workspace{place.device}, host_workspace{at::kCPU};
 
   /// What a pass over one batch keeps and how it is cut.
   struct Plan {
     std::int64_t windows = 0, length = 0;
     bool keep_all = false;  // every layer's activations are kept; else only layer inputs, and layers run again
+    bool staged = false;    // what spans the whole batch lies in host memory; a micro-batch's rows are brought over
     std::vector<MicroBatch> batches;
     std::int64_t tokens() const { return windows * length; }
   };
 
   Plan plan(const at::Tensor& ids, bool backward);
   LayerActivations activations(const Plan& plan, std::int64_t slot, const MicroBatch& batch, const at::Tensor& x);
-  at::Tensor rows_of(const Plan& plan, const at::Tensor& tensor, const MicroBatch& batch) const;
-  LayerContext context(const Plan& plan, const MicroBatch& batch) {
-    return {spec, rope, workspace, operand, batch.windows, plan.length};
+  const Arithmetic& run() const { return *place.arithmetic; }
+  static at::Tensor rows_of(const Plan& plan, const at::Tensor& tensor, const MicroBatch& batch);
+  /// A tensor [tokens, width] that spans the whole batch.
+  at::Tensor spanning(const Plan& plan, const std::string& name, at::ScalarType type) {
+    return (plan.staged ? host_workspace : workspace).take(name, {plan.tokens(), spec.hidden}, type);
   }
+  /// Room for a micro-batch's rows of a spanning tensor at the place: the rows themselves, unless they lie in host
+  /// memory. fetched() has them filled; store() puts them back.
+  at::Tensor room(const Plan& plan, const at::Tensor& tensor, const MicroBatch& batch, const char* buffer) {
+    const at::Tensor rows = rows_of(plan, tensor, batch);
+    return plan.staged ? workspace.take(buffer, rows.sizes(), rows.scalar_type()) : rows;
+  }
+  at::Tensor fetched(const Plan& plan, const at::Tensor& tensor, const MicroBatch& batch, const char* buffer) {
+    const at::Tensor rows = room(plan, tensor, batch, buffer);
+    return plan.staged ? rows.copy_(rows_of(plan, tensor, batch)) : rows;
+  }
+  static void store(const Plan& plan, const at::Tensor& rows, const at::Tensor& tensor, const MicroBatch& batch) {
+    if (plan.staged) rows_of(plan, tensor, batch).copy_(rows);
+  }
+  LayerContext context(const Plan& plan, const MicroBatch& batch) {
+    return {spec, rope, workspace, operand, batch.windows, plan.length, 0, run().attend, run()};
+  }
+  void embed(const at::Tensor& ids, const Plan& plan, const at::Tensor& x);
+  void add_embedding_gradients(const at::Tensor& ids, const Plan& plan, const at::Tensor& dx, bool squared,
+                               const at::Tensor& table);
+  /// A copy in host memory of a tensor that spans the batch, [windows, length, hidden].
+  at::Tensor handed_out(const Plan& plan, const at::Tensor& rows) const {
+    return rows.view({plan.windows, plan.length, spec.hidden}).to(at::kCPU, rows.scalar_type(), false, /*copy=*/true);
+  }
+  LossResult loss_of(const at::Tensor& ids, const at::Tensor& rows, const LossTarget& target, bool staged,
+                     bool squared = false, const HeadGradients& gradients = {});
   at::Tensor forward(const at::Tensor& ids, const Plan& plan, bool backward_follows, PassObserver* observer);
   void run_layer(const Plan& plan, std::int64_t layer, const at::Tensor& x, const at::Tensor& y,
                  PassObserver* observer);
   at::Tensor layer_input(const Plan& plan, std::int64_t layer) {
-    return workspace.take(fmt::format("input of layer {}", layer), {plan.tokens(), spec.hidden}, at::kFloat);
+    return spanning(plan, fmt::format("input of layer {}", layer), at::kFloat);
   }
   at::Tensor squared(const at::Tensor& x, const char* buffer) {
     at::Tensor squares = workspace.take(buffer, x.sizes(), operand);
@@ -76,6 +102,7 @@ struct Decoder::State {
   }
   void backward(const Plan& plan, const at::Tensor& dx, PassObserver& observer);
   at::Tensor final_norm(const Plan& plan, const at::Tensor& x);
+  void final_norm_backward(const Plan& plan, const at::Tensor& d_hidden, const at::Tensor& x, const at::Tensor& dx);
   void check(const at::Tensor& ids) const;
 };
 
@@ -95,27 +122,16 @@ Decoder::State::Plan Decoder::State::plan(const at::Tensor& ids, bool backward) 
   plan.windows = ids.size(0);
   plan.length = ids.size(1);
   rope.reserve(plan.length);
-  const auto tokens = static_cast<std::uint64_t>(plan.tokens());
-  const auto layers = static_cast<std::uint64_t>(spec.layers);
-  const std::uint64_t residual = 4 * static_cast<std::uint64_t>(spec.hidden) * tokens;
-  const std::uint64_t kept = layer_activation_bytes(spec, operand), temporary = layer_temporary_bytes(spec, operand);
-  const std::uint64_t inputs = residual * (backward ? layers + 2 : 2);
-  if (inputs > budget_bytes)
-    fail(ErrorKind::usage,
-         "the layer inputs of {} windows of {} tokens take {}, more than the {} of memory given to activations; use "
-         "fewer windows",
-         plan.windows, plan.length, format_bytes(inputs), format_bytes(budget_bytes));
-  const std::uint64_t left = budget_bytes - inputs;
-  const std::uint64_t window_tokens = static_cast<std::uint64_t>(plan.length);
-  plan.keep_all = backward && kept * layers * tokens + temporary * window_tokens <= left;
-  const std::uint64_t for_batch = plan.keep_all ? left - kept * layers * tokens : left;
-  const std::uint64_t per_window = (plan.keep_all ? temporary : kept + temporary) * window_tokens;
-  const auto fitting = static_cast<std::int64_t>(std::max<std::uint64_t>(1, for_batch / per_window));
-  plan.batches = cut(plan.windows, std::min(plan.windows, fitting));
+  const BatchPlan cuts =
+      plan_batch(spec, operand, {plan.windows, plan.length, backward},
+                 {budget_bytes, place.separate_memory ? half_of_physical_memory_bytes() : std::uint64_t{0}});
+  plan.keep_all = cuts.keep_all;
+  plan.staged = cuts.staged;
+  plan.batches = cut(plan.windows, cuts.windows_at_once);
   return plan;
 }
 
-at::Tensor Decoder::State::rows_of(const Plan& plan, const at::Tensor& tensor, const MicroBatch& batch) const {
+at::Tensor Decoder::State::rows_of(const Plan& plan, const at::Tensor& tensor, const MicroBatch& batch) {
   return tensor.narrow(0, batch.first_window * plan.length, batch.windows * plan.length);
 }
 
@@ -147,11 +163,27 @@ LayerActivations Decoder::State::activations(const Plan& plan, std::int64_t slot
   return a;
 }
 
+void Decoder::State::embed(const at::Tensor& ids, const Plan& plan, const at::Tensor& x) {
+  const at::Tensor positions = fetch_positions(spec, weights);
+  for (const MicroBatch& batch : plan.batches) {
+    const at::Tensor rows = room(plan, x, batch, "layer input");
+    scalebits::embed(weights, positions, ids.narrow(0, batch.first_window, batch.windows), 0, rows, run().add);
+    store(plan, rows, x, batch);
+  }
+}
+
+void Decoder::State::add_embedding_gradients(const at::Tensor& ids, const Plan& plan, const at::Tensor& dx,
+                                             bool squared, const at::Tensor& table) {
+  for (const MicroBatch& batch : plan.batches)
+    run().add_embedding_gradient(ids.narrow(0, batch.first_window, batch.windows),
+                                 fetched(plan, dx, batch, "layer gradient"), squared, table);
+}
+
 /// Returns the output of the last layer, before the final norm.
 at::Tensor Decoder::State::forward(const at::Tensor& ids, const Plan& plan, bool backward_follows,
                                    PassObserver* observer) {
   at::Tensor x = layer_input(plan, 0);
-  embed(weights, fetch_positions(spec, weights), ids, 0, x);
+  embed(ids, plan, x);
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
     const at::Tensor y = backward_follows ? layer_input(plan, layer + 1) : x;
     run_layer(plan, layer, x, y, observer);
@@ -163,71 +195,106 @@ at::Tensor Decoder::State::forward(const at::Tensor& ids, const Plan& plan, bool
 /// x → y [tokens, hidden]; y may be x unless the plan keeps activations.
 void Decoder::State::run_layer(const Plan& plan, std::int64_t layer, const at::Tensor& x, const at::Tensor& y,
                                PassObserver* observer) {
-  const LayerWeights layer_weights = fetch_layer(spec, weights, layer, operand, workspace);
+  const LayerWeights layer_weights = fetch_layer(spec, weights, layer, operand, workspace, run());
   std::function<void(InputSite, const at::Tensor&)> observe;
   if (observer && observer->wants_linear_inputs())
     observe = [&](InputSite site, const at::Tensor& input) {
-      if (operand == at::kFloat) return observer->linear_input(layer, site, input);
-      const at::Tensor exact = workspace.take("observed input", input.sizes(), at::kFloat);
-      convert(input, exact);
-      observer->linear_input(layer, site, exact);
+      // On another device an observer's work is temporaries, too, so it sees a piece at a time.
+      const std::int64_t piece = place.separate_memory ? kTensorPiece : input.numel();
+      for_row_pieces(input.size(0), input.size(1), piece, [&](std::int64_t first, std::int64_t count) {
+        at::Tensor rows = input.narrow(0, first, count);
+        if (operand != at::kFloat) {
+          const at::Tensor exact = workspace.take("observed input", rows.sizes(), at::kFloat);
+          run().convert(rows, exact);
+          rows = exact;
+        }
+        observer->linear_input(layer, site, rows);
+      });
     };
-  for (const MicroBatch& batch : plan.batches)
-    layer_forward(context(plan, batch), layer_weights,
-                  activations(plan, plan.keep_all ? layer : 0, batch, rows_of(plan, x, batch)), rows_of(plan, y, batch),
-                  observe);
+  for (const MicroBatch& batch : plan.batches) {
+    const at::Tensor input = fetched(plan, x, batch, "layer input"), output = room(plan, y, batch, "layer output");
+    layer_forward(context(plan, batch), layer_weights, activations(plan, plan.keep_all ? layer : 0, batch, input),
+                  output, observe);
+    store(plan, output, y, batch);
+  }
 }
 
 at::Tensor Decoder::State::final_norm(const Plan& plan, const at::Tensor& x) {
-  const at::Tensor hidden = workspace.take("final hidden", {plan.tokens(), spec.hidden}, at::kFloat);
-  add_norm(x, {}, fetch_norm(spec, weights, std::string(kFinalNormName)), {}, hidden);
+  const at::Tensor hidden = spanning(plan, "final hidden", at::kFloat);
+  const Norm norm = fetch_norm(spec, weights, std::string(kFinalNormName));
+  for (const MicroBatch& batch : plan.batches) {
+    const at::Tensor output = room(plan, hidden, batch, "layer output");
+    run().add_norm(fetched(plan, x, batch, "layer input"), {}, norm, {}, output);
+    store(plan, output, hidden, batch);
+  }
   return hidden;
+}
+
+/// dx [tokens, hidden] f32, overwritten.
+void Decoder::State::final_norm_backward(const Plan& plan, const at::Tensor& d_hidden, const at::Tensor& x,
+                                         const at::Tensor& dx) {
+  const Norm norm = fetch_norm(spec, weights, std::string(kFinalNormName));
+  for (const MicroBatch& batch : plan.batches) {
+    const at::Tensor rows = room(plan, dx, batch, "layer gradient").zero_();
+    run().norm_backward(fetched(plan, d_hidden, batch, "hidden rows"), fetched(plan, x, batch, "layer input"), norm,
+                        rows, {});
+    store(plan, rows, dx, batch);
+  }
+}
+
+LossResult Decoder::State::loss_of(const at::Tensor& ids, const at::Tensor& rows, const LossTarget& target, bool staged,
+                                   bool squared, const HeadGradients& gradients) {
+  return head_loss({ids, rows, weights.head()}, target,
+                   {.squared_head_gradient = squared, .operand = operand, .place = place, .staged = staged}, gradients,
+                   workspace);
 }
 
 /// dx: d(output of the last layer) in, d(embedded tokens) out.
 void Decoder::State::backward(const Plan& plan, const at::Tensor& dx, PassObserver& observer) {
   for (std::int64_t layer = spec.layers; layer-- > 0;) {
-    const LayerWeights layer_weights = fetch_layer(spec, weights, layer, operand, workspace);
+    const LayerWeights layer_weights = fetch_layer(spec, weights, layer, operand, workspace, run());
     const at::Tensor x = layer_input(plan, layer);
     for (std::size_t i = 0; i < plan.batches.size(); ++i) {
       const MicroBatch& batch = plan.batches[i];
       const bool last = i + 1 == plan.batches.size();
-      const LayerActivations a = activations(plan, plan.keep_all ? layer : 0, batch, rows_of(plan, x, batch));
+      const LayerActivations a =
+          activations(plan, plan.keep_all ? layer : 0, batch, fetched(plan, x, batch, "layer input"));
       if (!plan.keep_all) {
         // The output is known already; this run only brings back what lies between.
-        const at::Tensor unused = workspace.take("repeated output", a.x.sizes(), at::kFloat);
+        const at::Tensor unused = workspace.take("layer output", a.x.sizes(), at::kFloat);
         layer_forward(context(plan, batch), layer_weights, a, unused, {});
       }
       std::function<void(LinearKind, const at::Tensor&, const at::Tensor&)> take;
       if (observer.wants_linear_gradients())
         take = [&](LinearKind kind, const at::Tensor& dy, const at::Tensor& input) {
           const auto [rows, cols] = linear_shape(spec, kind);
-          const std::string name =
-              plan.batches.size() == 1 ? "gradient" : fmt::format("gradient {}", static_cast<int>(kind));
+          // In one batch a gradient is done with when the next one is made; another device has counted all of a
+          // layer's, and has no room for both kinds of buffers.
+          const bool shared = plan.batches.size() == 1 && !place.separate_memory;
+          const std::string name = shared ? "gradient" : fmt::format("gradient {}", static_cast<int>(kind));
           const at::Tensor gradient = workspace.take(name, {rows, cols}, at::kFloat);
           if (observer.gradient_kind() == GradientKind::mean) {
-            product_weight_gradient(dy, input, gradient, i > 0);
+            run().product_weight_gradient(dy, input, gradient, i > 0);
           } else {
             // Σ_t (dy_t x_t^T)² is a product, too.
-            product_weight_gradient(squared(dy, "squared output gradient"), squared(input, "squared input"), gradient,
-                                    i > 0);
+            run().product_weight_gradient(squared(dy, "squared output gradient"), squared(input, "squared input"),
+                                          gradient, i > 0);
             if (last) gradient.sqrt_();
           }
           if (last) observer.linear_gradient(layer, kind, gradient);
         };
-      layer_backward(context(plan, batch), layer_weights, a, rows_of(plan, dx, batch), take);
+      const at::Tensor rows = fetched(plan, dx, batch, "layer gradient");
+      layer_backward(context(plan, batch), layer_weights, a, rows, take);
+      store(plan, rows, dx, batch);
     }
   }
 }
 
 Decoder::Decoder(const ModelSpec& spec, WeightSource& weights, const DecoderOptions& options)
     : state_(
-          new State{spec,
-                    weights,
-                    options.compute == Compute::f32 ? at::kFloat : at::kBFloat16,
+          new State{spec, weights, options.compute == Compute::f32 ? at::kFloat : at::kBFloat16, options.place,
                     options.activation_budget_bytes ? options.activation_budget_bytes : half_of_physical_memory_bytes(),
-                    RopeTable(spec),
-                    {}}) {
+                    RopeTable(spec, options.place.device)}) {
   validate(spec, "decoder");
   at::set_num_threads(thread_count());
 }
@@ -241,21 +308,18 @@ at::Tensor Decoder::hidden(const at::Tensor& ids, PassObserver* observer) {
   const DenormalsAreZero fast_numbers;
   const auto plan = state_->plan(ids, false);
   const at::Tensor hidden = state_->final_norm(plan, state_->forward(ids, plan, false, observer));
-  return hidden.view({plan.windows, plan.length, state_->spec.hidden}).clone();
+  return state_->handed_out(plan, hidden);
 }
 
 at::Tensor Decoder::logits(const at::Tensor& ids) {
   const at::NoGradGuard no_grad;
   const DenormalsAreZero fast_numbers;
-  const at::Tensor states = hidden(ids).view({-1, state_->spec.hidden});
-  at::Tensor x = states, head = state_->weights.head();
-  if (state_->operand != at::kFloat) {
-    x = x.to(state_->operand);
-    head = head.to(state_->operand);
-  }
-  const at::Tensor logits = at::empty({states.size(0), state_->spec.vocab}, at::kFloat);
-  product_forward(x, head, logits);
-  return logits.view({ids.size(0), ids.size(1), state_->spec.vocab});
+  State& s = *state_;
+  const at::Tensor states = hidden(ids).view({-1, s.spec.hidden}).to(s.place.device);
+  const at::Tensor x = states.to(s.operand), head = s.weights.head().to(s.operand);
+  const at::Tensor logits = at::empty({states.size(0), s.spec.vocab}, states.options());
+  s.run().product_forward(x, head, logits);
+  return logits.view({ids.size(0), ids.size(1), s.spec.vocab});
 }
 
 LossResult Decoder::loss(const at::Tensor& ids, const LossTarget& target) {
@@ -263,7 +327,7 @@ LossResult Decoder::loss(const at::Tensor& ids, const LossTarget& target) {
   const DenormalsAreZero fast_numbers;
   const auto plan = state_->plan(ids, false);
   const at::Tensor hidden = state_->final_norm(plan, state_->forward(ids, plan, false, nullptr));
-  return head_loss({ids, hidden, state_->weights.head()}, target, {.operand = state_->operand}, {}, state_->workspace);
+  return state_->loss_of(ids, hidden, target, plan.staged);
 }
 
 LossResult Decoder::loss_of_hidden(const at::Tensor& hidden, const at::Tensor& ids, const LossTarget& target) {
@@ -272,7 +336,7 @@ LossResult Decoder::loss_of_hidden(const at::Tensor& hidden, const at::Tensor& i
   state_->check(ids);
   SCALEBITS_ASSERT(hidden.numel() == ids.numel() * state_->spec.hidden);
   const at::Tensor rows = hidden.view({ids.numel(), state_->spec.hidden});
-  return head_loss({ids, rows, state_->weights.head()}, target, {.operand = state_->operand}, {}, state_->workspace);
+  return state_->loss_of(ids, rows, target, false);
 }
 
 LossResult Decoder::loss_and_gradients(const at::Tensor& ids, const LossTarget& target, PassObserver& observer) {
@@ -284,28 +348,19 @@ LossResult Decoder::loss_and_gradients(const at::Tensor& ids, const LossTarget& 
   const at::Tensor hidden = s.final_norm(plan, last);
 
   const bool wants_embedding = observer.wants_embedding_gradient();
-  HeadGradients gradients{s.workspace.take("hidden gradient", hidden.sizes(), s.operand), {}};
+  HeadGradients gradients{s.spanning(plan, "hidden gradient", s.operand), {}};
   if (wants_embedding)
     gradients.head = s.workspace.take("head gradient", {s.spec.vocab, s.spec.hidden}, at::kFloat).zero_();
   const bool squares = observer.gradient_kind() == GradientKind::tokens;
-  const LossResult result = head_loss({ids, hidden, s.weights.head()}, target,
-                                      {.squared_head_gradient = squares, .operand = s.operand}, gradients, s.workspace);
+  const LossResult result = s.loss_of(ids, hidden, target, plan.staged, squares, gradients);
   if (wants_embedding && !s.spec.tied_head) observer.head_gradient(squares ? gradients.head.sqrt_() : gradients.head);
 
-  const at::Tensor dx = s.workspace.take("residual gradient", hidden.sizes(), at::kFloat).zero_();
-  norm_backward(gradients.hidden, last, fetch_norm(s.spec, s.weights, std::string(kFinalNormName)), dx, {});
+  const at::Tensor dx = s.spanning(plan, "residual gradient", at::kFloat);
+  s.final_norm_backward(plan, gradients.hidden, last, dx);
   s.backward(plan, dx, observer);
   if (wants_embedding) {
     if (!s.spec.tied_head) gradients.head.zero_();
-    // One thread, so that equal ids add up in one order.
-    auto* table = gradients.head.data_ptr<float>();
-    const auto* id = ids.const_data_ptr<std::int64_t>();
-    const auto* rows = dx.const_data_ptr<float>();
-    for (std::int64_t token = 0; token < ids.numel(); ++token)
-      for (std::int64_t i = 0; i < s.spec.hidden; ++i) {
-        const float added = rows[token * s.spec.hidden + i];
-        table[id[token] * s.spec.hidden + i] += squares ? added * added : added;
-      }
+    s.add_embedding_gradients(ids, plan, dx, squares, gradients.head);
     observer.embedding_gradient(squares ? gradients.head.sqrt_() : gradients.head);
   }
   return result;
@@ -329,7 +384,7 @@ Decoder::Walk::Walk(Decoder& decoder, const at::Tensor& ids) {
   State& state = *decoder.state_;
   const State::Plan plan = state.plan(ids, false);
   const at::Tensor x = state.layer_input(plan, 0);
-  embed(state.weights, fetch_positions(state.spec, state.weights), ids, 0, x);
+  state.embed(ids, plan, x);
   progress_.reset(new Progress{state, plan, x});
 }
 
@@ -349,7 +404,7 @@ at::Tensor Decoder::Walk::hidden() {
   Progress& p = *progress_;
   SCALEBITS_ASSERT(p.layer == p.state.spec.layers);
   const at::NoGradGuard no_grad;
-  return p.state.final_norm(p.plan, p.x).view({p.plan.windows, p.plan.length, p.state.spec.hidden}).clone();
+  return p.state.handed_out(p.plan, p.state.final_norm(p.plan, p.x));
 }
 
 }  // namespace scalebits

@@ -5,6 +5,7 @@
 // and gradients, plus the logits of a few hundred tokens.
 #pragma once
 
+#include "graph/arithmetic.h"
 #include "graph/loss.h"
 #include "graph/observer.h"
 #include "graph/weight_source.h"
@@ -24,7 +25,8 @@ enum class Compute {
 
 struct DecoderOptions {
   Compute compute = Compute::f32;
-  std::uint64_t activation_budget_bytes = 0;  // 0: half of the physical memory
+  std::uint64_t activation_budget_bytes = 0;  // at the place; 0: half of the physical memory
+  ComputePlace place = {};
 };
 
 class Decoder {
@@ -39,7 +41,8 @@ class Decoder {
   const ModelSpec& spec() const;
 
   /// ids [windows, length] int64 → [windows, length, hidden] f32 after the final norm. Throws Error(bad_input) when an
-  /// id is outside the vocabulary or a window longer than the model's positions.
+  /// id is outside the vocabulary or a window longer than the model's positions. ids lie in host memory, here and
+  /// below; so does the result.
   at::Tensor hidden(const at::Tensor& ids, PassObserver* observer = nullptr);
   /// [windows, length, vocab] f32, all held at once: for tests and short inputs.
   at::Tensor logits(const at::Tensor& ids);

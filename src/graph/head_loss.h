@@ -2,6 +2,7 @@
 // together. The gradient with respect to the hidden states is made in the same sweep.
 #pragma once
 
+#include "graph/arithmetic.h"
 #include "graph/loss.h"
 #include "graph/workspace.h"
 
@@ -12,9 +13,9 @@
 namespace scalebits {
 
 struct HeadLossInputs {
-  at::Tensor ids;     // [windows, length] int64
+  at::Tensor ids;     // [windows, length] int64, in host memory
   at::Tensor hidden;  // [windows * length, hidden] f32, after the final norm
-  at::Tensor head;    // [vocab, hidden] f32
+  at::Tensor head;    // [vocab, hidden] f32 or in the operand type
 };
 
 struct HeadLossOptions {
@@ -22,6 +23,9 @@ struct HeadLossOptions {
   at::ScalarType operand = at::kFloat;
   std::int64_t chunk_tokens =
       512;  // how many tokens' logits exist at a time; does not change the result but by rounding
+  ComputePlace place = {};
+  /// Hidden states and their gradient lie in host memory: pieces of them are brought over.
+  bool staged = false;
 };
 
 /// Where gradients of the mean loss go; what is undefined is not made.

@@ -1,8 +1,6 @@
 #include "graph/layer.h"
 
 #include "core/error.h"
-#include "graph/attention.h"
-#include "graph/product.h"
 
 #include <fmt/format.h>
 
@@ -48,19 +46,19 @@ Norm fetch_norm(const ModelSpec& spec, WeightSource& source, const std::string& 
 }
 
 LayerWeights fetch_layer(const ModelSpec& spec, WeightSource& source, std::int64_t layer, at::ScalarType operand,
-                         Workspace& workspace) {
+                         Workspace& workspace, const Arithmetic& arithmetic) {
   LayerWeights weights;
   for (const LinearKind kind : linear_kinds(spec)) {
     const auto index = static_cast<std::size_t>(kind);
     at::Tensor weight = source.linear(layer, kind);
     const auto [rows, cols] = linear_shape(spec, kind);
-    if (weight.sizes() != at::IntArrayRef({rows, cols}) || weight.scalar_type() != at::kFloat ||
-        !weight.is_contiguous())
-      throw InternalError(
-          fmt::format("{}: the weight source gave no contiguous f32 [{}, {}]", linear_name(layer, kind), rows, cols));
-    if (operand != at::kFloat) {
+    if (weight.sizes() != at::IntArrayRef({rows, cols}) || !weight.is_contiguous() ||
+        (weight.scalar_type() != at::kFloat && weight.scalar_type() != operand))
+      throw InternalError(fmt::format("{}: the weight source gave no contiguous [{}, {}] in f32 or the operand type",
+                                      linear_name(layer, kind), rows, cols));
+    if (weight.scalar_type() != operand) {
       const at::Tensor rounded = workspace.take(fmt::format("weight {}", index), weight.sizes(), operand);
-      convert(weight, rounded);
+      arithmetic.convert(weight, rounded);
       weight = rounded;
     }
     weights.linears[index] = std::move(weight);
@@ -92,51 +90,53 @@ std::uint64_t layer_temporary_bytes(const ModelSpec& spec, at::ScalarType operan
 void layer_forward(const LayerContext& context, const LayerWeights& weights, const LayerActivations& a,
                    const at::Tensor& y, const std::function<void(InputSite, const at::Tensor&)>& observe) {
   const ModelSpec& spec = context.spec;
+  const Arithmetic& run = context.arithmetic;
   const std::int64_t n = a.x.size(0);
   const auto temporary = [&](const char* name, std::int64_t width) {
     return context.workspace.take(name, {n, width}, context.operand);
   };
   const auto linear = [&](LinearKind kind, const at::Tensor& x, const at::Tensor& out) {
-    product_forward(x, weights.linear(kind), out);
-    if (weights.bias(kind).defined()) add_bias(out, weights.bias(kind));
+    run.product_forward(x, weights.linear(kind), out);
+    if (weights.bias(kind).defined()) run.add_bias(out, weights.bias(kind));
   };
   const auto seen = [&](InputSite site, const at::Tensor& x) {
     if (observe) observe(site, x);
   };
 
   const at::Tensor normed = temporary("normed", spec.hidden);
-  add_norm(a.x, {}, weights.attention_norm, {}, normed);
+  run.add_norm(a.x, {}, weights.attention_norm, {}, normed);
   seen(InputSite::attention, normed);
   linear(LinearKind::q, normed, spec.qk_norm ? a.raw_q : a.q);
   linear(LinearKind::k, normed, spec.qk_norm ? a.raw_k : a.k);
   linear(LinearKind::v, normed, a.v);
   if (spec.qk_norm) {
-    head_norm(a.raw_q, weights.q_norm, spec.norm_eps, a.q);
-    head_norm(a.raw_k, weights.k_norm, spec.norm_eps, a.k);
+    run.head_norm(a.raw_q, weights.q_norm, spec.norm_eps, a.q);
+    run.head_norm(a.raw_k, weights.k_norm, spec.norm_eps, a.k);
   }
   if (spec.positions == PositionKind::rotary)
-    for (const at::Tensor& rows : {a.q, a.k}) context.rope.rotate(rows, context.length, context.first_position, 1);
+    for (const at::Tensor& rows : {a.q, a.k}) run.rotate(context.rope, rows, context.length, context.first_position, 1);
   context.attention(attention_of(context, a));
 
   seen(InputSite::output, a.attended);
   const at::Tensor delta = temporary("delta", spec.hidden);
   linear(LinearKind::o, a.attended, delta);
-  add_norm(a.x, delta, weights.mlp_norm, a.middle, normed);
+  run.add_norm(a.x, delta, weights.mlp_norm, a.middle, normed);
   seen(InputSite::mlp, normed);
   const bool gated = has_gate(spec);
   if (gated) linear(LinearKind::gate, normed, a.gate);
   linear(LinearKind::up, normed, a.up);
   const at::Tensor product = temporary("product", spec.intermediate);
-  gated ? swiglu(a.gate, a.up, product) : relu(a.up, product);
+  gated ? run.swiglu(a.gate, a.up, product) : run.relu(a.up, product);
   seen(InputSite::down, product);
   linear(LinearKind::down, product, delta);
-  add(a.middle, delta, y);
+  run.add(a.middle, delta, y);
 }
 
 void layer_backward(const LayerContext& context, const LayerWeights& weights, const LayerActivations& a,
                     const at::Tensor& dx,
                     const std::function<void(LinearKind, const at::Tensor& dy, const at::Tensor& x)>& take) {
   const ModelSpec& spec = context.spec;
+  const Arithmetic& run = context.arithmetic;
   const std::int64_t n = a.x.size(0);
   const auto temporary = [&](const char* name, std::int64_t width) {
     return context.workspace.take(name, {n, width}, context.operand);
@@ -145,44 +145,44 @@ void layer_backward(const LayerContext& context, const LayerWeights& weights, co
     if (take) take(kind, dy, x);
   };
   const at::Tensor rounded = context.operand == at::kFloat ? at::Tensor() : temporary("rounded gradient", spec.hidden);
-  if (rounded.defined()) convert(dx, rounded);
+  if (rounded.defined()) run.convert(dx, rounded);
   const at::Tensor normed = temporary("normed", spec.hidden);
   const at::Tensor d_normed = temporary("delta", spec.hidden);
 
   const at::Tensor product = temporary("product", spec.intermediate);
-  product_input_gradient(operand_of(dx, rounded), weights.linear(LinearKind::down), product, false);
+  run.product_input_gradient(operand_of(dx, rounded), weights.linear(LinearKind::down), product, false);
   const bool gated = has_gate(spec);
-  gated ? swiglu_backward(a.gate, a.up, product) : relu_backward(a.up, product);
+  gated ? run.swiglu_backward(a.gate, a.up, product) : run.relu_backward(a.up, product);
   hand_over(LinearKind::down, operand_of(dx, rounded), product);
-  add_norm(a.middle, {}, weights.mlp_norm, {}, normed);
-  if (gated) product_input_gradient(a.gate, weights.linear(LinearKind::gate), d_normed, false);
-  product_input_gradient(a.up, weights.linear(LinearKind::up), d_normed, gated);
+  run.add_norm(a.middle, {}, weights.mlp_norm, {}, normed);
+  if (gated) run.product_input_gradient(a.gate, weights.linear(LinearKind::gate), d_normed, false);
+  run.product_input_gradient(a.up, weights.linear(LinearKind::up), d_normed, gated);
   hand_over(LinearKind::up, a.up, normed);
   if (gated) hand_over(LinearKind::gate, a.gate, normed);
-  norm_backward(d_normed, a.middle, weights.mlp_norm, dx, rounded);
+  run.norm_backward(d_normed, a.middle, weights.mlp_norm, dx, rounded);
 
   const at::Tensor d_attended = temporary("attended gradient", spec.heads * spec.head_dim);
-  product_input_gradient(operand_of(dx, rounded), weights.linear(LinearKind::o), d_attended, false);
+  run.product_input_gradient(operand_of(dx, rounded), weights.linear(LinearKind::o), d_attended, false);
   hand_over(LinearKind::o, operand_of(dx, rounded), a.attended);
   const at::Tensor dq = temporary("q gradient", a.q.size(1)), dk = temporary("k gradient", a.k.size(1)),
                    dv = temporary("v gradient", a.v.size(1));
   const Attention attention = attention_of(context, a);
-  attend_backward(attention, {d_attended.view_as(attention.q), dq.view_as(attention.q), dk.view_as(attention.k),
-                              dv.view_as(attention.v)});
+  run.attend_backward(attention, {d_attended.view_as(attention.q), dq.view_as(attention.q), dk.view_as(attention.k),
+                                  dv.view_as(attention.v)});
   if (spec.positions == PositionKind::rotary)
-    for (const at::Tensor& rows : {dq, dk}) context.rope.rotate(rows, context.length, context.first_position, -1);
+    for (const at::Tensor& rows : {dq, dk}) run.rotate(context.rope, rows, context.length, context.first_position, -1);
   if (spec.qk_norm) {
-    head_norm_backward(dq, a.raw_q, weights.q_norm, spec.norm_eps);
-    head_norm_backward(dk, a.raw_k, weights.k_norm, spec.norm_eps);
+    run.head_norm_backward(dq, a.raw_q, weights.q_norm, spec.norm_eps);
+    run.head_norm_backward(dk, a.raw_k, weights.k_norm, spec.norm_eps);
   }
-  add_norm(a.x, {}, weights.attention_norm, {}, normed);
-  product_input_gradient(dq, weights.linear(LinearKind::q), d_normed, false);
-  product_input_gradient(dk, weights.linear(LinearKind::k), d_normed, true);
-  product_input_gradient(dv, weights.linear(LinearKind::v), d_normed, true);
+  run.add_norm(a.x, {}, weights.attention_norm, {}, normed);
+  run.product_input_gradient(dq, weights.linear(LinearKind::q), d_normed, false);
+  run.product_input_gradient(dk, weights.linear(LinearKind::k), d_normed, true);
+  run.product_input_gradient(dv, weights.linear(LinearKind::v), d_normed, true);
   hand_over(LinearKind::v, dv, normed);
   hand_over(LinearKind::k, dk, normed);
   hand_over(LinearKind::q, dq, normed);
-  norm_backward(d_normed, a.x, weights.attention_norm, dx, {});
+  run.norm_backward(d_normed, a.x, weights.attention_norm, dx, {});
 }
 
 }  // namespace scalebits

@@ -2,8 +2,7 @@
 // the operand buffers (f32 or bf16); the residual stream x is f32.
 #pragma once
 
-#include "graph/attention.h"
-#include "graph/elementwise.h"
+#include "graph/arithmetic.h"
 #include "graph/observer.h"
 #include "graph/rope.h"
 #include "graph/weight_source.h"
@@ -32,7 +31,7 @@ struct LayerWeights {
 /// `weight_name`: as in required_tensors().
 Norm fetch_norm(const ModelSpec& spec, WeightSource& source, const std::string& weight_name);
 LayerWeights fetch_layer(const ModelSpec& spec, WeightSource& source, std::int64_t layer, at::ScalarType operand,
-                         Workspace& workspace);
+                         Workspace& workspace, const Arithmetic& arithmetic = host_arithmetic());
 
 /// What the backward pass needs of the forward one, for n = windows * length tokens. Operand type unless said.
 struct LayerActivations {
@@ -58,6 +57,7 @@ struct LayerContext {
   std::int64_t windows, length;
   std::int64_t first_position = 0;                           // of each window's first token
   std::function<void(const Attention&)> attention = attend;  // of the forward pass; generation looks into its cache
+  const Arithmetic& arithmetic = host_arithmetic();
 };
 
 /// Fills the activations from `x`; writes the layer's output [n, hidden] f32 to `y`, which may be x itself when no

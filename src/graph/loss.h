@@ -17,7 +17,7 @@ struct LossTarget {
   };
   Kind kind = Kind::nll;
   at::Tensor reference_hidden;  // kl: [windows, length, hidden] f32, the reference after its final norm
-  at::Tensor reference_head;    // kl: [vocab, hidden] f32
+  at::Tensor reference_head;    // kl: [vocab, hidden], as a weight source gives it
 };
 
 /// All in nats. `length - 1` tokens are scored in each window.

@@ -40,7 +40,7 @@ class PassObserver {
 
   virtual bool wants_linear_inputs() const { return false; }
   /// x [tokens, cols], during the forward pass, layers ascending. A batch that runs in micro-batches gives one call for
-  /// each of them, in order, layer by layer.
+  /// each of them, in order, layer by layer; on another device than the host, one for each piece of their rows.
   virtual void linear_input(std::int64_t /*layer*/, InputSite, const at::Tensor& /*x*/) {}
 
   virtual bool wants_linear_gradients() const { return true; }

@@ -32,6 +32,16 @@ at::Tensor to_f32_tensor(const HostTensor& tensor) {
   return converted;
 }
 
+void copy_rows(const HostTensor& matrix, const at::Tensor& rows, const at::Tensor& out) {
+  const std::int64_t width = matrix.shape[1];
+  const auto* const row = rows.const_data_ptr<std::int64_t>();
+  auto* const to = out.data_ptr<float>();
+  at::parallel_for(0, rows.numel(), 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i)
+      matrix.copy_f32(row[i] * width, {to + i * width, static_cast<std::size_t>(width)});
+  });
+}
+
 void WeightSource::embed(const at::Tensor& ids, const at::Tensor& rows) { look_up(embedding(), ids, rows); }
 
 CheckpointWeights::CheckpointWeights(const Checkpoint& checkpoint)
@@ -49,14 +59,7 @@ at::Tensor CheckpointWeights::linear(std::int64_t layer, LinearKind kind) { retu
 at::Tensor CheckpointWeights::embedding() { return tensor(std::string(kEmbeddingName)); }
 
 void CheckpointWeights::embed(const at::Tensor& ids, const at::Tensor& rows) {
-  const HostTensor& table = stored(std::string(kEmbeddingName));
-  const std::int64_t width = table.shape[1];
-  const auto* const id = ids.const_data_ptr<std::int64_t>();
-  auto* const to = rows.data_ptr<float>();
-  at::parallel_for(0, ids.numel(), 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row)
-      table.copy_f32(id[row] * width, {to + row * width, static_cast<std::size_t>(width)});
-  });
+  copy_rows(stored(std::string(kEmbeddingName)), ids, rows);
 }
 
 at::Tensor CheckpointWeights::head() { return tensor(std::string(tied_head_ ? kEmbeddingName : kHeadName)); }

@@ -15,15 +15,16 @@ namespace scalebits {
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  /// [rows, cols] f32, contiguous, rows and columns in the model's own order. Read-only; it must stay unchanged while
-  /// the caller holds it. Asked once per pass and linear: in the forward pass, and again in the backward pass.
+  /// [rows, cols] f32, or in the type of the asking decoder's operands, contiguous, rows and columns in the model's own
+  /// order. Read-only; it must stay unchanged while the caller holds it. Asked once per pass and linear: in the forward
+  /// pass, and again in the backward pass. This and all others lie where the decoder computes.
   virtual at::Tensor linear(std::int64_t layer, LinearKind kind) = 0;
-  /// [vocab, hidden] f32, contiguous.
+  /// [vocab, hidden], as linear().
   virtual at::Tensor embedding() = 0;
-  /// Its rows `ids` (int64, any shape, within the vocabulary) → rows [ids.numel(), hidden] f32, without making the rest
-  /// where that can be avoided.
+  /// Its rows `ids` (int64 in host memory, any shape, within the vocabulary) → rows [ids.numel(), hidden] f32, without
+  /// making the rest where that can be avoided.
   virtual void embed(const at::Tensor& ids, const at::Tensor& rows);
-  /// [vocab, hidden] f32, contiguous; the embedding when tied.
+  /// [vocab, hidden], as linear(); the embedding when tied.
   virtual at::Tensor head() = 0;
   /// Any other tensor by its name, f32, contiguous: a norm's weight, a bias, the table of learned positions.
   virtual at::Tensor vector(const std::string& name) = 0;
@@ -49,5 +50,8 @@ class CheckpointWeights : public WeightSource {
 
 /// A view of `tensor`'s f32 elements (kept alive by the result), or a converted copy when they are 16 bits wide.
 at::Tensor to_f32_tensor(const HostTensor& tensor);
+
+/// Rows `rows` (int64) of a matrix → out [rows.numel(), cols] f32, all in host memory.
+void copy_rows(const HostTensor& matrix, const at::Tensor& rows, const at::Tensor& out);
 
 }  // namespace scalebits

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/ScalarType.h>
 
@@ -14,8 +15,9 @@ namespace {
 
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
 
-/// Uninitialised bytes; large ones on huge pages, which also spares the processor's address cache.
-at::Tensor allocate(std::int64_t bytes) {
+/// Uninitialised bytes; in host memory large ones on huge pages, which also spares the processor's address cache.
+at::Tensor allocate(std::int64_t bytes, at::Device device) {
+  if (!device.is_cpu()) return at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
   const std::size_t alignment = bytes >= static_cast<std::int64_t>(kHugePage) ? kHugePage : 64;
   const std::size_t rounded = (static_cast<std::size_t>(bytes) + alignment - 1) / alignment * alignment;
   void* memory = std::aligned_alloc(alignment, rounded);
@@ -33,9 +35,9 @@ at::Tensor Workspace::take(const std::string& name, at::IntArrayRef shape, at::S
   at::Tensor& buffer = buffers_[name];
   if (!buffer.defined() || buffer.numel() < bytes) {
     buffer = at::Tensor();  // free the old one before the new one is made
-    buffer = allocate(bytes);
+    buffer = allocate(bytes, device_);
   }
-  return at::from_blob(buffer.data_ptr(), shape, [buffer](void*) {}, dtype);
+  return buffer.narrow(0, 0, elements * static_cast<std::int64_t>(c10::elementSize(dtype))).view(dtype).view(shape);
 }
 
 std::uint64_t Workspace::bytes() const {

@@ -122,7 +122,9 @@ FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& pr
                                                                      : rounded_with_feedback(job, options, progress);
   RefinedModel model(job.checkpoint, result.matrices, rounding.blobs);
   model.use(result.state.plan);
-  const LossTarget target = loss_target(job.checkpoint, job.calibration.validation_windows, job.recipe);
+  CheckpointWeights reference(job.checkpoint);
+  Decoder full_precision(job.checkpoint.spec, reference, options.decoder);
+  const LossTarget target = loss_target(job.recipe.loss, job.calibration.validation_windows, full_precision, reference);
   rounding.validation_loss =
       Decoder(job.checkpoint.spec, model, options.decoder).loss(job.calibration.validation_windows, target).mean;
   return rounding;

@@ -113,6 +113,8 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   if (job.recipe.window_length == 0)
     job.recipe.window_length = static_cast<int>(std::min<std::int64_t>(kWindowLength, checkpoint.spec.max_positions));
   require_memory_for_rounding(checkpoint.spec, job.recipe);
+  const std::string device_account = account_of(job.device, checkpoint, job.recipe, group);
+  if (progress && !device_account.empty()) progress({-1, "device", device_account});
   StoredSize stored_size(checkpoint, job.recipe), size_before_search(checkpoint, job.recipe);
   const std::uint64_t bytes = budget_bytes(checkpoint.spec, job.recipe);
   const Budget budget{bytes, std::ref(stored_size)};
@@ -139,6 +141,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   if (job.time_limit_seconds) callbacks.seconds_left = search_share * (*job.time_limit_seconds - seconds_since(start));
   callbacks.progress = part_of(progress, 0, search_share);
   callbacks.group = &group;
+  callbacks.device = job.device;
   const SearchResult result =
       earlier ? plan_from_frontier(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks)
               : run_search(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks);

@@ -483,7 +483,7 @@ class Search {
   RoundedMatrices matrices_;
   ProcessGroup alone_;
   ProcessGroup& group_ = callbacks_.group != nullptr ? *callbacks_.group : alone_;
-  SearchPasses passes_{checkpoint_, recipe_, matrices_, group_};
+  SearchPasses passes_{checkpoint_, recipe_, matrices_, group_, callbacks_.device};
 };
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "distributed/process_group.h"
 #include "model/checkpoint.h"
 #include "pipeline/recipe.h"
+#include "pipeline/search_device.h"
 #include "sensitivity/search_model.h"
 
 #include <ATen/core/Tensor.h>
@@ -78,6 +79,7 @@ struct SearchCallbacks {
   std::function<void(const SearchState&)> save_state;  // called after each step; may be empty
   double seconds_left = 1e30;                          // of a time limit, counted from the call
   ProcessGroup* group = nullptr;                       // who shares the work; null: this process alone
+  SearchDevice device = {};                            // where passes run; open_search_device() was called
 };
 
 struct SearchResult {

@@ -1,7 +1,6 @@
 #include "pipeline/search_passes.h"
 
 #include "distributed/ordered_sums.h"
-#include "sensitivity/block_scores.h"
 
 #include <ATen/ops/zeros.h>
 
@@ -14,11 +13,9 @@ at::Tensor zeros(std::int64_t count, at::ScalarType type) { return at::zeros({co
 
 }  // namespace
 
-LossTarget loss_target(const Checkpoint& checkpoint, const at::Tensor& windows, const Recipe& recipe) {
-  LossTarget target{.kind = recipe.loss};
-  if (recipe.loss == LossTarget::Kind::kl) {
-    CheckpointWeights reference(checkpoint);
-    Decoder decoder(checkpoint.spec, reference, {.compute = recipe.compute});
+LossTarget loss_target(LossTarget::Kind kind, const at::Tensor& windows, Decoder& decoder, WeightSource& reference) {
+  LossTarget target{.kind = kind};
+  if (kind == LossTarget::Kind::kl) {
     target.reference_hidden = decoder.hidden(windows);
     target.reference_head = reference.head();
   }
@@ -34,8 +31,16 @@ std::vector<ChannelScores> no_channel_scores(const Partition& partition) {
 }
 
 SearchPasses::SearchPasses(const Checkpoint& checkpoint, const Recipe& recipe, const RoundedMatrices& matrices,
-                           ProcessGroup& group)
-    : checkpoint_(checkpoint), recipe_(recipe), matrices_(matrices), group_(group) {}
+                           ProcessGroup& group, const SearchDevice& device)
+    : checkpoint_(checkpoint), recipe_(recipe), matrices_(matrices), group_(group),
+      engine_(make_search_engine(device, checkpoint, recipe, matrices, group)) {}
+
+LossTarget SearchPasses::target_of(const at::Tensor& windows, const BitPlan& plan) {
+  if (recipe_.loss == LossTarget::Kind::kl) model_.use_full_precision();
+  LossTarget target = loss_target(recipe_.loss, windows, decoder_, model_);
+  model_.use(plan);
+  return target;
+}
 
 std::int64_t SearchPasses::count_of(const at::Tensor& windows) const {
   return std::min<std::int64_t>(recipe_.micro_batches, windows.size(0));
@@ -48,12 +53,11 @@ SearchPasses::MicroBatch SearchPasses::micro_batch(const at::Tensor& windows, st
 
 void SearchPasses::gradient_pass(const BitPlan& plan, GradientKind kind, const at::Tensor& windows, Sums& sums,
                                  const Reduce& reduce) {
-  model_.use(plan);
   sum_over_parts(group_, count_of(windows), sums, [&](std::int64_t index, Sums& own) {
     const MicroBatch batch = micro_batch(windows, index);
     GradientReducer reducer(matrices_, checkpoint_.spec, kind,
-                            [&](std::size_t m, const float* gradient) { reduce(m, gradient, batch, own); });
-    const LossTarget target = loss_target(checkpoint_, batch.windows, recipe_);
+                            [&](std::size_t m, const at::Tensor& gradient) { reduce(m, gradient, batch, own); });
+    const LossTarget target = target_of(batch.windows, plan);
     *own[0].data_ptr<double>() = batch.share * decoder_.loss_and_gradients(batch.windows, target, reducer).mean;
   });
 }
@@ -64,7 +68,7 @@ double SearchPasses::score_blocks(const BitPlan& plan, const at::Tensor& windows
   for (const auto& matrix : matrices_)
     sums.push_back(zeros(matrix ? matrix->format().block_count() * kWidths : 0, at::kFloat));
   gradient_pass(plan, recipe_.gradient, windows, sums,
-                [&](std::size_t m, const float* gradient, const MicroBatch& batch, Sums& own) {
+                [&](std::size_t m, const at::Tensor& gradient, const MicroBatch& batch, Sums& own) {
                   // The loss that a rounding error D costs is half of its quadratic form in the Fisher information
                   // N Σ_t g_t², N tokens adding g_t each, of which every one carries 1/N; other statistics are taken as
                   // they are.
@@ -72,7 +76,7 @@ double SearchPasses::score_blocks(const BitPlan& plan, const at::Tensor& windows
                   if (recipe_.statistic == Statistic::fisher)
                     unit *= 0.5f * static_cast<float>(batch.windows.size(0) * (batch.windows.size(1) - 1));
                   auto* out = own[m + 1].data_ptr<float>();
-                  for (const WidthScores& scores : scalebits::score_blocks(*matrices_[m], gradient, recipe_.statistic))
+                  for (const WidthScores& scores : model_.score_blocks(m, gradient, recipe_.statistic))
                     for (const float score : scores) *out++ += unit * score;
                 });
   table.scores.resize(matrices_.size());
@@ -91,9 +95,8 @@ double SearchPasses::score_channels(const BitPlan& plan, const at::Tensor& windo
   for (const auto& matrix : matrices_)
     sums.push_back(zeros(matrix ? matrix->format().rows + matrix->format().cols : 0, at::kDouble));
   gradient_pass(plan, recipe_.order_gradient, windows, sums,
-                [&](std::size_t m, const float* gradient, const MicroBatch& batch, Sums& own) {
-                  const ChannelScores found =
-                      scalebits::score_channels(*matrices_[m], gradient, recipe_.order_statistic, bits);
+                [&](std::size_t m, const at::Tensor& gradient, const MicroBatch& batch, Sums& own) {
+                  const ChannelScores found = model_.score_channels(m, gradient, recipe_.order_statistic, bits);
                   auto* out = own[m + 1].data_ptr<double>();
                   for (const double score : found.rows) *out++ += batch.share * score;
                   for (const double score : found.cols) *out++ += batch.share * score;
@@ -109,8 +112,7 @@ double SearchPasses::score_channels(const BitPlan& plan, const at::Tensor& windo
 
 std::vector<std::vector<float>> SearchPasses::input_moments(const Partition& partition, const at::Tensor& windows) {
   const ModelSpec& spec = checkpoint_.spec;
-  CheckpointWeights weights(checkpoint_);
-  Decoder decoder(spec, weights, decoder_options());
+  model_.use_full_precision();
   Sums sums;
   for (std::size_t m = 0; m < partition.matrices.size(); ++m)
     sums.push_back(zeros(m < linear_count(spec) ? partition.matrices[m].cols : 0, at::kDouble));
@@ -121,7 +123,7 @@ std::vector<std::vector<float>> SearchPasses::input_moments(const Partition& par
   sum_over_parts(group_, count_of(windows), sums, [&](std::int64_t index, Sums& own) {
     const MicroBatch batch = micro_batch(windows, index);
     InputMoments moments(spec.layers);
-    decoder.hidden(batch.windows, &moments);
+    decoder_.hidden(batch.windows, &moments);
     each_linear([&](std::int64_t layer, LinearKind kind, std::size_t m) {
       auto* out = own[m].data_ptr<double>();
       for (const float mean : moments.mean_squares(layer, input_site(kind))) *out++ += batch.share * mean;
@@ -137,15 +139,15 @@ std::vector<std::vector<float>> SearchPasses::input_moments(const Partition& par
 }
 
 double SearchPasses::validation_loss(const BitPlan& plan, const at::Tensor& windows) {
-  model_.use(plan);
   Sums sums{zeros(1, at::kDouble)};
   sum_over_parts(group_, count_of(windows), sums, [&](std::int64_t index, Sums& own) {
     const MicroBatch batch = micro_batch(windows, index);
     auto found = validation_targets_.find(index);
     if (found == validation_targets_.end()) {
-      found = validation_targets_.emplace(index, loss_target(checkpoint_, batch.windows, recipe_)).first;
+      found = validation_targets_.emplace(index, target_of(batch.windows, plan)).first;
       found->second.reference_head = validation_targets_.begin()->second.reference_head;  // one copy for all
     }
+    model_.use(plan);
     *own[0].data_ptr<double>() = batch.share * decoder_.loss(batch.windows, found->second).mean;
   });
   return *sums[0].data_ptr<double>();

@@ -7,6 +7,7 @@
 #include "graph/decoder.h"
 #include "model/checkpoint.h"
 #include "pipeline/recipe.h"
+#include "pipeline/search_device.h"
 #include "sensitivity/search_model.h"
 #include "sensitivity/sensitivity_table.h"
 
@@ -18,8 +19,9 @@
 
 namespace scalebits {
 
-/// What `recipe.loss` asks for on these windows; for KL the full-precision model runs over them.
-LossTarget loss_target(const Checkpoint& checkpoint, const at::Tensor& windows, const Recipe& recipe);
+/// What `kind` asks for on these windows; for KL the full-precision model runs over them: `decoder`, which asks
+/// `reference` for its weights.
+LossTarget loss_target(LossTarget::Kind kind, const at::Tensor& windows, Decoder& decoder, WeightSource& reference);
 
 /// Row and column sums of zero for every matrix.
 std::vector<ChannelScores> no_channel_scores(const Partition& partition);
@@ -28,8 +30,8 @@ std::vector<ChannelScores> no_channel_scores(const Partition& partition);
 class SearchPasses {
  public:
   /// Keeps references to the arguments; `matrices` may change between two calls.
-  SearchPasses(const Checkpoint& checkpoint, const Recipe& recipe, const RoundedMatrices& matrices,
-               ProcessGroup& group);
+  SearchPasses(const Checkpoint& checkpoint, const Recipe& recipe, const RoundedMatrices& matrices, ProcessGroup& group,
+               const SearchDevice& device = {});
 
   /// Scores of every block at `plan`, in nats per token for the Fisher statistic, and the mean loss.
   double score_blocks(const BitPlan& plan, const at::Tensor& windows, SensitivityTable& table);
@@ -47,21 +49,24 @@ class SearchPasses {
     double share;  // of all windows
   };
   using Sums = std::vector<at::Tensor>;
-  using Reduce = std::function<void(std::size_t matrix, const float* gradient, const MicroBatch& batch, Sums& own)>;
+  using Reduce =
+      std::function<void(std::size_t matrix, const at::Tensor& gradient, const MicroBatch& batch, Sums& own)>;
   std::int64_t count_of(const at::Tensor& windows) const;
   MicroBatch micro_batch(const at::Tensor& windows, std::int64_t index) const;
   /// sums[0] [1] f64 becomes the mean loss.
   void gradient_pass(const BitPlan& plan, GradientKind kind, const at::Tensor& windows, Sums& sums,
                      const Reduce& reduce);
-  DecoderOptions decoder_options() const { return {.compute = recipe_.compute}; }
+  /// At the full-precision model; the model is at `plan` afterwards.
+  LossTarget target_of(const at::Tensor& windows, const BitPlan& plan);
 
   const Checkpoint& checkpoint_;
   const Recipe& recipe_;
   const RoundedMatrices& matrices_;
   ProcessGroup& group_;
-  SearchModel model_{checkpoint_, matrices_};
-  Decoder decoder_{checkpoint_.spec, model_, decoder_options()};
-  std::map<std::int64_t, LossTarget> validation_targets_;  // of this process's micro-batches
+  SearchEngine engine_;
+  ScoredModel& model_ = *engine_.model;
+  Decoder decoder_{checkpoint_.spec, model_, engine_.decoder};  // runs the full-precision model, too
+  std::map<std::int64_t, LossTarget> validation_targets_;       // of this process's micro-batches
 };
 
 }  // namespace scalebits

@@ -98,8 +98,9 @@ double CodeTuner::step() {
   ++state.done;
   state.model.use(state.plan);  // what it keeps of the embedding is of the step before
   GradientReducer update(state.matrices, state.checkpoint.spec, GradientKind::mean,
-                         [&](std::size_t m, const float* gradient) {
-                           if (const auto& tuned = state.model.tuned()[m]) tuned->update(gradient, rates, state.done);
+                         [&](std::size_t m, const at::Tensor& gradient) {
+                           if (const auto& tuned = state.model.tuned()[m])
+                             tuned->update(gradient.const_data_ptr<float>(), rates, state.done);
                          });
   const LossTarget target{LossTarget::Kind::kl, state.teacher.hidden(windows), state.exact.head()};
   return state.decoder.loss_and_gradients(windows, target, update).mean;

@@ -54,6 +54,8 @@ class RoundedMatrix {
     return codes_[static_cast<std::size_t>(bits - 1)][static_cast<std::size_t>(row * groups_per_row_ + group)];
   }
 
+  /// All codes of one width, [rows, groups of a row] in stored order.
+  std::span<const GroupCode> codes(int bits) const { return codes_[static_cast<std::size_t>(bits - 1)]; }
   /// All codes of widths 1 to 8, [rows, groups of a row] each: for who hands them to another process.
   std::array<std::span<GroupCode>, 8> codes();
 

@@ -1,5 +1,7 @@
 #include "sensitivity/search_model.h"
 
+#include "sensitivity/block_scores.h"
+
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -13,8 +15,23 @@ void SearchModel::use(const BitPlan& plan) {
   embedding_ = head_ = at::Tensor();
 }
 
+void SearchModel::use_full_precision() {
+  plan_ = nullptr;
+  embedding_ = head_ = at::Tensor();
+}
+
+std::vector<WidthScores> SearchModel::score_blocks(std::size_t matrix, const at::Tensor& gradient,
+                                                   Statistic statistic) {
+  return scalebits::score_blocks(*matrices_[matrix], gradient.const_data_ptr<float>(), statistic);
+}
+
+ChannelScores SearchModel::score_channels(std::size_t matrix, const at::Tensor& gradient, Statistic statistic,
+                                          int bits) {
+  return scalebits::score_channels(*matrices_[matrix], gradient.const_data_ptr<float>(), statistic, bits);
+}
+
 const RoundedMatrix* SearchModel::rounded(std::size_t index) const {
-  return index < matrices_.size() ? matrices_[index].get() : nullptr;
+  return plan_ != nullptr && index < matrices_.size() ? matrices_[index].get() : nullptr;
 }
 
 void SearchModel::dequantize(std::size_t index, float* out) { matrices_[index]->dequantize(plan_->widths[index], out); }
@@ -62,8 +79,7 @@ bool GradientReducer::wants_embedding_gradient() const {
 
 void GradientReducer::hand_on(std::size_t matrix, const at::Tensor& gradient) {
   if (matrix >= matrices_.size() || !matrices_[matrix]) return;
-  const at::Tensor contiguous = gradient.contiguous();
-  reduce_(matrix, contiguous.data_ptr<float>());
+  reduce_(matrix, gradient.contiguous());
 }
 
 void GradientReducer::linear_gradient(std::int64_t layer, LinearKind kind, const at::Tensor& gradient) {
@@ -74,7 +90,7 @@ void GradientReducer::head_gradient(const at::Tensor& gradient) { hand_on(linear
 
 void InputMoments::linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) {
   Sum& sum = sums_[static_cast<std::size_t>(4 * layer) + static_cast<std::size_t>(site)];
-  const at::Tensor squares = at::square(x).sum(0, false, at::kDouble);
+  const at::Tensor squares = at::square(x).sum(0, false, at::kDouble).to(at::kCPU);
   sum.squares.resize(static_cast<std::size_t>(squares.numel()));
   for (std::int64_t i = 0; i < squares.numel(); ++i)
     sum.squares[static_cast<std::size_t>(i)] += squares.data_ptr<double>()[i];

@@ -1,6 +1,6 @@
 // The model that the search looks at: the checkpoint with some matrices replaced by their rounding at the current
 // widths. It gives the decoder its weights; each gradient is reduced to scores the moment it arrives. Matrices that are
-// not rounded stay the checkpoint's own.
+// not rounded stay the checkpoint's own. Here for host memory, in device_search_model.h for tensors of any device.
 #pragma once
 
 #include "graph/observer.h"
@@ -8,6 +8,7 @@
 #include "graph/workspace.h"
 #include "rounding/bit_plan.h"
 #include "rounding/rounded_matrix.h"
+#include "sensitivity/sensitivity_table.h"
 
 #include <functional>
 #include <memory>
@@ -16,13 +17,30 @@
 
 namespace scalebits {
 
-class SearchModel : public WeightSource {
+/// What a search asks of it, wherever it lies. Gradients lie there, too: [rows, cols] f32, in original order.
+class ScoredModel : public WeightSource {
+ public:
+  /// The widths from now on; `plan` must live, unchanged, until the next call of this or of use_full_precision(). One
+  /// of both is wanted before the first tensor.
+  virtual void use(const BitPlan& plan) = 0;
+  /// Every matrix as the checkpoint has it from now on.
+  virtual void use_full_precision() = 0;
+  /// As score_blocks() and score_channels() of block_scores.h, for matrix `matrix` of the partition.
+  virtual std::vector<WidthScores> score_blocks(std::size_t matrix, const at::Tensor& gradient,
+                                                Statistic statistic) = 0;
+  virtual ChannelScores score_channels(std::size_t matrix, const at::Tensor& gradient, Statistic statistic,
+                                       int bits) = 0;
+};
+
+class SearchModel : public ScoredModel {
  public:
   /// Keeps references to the arguments. One serves all passes of a search, so that its memory is touched for the first
   /// time only once: a linear's tensor is overwritten when the same linear of another layer is asked for.
   SearchModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices);
-  /// The widths from now on; `plan` must live, unchanged, until the next call. Wanted before the first tensor.
-  void use(const BitPlan& plan);
+  void use(const BitPlan& plan) override;
+  void use_full_precision() override;
+  std::vector<WidthScores> score_blocks(std::size_t matrix, const at::Tensor& gradient, Statistic statistic) override;
+  ChannelScores score_channels(std::size_t matrix, const at::Tensor& gradient, Statistic statistic, int bits) override;
   at::Tensor linear(std::int64_t layer, LinearKind kind) override;
   at::Tensor embedding() override;
   void embed(const at::Tensor& ids, const at::Tensor& rows) override;
@@ -36,12 +54,12 @@ class SearchModel : public WeightSource {
   const RoundedMatrix& matrix(std::size_t index) const { return *matrices_[index]; }
 
  private:
-  /// Null when matrix `index` is not rounded.
+  /// Null when matrix `index` is not rounded, or nothing is.
   const RoundedMatrix* rounded(std::size_t index) const;
   at::Tensor dequantized(std::size_t index, const std::string& buffer);
   CheckpointWeights unrounded_;
   const RoundedMatrices& matrices_;
-  const BitPlan* plan_ = nullptr;
+  const BitPlan* plan_ = nullptr;  // null: full precision
   const ModelSpec& spec_;
   std::size_t linears_;
   Workspace workspace_;
@@ -49,10 +67,11 @@ class SearchModel : public WeightSource {
 };
 
 /// Hands each gradient of a rounded matrix on as it arrives: `reduce(i, gradient)` with i the matrix's index in the
-/// partition and the gradient [rows, cols] in original order, valid only during the call.
+/// partition and the gradient [rows, cols] f32 in original order, contiguous, where the decoder computes, valid only
+/// during the call.
 class GradientReducer : public PassObserver {
  public:
-  using Reduce = std::function<void(std::size_t matrix, const float* gradient)>;
+  using Reduce = std::function<void(std::size_t matrix, const at::Tensor& gradient)>;
   GradientReducer(const RoundedMatrices& matrices, const ModelSpec& spec, GradientKind kind, Reduce reduce);
   GradientKind gradient_kind() const override { return kind_; }
   bool wants_embedding_gradient() const override;

@@ -113,7 +113,7 @@ void TrainingGraph::forward_layer(Pass& pass, std::int64_t layer, const at::Tens
     linear(LinearKind::k, input, a.k);
     linear(LinearKind::v, input, a.v);
   }
-  for (const at::Tensor& rows : {a.q, a.k}) rope_.rotate(rows, pass.length, 0, 1);
+  for (const at::Tensor& rows : {a.q, a.k}) rotate(rope_, rows, pass.length, 0, 1);
   attend(attention_of(spec(), pass.windows, pass.length, a));
   const at::Tensor delta = temporary(pass, "delta", spec().hidden);
   {
@@ -202,7 +202,7 @@ void TrainingGraph::backward_layer(Pass& pass, std::int64_t layer, const at::Ten
   const Attention attention = attention_of(spec(), pass.windows, pass.length, a);
   attend_backward(attention, {d_attended.view_as(attention.q), dq.view_as(attention.q), dk.view_as(attention.k),
                               dv.view_as(attention.v)});
-  for (const at::Tensor& rows : {dq, dk}) rope_.rotate(rows, pass.length, 0, -1);
+  for (const at::Tensor& rows : {dq, dk}) rotate(rope_, rows, pass.length, 0, -1);
   add_norm(a.x, {}, norm(layer_tensor(layer, kAttentionNorm)), {}, normed);
   input_gradient(LinearKind::q, dq, d_normed, false);
   input_gradient(LinearKind::k, dk, d_normed, true);
