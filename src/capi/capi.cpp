@@ -44,7 +44,8 @@ scalebits_status status_of(ErrorKind kind) {
     case ErrorKind::unsupported_hardware: return SCALEBITS_UNSUPPORTED_HARDWARE;
     case ErrorKind::bad_input:
     case ErrorKind::infeasible_budget: return SCALEBITS_BAD_INPUT;
-    case ErrorKind::interrupted: break;  // only the command line interrupts
+    case ErrorKind::interrupted:
+    case ErrorKind::lost_process: break;  // of the command line only
   }
   return SCALEBITS_BUG;
 }
