@@ -147,7 +147,7 @@ void LinearRunner::run(std::span<const LinearOutput> outputs, const float* x, st
     const auto cost = total * static_cast<std::uint64_t>(thread + 1) / static_cast<std::uint64_t>(threads_.size());
     shares_.set(thread, {first, end = std::max(first, unit_at(outputs, unit_rows_, cost))});
   }
-  const bool gather_together = threads_.size() > 1 && n * x_stride >= kGatherAlone;
+  const bool gather_together = gathers_ > 0 && threads_.size() > 1 && n * x_stride >= kGatherAlone;
   if (!gather_together) gather(x, x_stride, 0, 1);
   threads_.run([&](int thread) {
     if (gather_together) {
