@@ -5,6 +5,7 @@
 #include "graph/memory_budget.h"
 #include "pipeline/search_passes.h"
 #include "refine/tune.h"
+#include "refine/tuned_matrix.h"
 
 #include <fmt/format.h>
 
@@ -102,7 +103,8 @@ void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe) {
   }
   if (recipe.embedding == EmbeddingMode::search)
     weights += static_cast<double>(spec.vocab * spec.hidden * (spec.tied_head ? 1 : 2));
-  const auto wanted = static_cast<std::uint64_t>(kTuningBytesPerWeight * weights);
+  const auto wanted = static_cast<std::uint64_t>(
+      weights * tuning_bytes_per_weight(recipe.groups.group_cols, recipe.tune.side_rate > 0));
   if (wanted <= physical_memory_bytes() / 4 * 3) return;
   fail(ErrorKind::unsupported_hardware,
        "rounding=tuned keeps {} for this model's weights, more than three quarters of this machine's {}; take "

@@ -11,7 +11,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 
 namespace scalebits {
 namespace {
@@ -21,7 +20,7 @@ constexpr const char* kMetadataKey = "scalebits_tuning";
 class TunedModel : public SearchModel {
  public:
   TunedModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
-             const PackedBlobs& start, double lean)
+             const PackedBlobs& start, const TuneOptions& options)
       : SearchModel(checkpoint, matrices), tuned_(matrices.size()) {
     for (std::size_t m = 0; m < matrices.size(); ++m) {
       if (!matrices[m]) continue;
@@ -30,8 +29,10 @@ class TunedModel : public SearchModel {
                                                  : unpack(PackedMatrix(matrix.format(), start[m], matrix.name()));
       const bool linear = m < linear_count(checkpoint.spec);
       if (!linear && std::ranges::all_of(plan.widths[m], [](int width) { return width == kMaxWidth; })) continue;
-      tuned_[m] = std::make_unique<TunedMatrix>(matrix, plan.widths[m], coded, lean,
-                                                linear ? TunedMatrix::Pace::by_group : TunedMatrix::Pace::by_use);
+      const auto pace = linear ? TunedMatrix::Pace::by_group : TunedMatrix::Pace::by_use;
+      tuned_[m] = std::make_unique<TunedMatrix>(
+          matrix, plan.widths[m], coded,
+          TunedMatrix::Options{.lean = options.lean, .pace = pace, .sides_move = options.side_rate > 0});
     }
   }
 
@@ -61,15 +62,15 @@ struct CodeTuner::State {
   State(const Checkpoint& of, const RoundedMatrices& rounded, const BitPlan& widths, const PackedBlobs& start,
         at::Tensor windows, const TuneOptions& how)
       : checkpoint(of), matrices(rounded), plan(widths), ids(std::move(windows)), options(how),
-        model(of, rounded, widths, start, how.lean), exact(of), decoder(of.spec, model, how.decoder),
+        model(of, rounded, widths, start, how), exact(of), decoder(of.spec, model, how.decoder),
         teacher(of.spec, exact, how.decoder) {}
 
   template <typename Body>
   void each_tensor(const Body& body) const {
     for (std::size_t m = 0; m < model.tuned().size(); ++m)
       if (model.tuned()[m])
-        for (const auto& [name, values] : model.tuned()[m]->state())
-          body(fmt::format("{}.{}", matrices[m]->name(), name), values);
+        for (const TunedMatrix::StateTensor& tensor : model.tuned()[m]->state())
+          body(fmt::format("{}.{}", matrices[m]->name(), tensor.name), tensor.dtype, tensor.bytes);
   }
 };
 
@@ -118,9 +119,10 @@ void CodeTuner::save(const std::filesystem::path& path, const Json& provenance) 
   writer.set_metadata(kMetadataKey,
                       Json{{"provenance", provenance}, {"done", state_->done}, {"steps", steps()}}.dump());
   std::vector<std::span<const std::byte>> payloads;
-  state_->each_tensor([&](std::string name, std::span<float> values) {
-    writer.add(std::move(name), "F32", {static_cast<std::int64_t>(values.size())}, values.size_bytes());
-    payloads.push_back(std::as_bytes(values));
+  state_->each_tensor([&](std::string name, std::string_view dtype, std::span<std::byte> bytes) {
+    const auto size = static_cast<std::int64_t>(bytes.size());
+    writer.add(std::move(name), dtype, {size * 8 / safetensors_dtype_bits(dtype)}, bytes.size());
+    payloads.push_back(bytes);
   });
   writer.write(path, payloads);
 }
@@ -133,12 +135,12 @@ void CodeTuner::load(const std::filesystem::path& path, const Json& provenance) 
   const Json json = parse_json(metadata->second, where);
   if (json_value<Json>(json, "provenance", where) != provenance)
     fail_input("{}: this tuning was made with another model, calibration set, recipe or plan; delete it", where);
-  state_->each_tensor([&](const std::string& name, std::span<float> values) {
+  state_->each_tensor([&](const std::string& name, std::string_view dtype, std::span<std::byte> bytes) {
     const SafetensorsEntry& entry = file.entry(name);
-    if (entry.dtype != "F32" || entry.bytes.size() != values.size_bytes())
-      fail_input("{}: tensor {}: wanted {} values of F32, found {} bytes of {}", where, name, values.size(),
+    if (entry.dtype != dtype || entry.bytes.size() != bytes.size())
+      fail_input("{}: tensor {}: wanted {} bytes of {}, found {} of {}", where, name, bytes.size(), dtype,
                  entry.bytes.size(), entry.dtype);
-    std::memcpy(values.data(), entry.bytes.data(), values.size_bytes());
+    std::ranges::copy(entry.bytes, bytes.begin());
   });
   state_->options.steps = json_value<int>(json, "steps", where);
   state_->done = json_value<int>(json, "done", where);

@@ -25,9 +25,6 @@ struct TuneOptions {
   DecoderOptions decoder;
 };
 
-/// What a tuner keeps for each weight, beside what a pass takes.
-inline constexpr double kTuningBytesPerWeight = 8.5;
-
 class CodeTuner {
  public:
   /// Keeps references to checkpoint, matrices and plan. `start`: what round_with_feedback gave, or empty blobs for

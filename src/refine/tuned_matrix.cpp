@@ -1,5 +1,6 @@
 #include "refine/tuned_matrix.h"
 
+#include "core/float_types.h"
 #include "core/lanes.h"
 #include "core/parallel.h"
 #include "format/packed_matrix.h"
@@ -9,68 +10,79 @@
 #include <numbers>
 
 namespace scalebits {
+
+/// What Adam's running means are multiplied by, as they begin at zero.
+struct TunedMatrix::Corrections {
+  float mean, square;
+};
+
+/// Of a group's gradient: Σ g², and what it says of a change of all its values in proportion and of their zero.
+struct TunedMatrix::GroupSlopes {
+  float squares = 0, along_values = 0, along_zero = 0;
+};
+
 namespace {
 
 constexpr float kMomentum = 0.9f, kSquareMemory = 0.99f;
 constexpr std::int64_t kRowsPerTask = 16;
-constexpr float kEdge = 0.49f;  // levels stay this near to a code
+constexpr int kLevelBits = 16;
+constexpr float kEdge = 0.49f;  // of a cell, from its middle: where levels start, and sides stay
 
-struct Corrections {
-  float mean, square;
+/// The levels of a group at one width.
+struct LevelFormat {
+  explicit LevelFormat(int bits) : shift(kLevelBits - bits), units(static_cast<float>(1 << shift)) {}
+  int shift;    // level >> shift is the code
+  float units;  // of a level in one code
 };
 
 SCALEBITS_CLONES
-void values_of_group(float* values, const float* level, std::int64_t count, float scale, float zero) {
-  for_lanes(count, [&](std::int64_t i, auto lanes) SCALEBITS_STEP {
-    Lanes l;
-    load_lanes(l, level + i, lanes);
-    round_lanes(l);
-    store_lanes(values + i, (l - zero) * scale, lanes);
-  });
+void codes_of_group(float* codes, const std::uint16_t* level, std::int64_t count, int shift) {
+  for (std::int64_t i = 0; i < count; ++i) codes[i] = static_cast<float>(level[i] >> shift);
 }
 
-/// From the middles of their cells `part` of the way to the weights.
 SCALEBITS_CLONES
-void lean_levels(float* level, const float* weights, std::int64_t count, float scale, float zero, float part) {
-  for_lanes(count, [&](std::int64_t i, auto lanes) SCALEBITS_STEP {
-    Lanes l, w;
-    load_lanes(l, level + i, lanes);
-    load_lanes(w, weights + i, lanes);
-    Lanes way = w / scale + zero - l;
-    clamp_lanes(way, -kEdge, kEdge);
-    store_lanes(level + i, l + way * part, lanes);
-  });
-}
-
-/// Of a group's gradient: Σ g², and what it says of a change of all its values in proportion and of their zero.
-struct GroupSlopes {
-  float squares = 0, along_values = 0, along_zero = 0;
-};
-
-SCALEBITS_CLONES
-void slopes_of_group(GroupSlopes& slopes, const float* level, const float* gradient, std::int64_t count, float scale,
+void values_of_group(float* values, const std::uint16_t* level, std::int64_t count, int shift, float scale,
                      float zero) {
+  for (std::int64_t i = 0; i < count; ++i) values[i] = (static_cast<float>(level[i] >> shift) - zero) * scale;
+}
+
+/// Levels `part` of the way from the middles of their codes' cells to the weights.
+SCALEBITS_CLONES
+void lean_levels(std::uint16_t* level, const std::uint8_t* codes, const float* weights, std::int64_t count,
+                 const LevelFormat& format, float scale, float zero, float part) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto code = static_cast<float>(codes[i]);
+    const float way = std::clamp(weights[i] / scale + zero - code, -kEdge, kEdge);
+    level[i] = static_cast<std::uint16_t>((code + 0.5f + way * part) * format.units);
+  }
+}
+
+SCALEBITS_CLONES
+TunedMatrix::GroupSlopes slopes_of_group(const float* codes, const float* gradient, std::int64_t count, float scale,
+                                         float zero) {
   Lanes squares{}, values{}, sums{};
   for_lanes(count, [&](std::int64_t i, auto lanes) SCALEBITS_STEP {
-    Lanes g, l;
+    Lanes g, c;
     load_lanes(g, gradient + i, lanes);
-    load_lanes(l, level + i, lanes);
-    round_lanes(l);
+    load_lanes(c, codes + i, lanes);
     squares += g * g;
-    values += g * (l - zero);
+    values += g * (c - zero);
     sums += g;
   });
-  slopes = {sum_lanes(squares), scale * sum_lanes(values), -scale * sum_lanes(sums)};
+  return {sum_lanes(squares), scale * sum_lanes(values), -scale * sum_lanes(sums)};
 }
 
-/// One step of Adam on the levels of a group. `mean` is the running gradient in units of a level.
+/// One step of Adam on the levels of a group, `step` in codes.
 SCALEBITS_CLONES
-void step_levels(float* level, float* mean, const float* gradient, std::int64_t count, float scale, float top_code,
-                 float step) {
+void step_levels(std::uint16_t* level, std::uint16_t* mean, const float* gradient, std::int64_t count,
+                 const LevelFormat& format, float scale, float step) {
+  constexpr float kTop = 65535.0f;
+  const float step_units = step * format.units;
   for (std::int64_t i = 0; i < count; ++i) {
-    mean[i] = kMomentum * mean[i] + (1 - kMomentum) * scale * gradient[i];
-    const float moved = level[i] - step * mean[i];
-    level[i] = moved < -kEdge ? -kEdge : moved > top_code + kEdge ? top_code + kEdge : moved;
+    const float running = kMomentum * bf16_to_f32(mean[i]) + (1 - kMomentum) * scale * gradient[i];
+    const float moved = static_cast<float>(level[i]) - step_units * running + 0.5f;
+    mean[i] = f32_to_bf16(running);
+    level[i] = static_cast<std::uint16_t>(moved < 0.0f ? 0.0f : moved > kTop ? kTop : moved);
   }
 }
 
@@ -84,7 +96,7 @@ float usual_square(std::span<const float> squares) {
 
 /// And on one level; `square` is the running mean square of its gradient.
 void step_one(float& level, float& mean, float& square, float gradient, float top_code, float rate,
-              Corrections corrections) {
+              TunedMatrix::Corrections corrections) {
   mean = kMomentum * mean + (1 - kMomentum) * gradient;
   square = kSquareMemory * square + (1 - kSquareMemory) * gradient * gradient;
   if (square <= 0) return;
@@ -94,22 +106,27 @@ void step_one(float& level, float& mean, float& square, float gradient, float to
 
 }  // namespace
 
+double tuning_bytes_per_weight(std::int64_t group_cols, bool sides_move) {
+  const double group = sizeof(float) + sizeof(GroupCode) + (sides_move ? 6 * sizeof(float) : 0);
+  return 2 * sizeof(std::uint16_t) + group / static_cast<double>(group_cols);
+}
+
 TunedMatrix::TunedMatrix(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const CodedMatrix& start,
-                         double lean, Pace pace)
-    : matrix_(matrix), widths_(widths), pace_(pace), level_(start.codes.begin(), start.codes.end()),
-      mean_(level_.size()), square_(start.groups.size()), sides_(start.groups.size()) {
-  for (std::size_t i = 0; i < sides_.size(); ++i)
-    sides_[i] = {{static_cast<float>(start.groups[i].scale), static_cast<float>(start.groups[i].zero)}, {}, {}};
-  const auto part = static_cast<float>(lean);
+                         const Options& options)
+    : matrix_(matrix), widths_(widths), pace_(options.pace), level_(start.codes.size()), mean_(level_.size()),
+      square_(start.groups.size()), groups_(start.groups) {
+  if (options.sides_move)
+    for (const GroupCode& group : groups_)
+      sides_.push_back({{static_cast<float>(group.scale), static_cast<float>(group.zero)}, {}, {}});
   each_row([&](std::int64_t row) {
     thread_local std::vector<float> weights;
     weights.resize(static_cast<std::size_t>(matrix_.padded_cols()));
     matrix_.stored_row(row, weights);
     each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t group, int bits) {
       if (bits == 0) return;
-      const GroupCode code = rounded(sides_[group]);
-      lean_levels(level_.data() + row * format().cols + first, weights.data() + first, count,
-                  matrix_.side().scale(code.scale, bits), matrix_.side().zero(code.zero, bits), part);
+      lean_levels(level_.data() + row * format().cols + first, start.row_codes(row) + first, weights.data() + first,
+                  count, LevelFormat(bits), matrix_.side().scale(groups_[group].scale, bits),
+                  matrix_.side().zero(groups_[group].zero, bits), static_cast<float>(options.lean));
     });
   });
 }
@@ -132,20 +149,18 @@ void TunedMatrix::each_group(std::int64_t row, const Body& body) const {
   }
 }
 
-GroupCode TunedMatrix::rounded(const Side& side) const {
-  return {static_cast<std::uint8_t>(std::nearbyint(side.level[0])),
-          static_cast<std::uint8_t>(std::nearbyint(side.level[1]))};
-}
-
 void TunedMatrix::dequantize(float* out) const {
   each_row([&](std::int64_t row) {
     thread_local std::vector<float> values;
     values.resize(static_cast<std::size_t>(format().cols));
     each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t group, int bits) {
-      const GroupCode code = rounded(sides_[group]);
-      const float scale = bits > 0 ? matrix_.side().scale(code.scale, bits) : 0.0f;
-      const float zero = bits > 0 ? matrix_.side().zero(code.zero, bits) : 0.0f;
-      values_of_group(values.data() + first, level_.data() + row * format().cols + first, count, scale, zero);
+      if (bits == 0) {
+        std::fill_n(values.begin() + first, count, 0.0f);
+        return;
+      }
+      values_of_group(values.data() + first, level_.data() + row * format().cols + first, count,
+                      LevelFormat(bits).shift, matrix_.side().scale(groups_[group].scale, bits),
+                      matrix_.side().zero(groups_[group].zero, bits));
     });
     matrix_.to_original_row(row, values, out);
   });
@@ -154,58 +169,69 @@ void TunedMatrix::dequantize(float* out) const {
 void TunedMatrix::update(const float* gradient, TuneRates rates, int step) {
   const Corrections corrections{1 / (1 - std::pow(kMomentum, static_cast<float>(step))),
                                 1 / (1 - std::pow(kSquareMemory, static_cast<float>(step)))};
-  const SideFormat& format_of_sides = matrix_.side().format;
-  const float range_step = std::numbers::ln2_v<float> * format_of_sides.scale_step_log2;
-  const auto top_range = static_cast<float>((1 << format_of_sides.scale_bits) - 1);
-  const auto top_zero = static_cast<float>((1 << format_of_sides.zero_bits) - 1);
   const float least_square = pace_ == Pace::by_use ? usual_square(square_) : 0.0f;
   each_row([&](std::int64_t row) {
-    thread_local std::vector<float> stored;
+    thread_local std::vector<float> stored, codes;
     stored.resize(static_cast<std::size_t>(matrix_.padded_cols()));
+    codes.resize(static_cast<std::size_t>(format().group_cols));
     matrix_.stored_row_of(gradient, row, stored);
     each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t group, int bits) {
       if (bits == 0) return;
+      const LevelFormat levels(bits);
       const float* slope = stored.data() + first;
-      float* level = level_.data() + row * format().cols + first;
-      Side& side = sides_[group];
-      const GroupCode code = rounded(side);
-      const float scale = matrix_.side().scale(code.scale, bits), zero = matrix_.side().zero(code.zero, bits);
-      GroupSlopes slopes;
-      slopes_of_group(slopes, level, slope, count, scale, zero);
-      if (rates.sides > 0) {
-        step_one(side.level[0], side.mean[0], side.square[0], slopes.along_values * range_step, top_range, rates.sides,
-                 corrections);
-        if (format_of_sides.zero_bits > 0)
-          step_one(side.level[1], side.mean[1], side.square[1],
-                   slopes.along_zero * (matrix_.side().zero(1, bits) - matrix_.side().zero(0, bits)), top_zero,
-                   rates.sides, corrections);
-      }
+      std::uint16_t* level = level_.data() + row * format().cols + first;
+      const float scale = matrix_.side().scale(groups_[group].scale, bits);
+      const float zero = matrix_.side().zero(groups_[group].zero, bits);
+      codes_of_group(codes.data(), level, count, levels.shift);
+      const GroupSlopes slopes = slopes_of_group(codes.data(), slope, count, scale, zero);
+      if (!sides_.empty()) step_side(group, bits, slopes, rates.sides, corrections);
       float& square = square_[group];
       square =
           kSquareMemory * square + (1 - kSquareMemory) * scale * scale * slopes.squares / static_cast<float>(count);
       if (square > 0)
-        step_levels(level, mean_.data() + (level - level_.data()), slope, count, scale,
-                    static_cast<float>((1 << bits) - 1),
+        step_levels(level, mean_.data() + (level - level_.data()), slope, count, levels, scale,
                     rates.codes * corrections.mean / std::sqrt(std::max(square, least_square) * corrections.square));
     });
   });
 }
 
+void TunedMatrix::step_side(std::size_t group, int bits, const GroupSlopes& slopes, float rate,
+                            Corrections corrections) {
+  const SideFormat& format_of_sides = matrix_.side().format;
+  Side& side = sides_[group];
+  step_one(side.level[0], side.mean[0], side.square[0],
+           slopes.along_values * std::numbers::ln2_v<float> * format_of_sides.scale_step_log2,
+           static_cast<float>((1 << format_of_sides.scale_bits) - 1), rate, corrections);
+  if (format_of_sides.zero_bits > 0)
+    step_one(side.level[1], side.mean[1], side.square[1],
+             slopes.along_zero * (matrix_.side().zero(1, bits) - matrix_.side().zero(0, bits)),
+             static_cast<float>((1 << format_of_sides.zero_bits) - 1), rate, corrections);
+  groups_[group] = {static_cast<std::uint8_t>(std::nearbyint(side.level[0])),
+                    static_cast<std::uint8_t>(std::nearbyint(side.level[1]))};
+}
+
 std::vector<std::byte> TunedMatrix::packed() const {
   CodedMatrix coded(format());
-  for (std::size_t i = 0; i < level_.size(); ++i) coded.codes[i] = static_cast<std::uint8_t>(std::nearbyint(level_[i]));
-  std::transform(sides_.begin(), sides_.end(), coded.groups.begin(), [&](const Side& side) { return rounded(side); });
+  coded.groups = groups_;
+  each_row([&](std::int64_t row) {
+    each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t, int bits) {
+      const std::uint16_t* level = level_.data() + row * format().cols + first;
+      for (std::int64_t i = 0; i < count; ++i)
+        coded.row_codes(row)[first + i] = static_cast<std::uint8_t>(level[i] >> LevelFormat(bits).shift);
+    });
+  });
   std::vector<std::byte> blob(packed_bytes(format(), widths_));
   pack(coded, widths_, blob);
   return blob;
 }
 
-std::vector<std::pair<std::string, std::span<float>>> TunedMatrix::state() {
-  static_assert(sizeof(Side) == 6 * sizeof(float));
-  return {{"level", level_},
-          {"mean", mean_},
-          {"square", square_},
-          {"sides", {reinterpret_cast<float*>(sides_.data()), 6 * sides_.size()}}};
+std::vector<TunedMatrix::StateTensor> TunedMatrix::state() {
+  static_assert(sizeof(Side) == 6 * sizeof(float) && sizeof(GroupCode) == 2);
+  return {{"level", "U16", std::as_writable_bytes(std::span(level_))},
+          {"mean", "BF16", std::as_writable_bytes(std::span(mean_))},
+          {"square", "F32", std::as_writable_bytes(std::span(square_))},
+          {"groups", "U8", std::as_writable_bytes(std::span(groups_))},
+          {"sides", "F32", std::as_writable_bytes(std::span(sides_))}};
 }
 
 }  // namespace scalebits

@@ -1,18 +1,17 @@
 // One matrix whose codes are being tuned: each weight's level is its code as a real number, and so are each group's
-// range and zero. A pass sees them rounded; a step moves them by Adam on the gradient of the rounded weights
-// (straight-through), weights with one second moment per group.
+// range and zero where those move, too. A pass sees them rounded; a step moves them by Adam on the gradient of the
+// rounded weights (straight-through), weights with one second moment per group. A weight takes four bytes: its level,
+// 16 bits of which the code is the upper ones, and the running gradient in bf16.
 #pragma once
 
 #include "rounding/coded_matrix.h"
 #include "rounding/rounded_matrix.h"
-#include "safetensors/safetensors.h"
-#include "safetensors/safetensors_writer.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
-#include <utility>
+#include <string_view>
 #include <vector>
 
 namespace scalebits {
@@ -23,6 +22,9 @@ struct TuneRates {
   float sides = 0;  // ranges and zeros of groups
 };
 
+/// What a tuned matrix keeps for each weight, in bytes.
+double tuning_bytes_per_weight(std::int64_t group_cols, bool sides_move);
+
 class TunedMatrix {
  public:
   /// How far a step moves a level: by_group, its rate if the gradient keeps its sign, whatever the gradient's size in
@@ -30,11 +32,18 @@ class TunedMatrix {
   /// that the text hardly has.
   enum class Pace { by_group, by_use };
 
-  /// Keeps references to the matrix and the widths. A level starts within the cell of its code: `lean` of the way from
-  /// the middle to the full-precision weight, or to the cell's edge where that lies outside. In the middle all need the
-  /// same push to leave; leaning ones leave one after the other, the least certain first.
-  TunedMatrix(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const CodedMatrix& start, double lean,
-              Pace pace = Pace::by_group);
+  struct Options {
+    /// A level starts within the cell of its code: this part of the way from the middle to the full-precision weight,
+    /// or to the cell's edge where that lies outside. In the middle all need the same push to leave; leaning ones leave
+    /// one after the other, the least certain first.
+    double lean = 0.5;
+    Pace pace = Pace::by_group;
+    bool sides_move = false;
+  };
+
+  /// Keeps references to the matrix and the widths.
+  TunedMatrix(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const CodedMatrix& start,
+              const Options& options);
 
   const MatrixFormat& format() const { return matrix_.format(); }
   /// [rows, cols] f32 in the original order.
@@ -43,15 +52,23 @@ class TunedMatrix {
   void update(const float* gradient, TuneRates rates, int step);
   std::vector<std::byte> packed() const;
 
-  /// All that changes, for a file that tuning goes on from: name and values of each tensor.
-  std::vector<std::pair<std::string, std::span<float>>> state();
+  struct StateTensor {
+    std::string name;
+    std::string_view dtype;  // as safetensors has it
+    std::span<std::byte> bytes;
+  };
+  /// All that changes, for a file that tuning goes on from.
+  std::vector<StateTensor> state();
+
+  struct Corrections;
+  struct GroupSlopes;
 
  private:
   // Range, then zero, of a group.
   struct Side {
     float level[2], mean[2], square[2];
   };
-  GroupCode rounded(const Side& side) const;
+  void step_side(std::size_t group, int bits, const GroupSlopes& slopes, float rate, Corrections corrections);
   template <typename Body>
   void each_row(const Body& body) const;
   template <typename Body>
@@ -60,9 +77,11 @@ class TunedMatrix {
   const RoundedMatrix& matrix_;
   std::span<const std::uint8_t> widths_;
   Pace pace_;
-  std::vector<float> level_, mean_;  // [rows, cols], stored order
-  std::vector<float> square_;        // [groups]
-  std::vector<Side> sides_;          // [groups]
+  std::vector<std::uint16_t> level_;  // [rows, cols], stored order: (level + 1/2) 2^(16 - width)
+  std::vector<std::uint16_t> mean_;   // [rows, cols], bf16: running gradient of the level
+  std::vector<float> square_;         // [groups]
+  std::vector<GroupCode> groups_;     // [groups]
+  std::vector<Side> sides_;           // [groups], or none where they stay
 };
 
 }  // namespace scalebits
