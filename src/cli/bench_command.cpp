@@ -185,6 +185,7 @@ std::int64_t positions_of(const ModelBenchOptions& options) {
 }
 
 void bench(BenchOptions options, const std::string& pool) {
+  if (!options.json.empty()) check_output(options.json, {options.model});
   options.pool_bytes = parse_bytes(pool);
   if (options.scratch.empty()) options.scratch = std::filesystem::temp_directory_path();
   if (options.arguments.runtime.threads == 0) options.arguments.runtime.threads = available_cores();

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string_view>
@@ -15,6 +16,8 @@
 
 namespace scalebits::cli {
 namespace {
+
+constexpr std::int64_t kUsualContext = 1024;
 
 std::vector<std::int32_t> tokens_of_file(const Tokenizer& tokenizer, const std::string& path) {
   const auto text = MappedFile::open(path);
@@ -43,8 +46,11 @@ Comparison compare(RuntimeModel& model, const EvaluationArguments& arguments, co
 
 void evaluate_text(EvaluationArguments arguments) {
   if (arguments.runtime.runtime.device == RuntimeDevice::cuda && arguments.runtime.runtime.card.positions == 0)
-    arguments.runtime.runtime.card.positions = arguments.windows.context;
+    arguments.runtime.runtime.card.positions =
+        arguments.windows.context > 0 ? arguments.windows.context : kUsualContext;
+  if (!arguments.json.empty()) check_output(arguments.json, {arguments.model, arguments.reference, arguments.text});
   const auto model = open_model(arguments.model, arguments.runtime);
+  if (arguments.windows.context == 0) arguments.windows.context = std::min(kUsualContext, model->spec().max_positions);
   const Tokenizer& tokenizer = model->require_tokenizer();
   if (arguments.bos) {
     arguments.windows.bos = tokenizer.bos();
@@ -86,7 +92,9 @@ void evaluate_text(EvaluationArguments arguments) {
 
 void add_evaluation_options(CLI::App& command, EvaluationArguments& arguments) {
   command.add_option("--text", arguments.text, "The text to predict (UTF-8)")->required()->type_name("FILE");
-  command.add_option("--context", arguments.windows.context, "Tokens of a window [1024]; windows do not overlap")
+  command
+      .add_option("--context", arguments.windows.context,
+                  "Tokens of a window [1024, or the model's positions]; windows do not overlap")
       ->check(CLI::Range(2, 1 << 20))
       ->type_name("N");
   command.add_option("--windows", arguments.windows.max_windows, "Use the first N windows only [all]")

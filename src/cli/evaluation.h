@@ -12,7 +12,7 @@ namespace scalebits::cli {
 
 struct EvaluationArguments {
   std::string model, text, reference, json;
-  WindowOptions windows;
+  WindowOptions windows{.context = 0};  // 0: the usual one
   bool bos = false, quiet = false;
   RuntimeArguments runtime{.runtime = {.activations = ActivationFormat::f32}};
 };

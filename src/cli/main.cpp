@@ -8,14 +8,29 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <string>
+#include <system_error>
 
 namespace {
 
 /// The first Ctrl-C asks long work to save and stop; a second one ends the process at once.
 void request_interrupt(int) {
   if (scalebits::interrupt_requested.exchange(true)) std::_Exit(130);
+}
+
+/// CLI11 would only say that some command is wanted.
+void require_known_command(const CLI::App& app, int argc, char** argv) {
+  using namespace scalebits;
+  if (argc < 2 || argv[1][0] == '-') return;
+  std::string names;
+  for (const CLI::App* const command : app.get_subcommands({})) {
+    if (command->get_name() == argv[1]) return;
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  fail(ErrorKind::usage, "there is no command '{}'; there are {}", argv[1], names);
 }
 
 }  // namespace
@@ -47,7 +62,9 @@ int main(int argc, char** argv) {
   cli::add_random(app);
   std::signal(SIGINT, request_interrupt);
   try {
+    require_known_command(app, argc, argv);
     app.parse(argc, argv);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout)) throw std::system_error(errno, std::generic_category());
     return 0;
   } catch (const CLI::ParseError& error) {
     const int status = app.exit(error);
@@ -55,6 +72,10 @@ int main(int argc, char** argv) {
   } catch (const Error& error) {
     fmt::print(stderr, "scalebits: {}\n", error.what());
     return error.exit_status();
+  } catch (const std::system_error& error) {  // of file systems, and of streams by way of fmt
+    fmt::print(stderr, "scalebits: {}{}\n", std::ferror(stdout) ? "standard output cannot be written: " : "",
+               error.what());
+    return static_cast<int>(ErrorKind::bad_input);
   } catch (const std::exception& error) {
     fmt::print(stderr, "scalebits: internal error, please report it: {}\n", error.what());
     return 70;

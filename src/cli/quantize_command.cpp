@@ -14,6 +14,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,7 @@ namespace {
 struct QuantizeOptions {
   std::string model, output, budget, recipe, time_limit, report, frontier, save_frontier, device = "cpu", device_memory;
   std::vector<std::string> calibration, keep, settings;
-  double bpw = 0;
+  std::optional<double> bpw;
   int threads = 0;
   bool resume = false, quiet = false, offload = false;
 };
@@ -42,7 +43,7 @@ Recipe recipe_of(const QuantizeOptions& options) {
     recipe.budget_bytes = parse_bytes(options.budget);
     recipe.bpw.reset();
   }
-  if (options.bpw > 0) {
+  if (options.bpw) {
     recipe.bpw = options.bpw;
     recipe.budget_bytes.reset();
     if (recipe.embedding == EmbeddingMode::search) recipe.embedding = EmbeddingMode::sixteen_bits;
@@ -74,6 +75,8 @@ void end_for_lost_process(const std::string& message) {
 }
 
 void quantize_model(const QuantizeOptions& options) {
+  for (const std::string& output : {options.output, options.report, options.save_frontier})
+    if (!output.empty()) check_output(output, {options.model, options.frontier, options.recipe});
   if (options.threads > 0) set_thread_count(options.threads);
   QuantizeJob job{
       .model = options.model, .output = options.output, .recipe = recipe_of(options), .resume = options.resume};

@@ -1,5 +1,7 @@
 #include "cli/recipe_arguments.h"
 
+#include "core/error.h"
+
 namespace scalebits::cli {
 namespace {
 
@@ -18,8 +20,11 @@ Recipe recipe_of_file(const std::string& path) {
 }
 
 Recipe with_settings(Recipe recipe, const std::vector<std::string>& settings) {
-  for (const std::string& setting : settings)
-    recipe = recipe_from_json(parse_setting(setting), recipe, "--set " + setting);
+  for (const std::string& setting : settings) try {
+      recipe = recipe_from_json(parse_setting(setting), recipe, "--set " + setting);
+    } catch (const Error& error) {
+      fail(ErrorKind::usage, "{}", error.what());  // not a file's fault
+    }
   return recipe;
 }
 

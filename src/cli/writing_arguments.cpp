@@ -42,7 +42,9 @@ void add_writing_options(CLI::App& command, WritingArguments& arguments) {
                   fmt::format("How many tokens are recent [{}]", sampling.repetition_window))
       ->check(CLI::Range(0, 1 << 20))
       ->type_name("N");
-  command.add_option("--seed", sampling.seed, "Another seed, another text [0]")->type_name("N");
+  command.add_option("--seed", sampling.seed, "Another seed, another text [0]")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 62))
+      ->type_name("N");
   command.add_option("--stop", arguments.stops, "End the text before this one; may be given several times")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)

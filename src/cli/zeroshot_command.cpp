@@ -56,6 +56,8 @@ void print(const std::vector<TaskResult>& results, const Accuracy& mean, double 
 }
 
 void run(const Arguments& arguments) {
+  for (const std::string& output : {arguments.json, arguments.items})
+    if (!output.empty()) check_output(output, {arguments.model, arguments.data});
   const std::vector<TaskSample> samples = samples_of(arguments);
   const auto model = open_model(arguments.model, arguments.runtime);
   const Tokenizer& tokenizer = model->require_tokenizer();

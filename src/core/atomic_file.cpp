@@ -17,7 +17,7 @@ AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path), partial
     fail_input("{}: cannot be written: not a regular file", path_.string());
   partial_path_ += ".partial";
   fd_ = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd_ < 0) fail_input("{}: cannot create: {}", partial_path_.string(), std::strerror(errno));
+  if (fd_ < 0) fail_input("{}: cannot be written: {}", path_.string(), std::strerror(errno));
 }
 
 AtomicFile::~AtomicFile() {
@@ -47,6 +47,20 @@ void AtomicFile::commit() {
     ::unlink(partial_path_.c_str());
     fail_input("{}: cannot rename into place: {}", path_.string(), std::strerror(rename_errno));
   }
+}
+
+void check_output(const std::filesystem::path& output, std::initializer_list<std::filesystem::path> inputs) {
+  const std::filesystem::path folder = output.has_parent_path() ? output.parent_path() : ".";
+  std::error_code ignored;
+  for (const std::filesystem::path& input : inputs) {
+    if (input.empty()) continue;
+    if (std::filesystem::equivalent(output, input, ignored))
+      fail(ErrorKind::usage, "{}: is what this command reads, and would be lost; write to another place",
+           output.string());
+    if (std::filesystem::is_directory(input, ignored) && std::filesystem::equivalent(folder, input, ignored))
+      fail(ErrorKind::usage, "{}: lies in the folder that this command reads; write to another place", output.string());
+  }
+  const AtomicFile probe(output);
 }
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view content) {

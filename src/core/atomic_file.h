@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <span>
 #include <string_view>
 
@@ -33,6 +34,11 @@ class AtomicFile {
   int fd_ = -1;
   std::uint64_t bytes_written_ = 0;
 };
+
+/// To be called before long work: throws Error(usage) where writing `output` would replace one of the files, or fall
+/// into one of the folders, that the work reads (empty paths are none), and Error(bad_input) where it cannot be
+/// written.
+void check_output(const std::filesystem::path& output, std::initializer_list<std::filesystem::path> inputs);
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
 

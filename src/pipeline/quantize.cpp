@@ -112,6 +112,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   const Checkpoint checkpoint = read_checkpoint(job.model);
   if (job.recipe.window_length == 0)
     job.recipe.window_length = static_cast<int>(std::min<std::int64_t>(kWindowLength, checkpoint.spec.max_positions));
+  require_rules_used(job.recipe, checkpoint.spec, job.model.string());
   require_memory_for_rounding(checkpoint.spec, job.recipe);
   const std::string device_account = account_of(job.device, checkpoint, job.recipe, group);
   if (progress && !device_account.empty()) progress({-1, "device", device_account});
@@ -123,9 +124,11 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   const CalibrationSet calibration = calibration_of(job, checkpoint, group, progress);
   const Provenance provenance{checkpoint.hash, calibration.hash, to_json(job.recipe)};
   const std::filesystem::path folder = search_folder(job.output), state_path = folder / "state.safetensors";
-  if (group.is_first()) std::filesystem::create_directories(folder);
+  if (group.is_first()) std::filesystem::create_directory(folder);
   SearchState state;
   group.require_same("saved search", job.resume ? content_hash(state_path) : "");
+  if (job.resume && !std::filesystem::exists(state_path) && progress)
+    progress({-1, "resume", fmt::format("nothing is kept in {}: from the beginning", folder.string())});
   if (job.resume && std::filesystem::exists(state_path)) {
     SavedSearch saved = load_search_state(state_path);
     require_same(saved.provenance, provenance, state_path);

@@ -1,5 +1,6 @@
 #include "pipeline/recipe.h"
 
+#include <algorithm>
 #include <array>
 #include <functional>
 #include <utility>
@@ -193,8 +194,10 @@ Recipe recipe_from_json(const Json& json, const Recipe& base, const std::string&
     if (known == nullptr) fail_input("{}: unknown option '{}'", where, key);
     try {
       known->read(recipe, value);
-    } catch (const nlohmann::json::exception&) {
-      fail_input("{}: option '{}' has the wrong type: found {}", where, key, value.dump().substr(0, 80));
+    } catch (const nlohmann::json::exception& error) {
+      const std::string_view said = error.what();  // "[json.exception.type_error.302] type must be ..."
+      fail_input("{}: option '{}': {}: found {}", where, key, said.substr(said.find("] ") + 2),
+                 value.dump().substr(0, 80));
     }
   }
   return recipe;
@@ -206,8 +209,10 @@ void validate(const Recipe& recipe) {
   };
   require(recipe.budget_bytes.has_value() != recipe.bpw.has_value(), "give exactly one of --budget and --bpw");
   require(!recipe.bpw || (*recipe.bpw > 0 && *recipe.bpw <= 16), "bpw must be in (0, 16]");
-  require(!recipe.bpw || recipe.embedding != EmbeddingMode::search,
-          "bpw is the rate of the linear layers alone: the embedding must be '16' or '8'");
+  require(
+      !recipe.bpw || recipe.embedding != EmbeddingMode::search,
+      "bpw is the rate of the linear layers alone, and here the embedding is searched, too: give a budget in bytes (of "
+      "a frontier, too, that was searched for one), or embedding '16' or '8'");
   require(recipe.min_width >= 0 && recipe.min_width <= recipe.max_width && recipe.max_width <= 8,
           "widths must satisfy 0 <= min_width <= max_width <= 8");
   require(recipe.min_embedding_width >= 0 && recipe.min_embedding_width <= 8, "min_embedding_width must be 0 to 8");
@@ -239,6 +244,16 @@ void validate(const Recipe& recipe) {
   require(recipe.window_length == 0 || recipe.window_length >= 2, "window_length must be at least 2");
   for (const KeepRule& rule : recipe.keep)
     require((rule.bits >= 0 && rule.bits <= 8) || rule.bits == 16, "--keep takes 0 to 8 bits, or 16");
+}
+
+void require_rules_used(const Recipe& recipe, const ModelSpec& spec, const std::string& where) {
+  std::vector<std::string> names = {std::string(kEmbeddingName), std::string(kHeadName)};
+  for (std::int64_t layer = 0; layer < spec.layers; ++layer)
+    for (const LinearKind kind : linear_kinds(spec)) names.push_back(linear_name(layer, kind));
+  for (const KeepRule& rule : recipe.keep)
+    if (std::ranges::none_of(names, [&](const std::string& name) { return matches(rule.pattern, name); }))
+      fail(ErrorKind::usage, "--keep {}={}: no tensor of {} is called that; there are {} and the like", rule.pattern,
+           rule.bits, where, names.back());
 }
 
 std::optional<int> kept_bits(const Recipe& recipe, const std::string& tensor_name) {

@@ -5,6 +5,7 @@
 #include "allocate/allocators.h"
 #include "core/json.h"
 #include "graph/decoder.h"
+#include "model/model_spec.h"
 #include "partition/partition.h"
 #include "refine/refine_model.h"
 #include "refine/tune.h"
@@ -101,6 +102,9 @@ Json to_json(const Recipe& recipe);
 Recipe recipe_from_json(const Json& json, const Recipe& base, const std::string& where);
 /// Throws Error(usage) naming what contradicts what.
 void validate(const Recipe& recipe);
+
+/// Throws Error(usage) where a `keep` rule names no tensor of the model that `where` is.
+void require_rules_used(const Recipe& recipe, const ModelSpec& spec, const std::string& where);
 
 /// The width that the last matching rule keeps; none when no rule matches.
 std::optional<int> kept_bits(const Recipe& recipe, const std::string& tensor_name);

@@ -27,6 +27,11 @@ void check_feasible(const Budget& budget, const Partition& partition, const Roun
   };
   if (const std::uint64_t smallest = stored(0); budget.bytes < smallest) {
     const std::uint64_t largest = stored(8);
+    if (recipe.bpw) {
+      const double rate_per_byte = *recipe.bpw / static_cast<double>(budget.bytes);
+      fail(ErrorKind::infeasible_budget, "{:g} bpw cannot be met: feasible are {:.3f} to {:.3f} under this recipe",
+           *recipe.bpw, rate_per_byte * static_cast<double>(smallest), rate_per_byte * static_cast<double>(largest));
+    }
     fail(ErrorKind::infeasible_budget,
          "the budget of {} bytes cannot be met: feasible are {} ({}) to {} ({}) bytes under this recipe", budget.bytes,
          smallest, format_bytes(smallest), largest, format_bytes(largest));

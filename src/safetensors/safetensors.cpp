@@ -4,6 +4,7 @@
 #include "core/json.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace scalebits {
@@ -82,6 +83,7 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   const std::string where = path.string();
   const auto bytes = result.file_->bytes();
   if (bytes.size() < 8) fail_input("{}: not a safetensors file: {} bytes, wanted at least 8", where, bytes.size());
+  if (std::memcmp(bytes.data(), "GGUF", 4) == 0) fail_input("{}: a GGUF file, not a safetensors file", where);
   const std::uint64_t header_bytes = little_endian_u64(bytes);
   if (header_bytes > kMaxHeaderBytes)
     fail_input("{}: not a safetensors file: header of {} bytes, at most {} are allowed", where, header_bytes,
