@@ -1,6 +1,7 @@
 // The program `scalebits`: finds the sub-command, runs it, and turns errors into messages and exit statuses
 // (2 usage, 3 bad input, 4 infeasible budget, 5 unsupported hardware, 6 lost process, 70 bug, 130 interrupted).
 #include "cli/commands.h"
+#include "cli/help_format.h"
 
 #include "core/error.h"
 #include "core/parallel.h"
@@ -11,6 +12,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <memory>
 #include <string>
 #include <system_error>
 
@@ -43,6 +45,7 @@ int main(int argc, char** argv) {
       "Start with:  scalebits quantize MODEL -o small.safetensors --budget 60MiB\n"
       "MODEL is a Hugging Face folder or a GGUF file. `scalebits COMMAND --help` explains each command.",
       "scalebits"};
+  app.formatter(std::make_shared<cli::HelpFormat>());  // commands take it over
   app.require_subcommand(1);
   app.set_version_flag("--version", "scalebits 0.1.0");
   cli::add_quantize(app);

@@ -174,6 +174,12 @@ void add_quantize(CLI::App& app) {
       ->type_name("SIZE");
   command->add_option("--report", options->report, "Write sizes and the search's steps as JSON")->type_name("FILE");
   command->add_flag("--quiet", options->quiet, "No progress");
+  command->footer(
+      "Examples:\n"
+      "  scalebits quantize MODEL -o small.safetensors --budget 60MiB\n"
+      "  scalebits quantize MODEL -o small.safetensors --bpw 3.25 --calibration mine.txt --save-frontier search\n"
+      "  scalebits quantize MODEL -o smaller.safetensors --bpw 2.5 --calibration mine.txt --frontier search\n"
+      "  scalebits quantize MODEL -o small.safetensors --budget 2GiB --time-limit 1h --set compute=bf16");
   command->callback([options] { quantize_model(*options); });
 }
 

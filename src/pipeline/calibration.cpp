@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <ranges>
 
 namespace scalebits {
 namespace {
@@ -62,7 +63,9 @@ CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::ve
   const std::size_t found = ids.size() / length;
   const auto wanted = static_cast<std::size_t>(recipe.validation_windows + recipe.windows_per_gradient);
   if (found < wanted)
-    fail_input("calibration text: wanted at least {} windows of {} tokens, found {}", wanted, length, found);
+    fail_input("{}: calibration text of at least {} windows of {} tokens is wanted, found {}",
+               fmt::join(files | std::views::transform([](const auto& path) { return path.string(); }), ", "), wanted,
+               length, found);
   ids.resize(found * length);
   const at::Tensor windows = at::tensor(ids, at::TensorOptions().dtype(at::kLong))
                                  .view({static_cast<std::int64_t>(found), recipe.window_length});
