@@ -68,9 +68,8 @@ Checkpoint read_checkpoint(const fs::path& path, const ReadOptions& options) {
   } else {
     if (!is_gguf(path))
       fail_input(
-          "{}: not a model that this command can read: wanted a folder with config.json and model.safetensors (the "
-          "folder, "
-          "not a file in it), or a GGUF file; a file that scalebits has written is quantised already",
+          "{}: not a model: wanted a folder (not a file in it) with config.json and model.safetensors, or a GGUF "
+          "file; what scalebits has written is quantised already",
           path.string());
     checkpoint = read_gguf_model(path, options.check_values);
     files = {path};

@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,6 +34,11 @@ struct CompareOptions {
 
 void compare_allocators(const CompareOptions& options) {
   if (options.threads > 0) set_thread_count(options.threads);
+  if (!options.output.empty()) {
+    std::filesystem::create_directories(options.folder);  // where the tables may go, too
+    for (const char* const ending : {".json", ".md", ".svg"})
+      check_output(options.output + ending, {options.model, options.text, options.recipe});
+  }
   CompareJob job{.model = options.model,
                  .folder = options.folder,
                  .text = options.text,

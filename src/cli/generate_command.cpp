@@ -61,6 +61,7 @@ void continue_prompt(const GenerateArguments& arguments) {
 
 /// Text that the model writes from nothing: calibration or held-out text where no data set is at hand.
 void write_corpus(GenerateArguments arguments) {
+  check_output(arguments.corpus, {arguments.model});
   const auto model = open_model(arguments.model, arguments.writing.runtime);
   const Tokenizer& tokenizer = model->require_tokenizer();
   arguments.own_text.start_token = tokenizer.bos();

@@ -1,5 +1,5 @@
-// How --help shows an option: its name, what its value is called and which values there are, without the names that CLI11
-// has for types and checks.
+// How --help shows an option: its name, what its value is called and which values there are, without the names that
+// CLI11 has for types and checks.
 #pragma once
 
 #include <CLI/CLI.hpp>

@@ -47,6 +47,7 @@ void print(const FrontierPlans& found) {
 
 void plan(const PlanOptions& options) {
   if (options.threads > 0) set_thread_count(options.threads);
+  if (!options.json.empty()) check_output(options.json, {options.model, options.frontier});
   PlanJob job{.model = options.model, .frontier = options.frontier, .rates = options.rates};
   for (const std::string& budget : options.budgets) job.budgets.push_back(parse_bytes(budget));
   for (const std::string& name : options.allocators) job.allocators.push_back(allocator_from_name(name));

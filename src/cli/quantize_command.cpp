@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -75,8 +76,10 @@ void end_for_lost_process(const std::string& message) {
 }
 
 void quantize_model(const QuantizeOptions& options) {
+  std::vector<std::filesystem::path> inputs(options.calibration.begin(), options.calibration.end());
+  inputs.insert(inputs.end(), {options.model, options.frontier, options.recipe});
   for (const std::string& output : {options.output, options.report, options.save_frontier})
-    if (!output.empty()) check_output(output, {options.model, options.frontier, options.recipe});
+    if (!output.empty()) check_output(output, inputs);
   if (options.threads > 0) set_thread_count(options.threads);
   QuantizeJob job{
       .model = options.model, .output = options.output, .recipe = recipe_of(options), .resume = options.resume};
@@ -93,6 +96,8 @@ void quantize_model(const QuantizeOptions& options) {
   ProcessGroup group = ProcessGroup::from_environment(end_for_lost_process);
   job.group = &group;
   const bool tells = group.is_first();
+  if (const auto folder = search_folder(options.output); tells && options.resume && !std::filesystem::exists(folder))
+    fmt::print(stderr, "scalebits: nothing is kept in {}: from the beginning\n", folder.string());
   QuantizeReport report;
   try {
     ProgressLine line(options.quiet);

@@ -20,11 +20,12 @@ Recipe recipe_of_file(const std::string& path) {
 }
 
 Recipe with_settings(Recipe recipe, const std::vector<std::string>& settings) {
-  for (const std::string& setting : settings) try {
+  try {
+    for (const std::string& setting : settings)
       recipe = recipe_from_json(parse_setting(setting), recipe, "--set " + setting);
-    } catch (const Error& error) {
-      fail(ErrorKind::usage, "{}", error.what());  // not a file's fault
-    }
+  } catch (const Error& error) {
+    fail(ErrorKind::usage, "{}", error.what());  // no file's fault
+  }
   return recipe;
 }
 

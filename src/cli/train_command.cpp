@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -52,6 +53,11 @@ void train_model(const TrainArguments& arguments) {
                      .output = arguments.output,
                      .group = &group};
   const bool tells = group.is_first();
+  if (!arguments.check.empty()) {
+    std::vector<std::filesystem::path> inputs(arguments.data.begin(), arguments.data.end());
+    inputs.push_back(arguments.config);
+    check_output(arguments.check, inputs);
+  }
   if (!arguments.check.empty()) {
     Json check;
     {

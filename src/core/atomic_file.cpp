@@ -49,7 +49,7 @@ void AtomicFile::commit() {
   }
 }
 
-void check_output(const std::filesystem::path& output, std::initializer_list<std::filesystem::path> inputs) {
+void check_output(const std::filesystem::path& output, const std::vector<std::filesystem::path>& inputs) {
   const std::filesystem::path folder = output.has_parent_path() ? output.parent_path() : ".";
   std::error_code ignored;
   for (const std::filesystem::path& input : inputs) {

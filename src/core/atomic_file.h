@@ -5,9 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <initializer_list>
 #include <span>
 #include <string_view>
+#include <vector>
 
 namespace scalebits {
 
@@ -38,7 +38,7 @@ class AtomicFile {
 /// To be called before long work: throws Error(usage) where writing `output` would replace one of the files, or fall
 /// into one of the folders, that the work reads (empty paths are none), and Error(bad_input) where it cannot be
 /// written.
-void check_output(const std::filesystem::path& output, std::initializer_list<std::filesystem::path> inputs);
+void check_output(const std::filesystem::path& output, const std::vector<std::filesystem::path>& inputs);
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
 

@@ -50,6 +50,10 @@ void set_sensitivity(ArtifactDescription& description, const SearchResult& resul
 /// An earlier search's recipe, which its partition and codes belong to, with the budget and the final rounding that are
 /// wanted now.
 Recipe with_budget_of(const Recipe& wanted, Recipe earlier) {
+  const auto rules = [](const Recipe& recipe) { return to_json(recipe).at("keep"); };
+  if (!wanted.keep.empty() && rules(wanted) != rules(earlier))
+    fail(ErrorKind::usage, "the frontier was searched with other --keep rules: {}; make one with these",
+         rules(earlier).dump());
   earlier.budget_bytes = wanted.budget_bytes;
   earlier.bpw = wanted.bpw;
   earlier.allocator = wanted.allocator;
@@ -127,8 +131,6 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   if (group.is_first()) std::filesystem::create_directory(folder);
   SearchState state;
   group.require_same("saved search", job.resume ? content_hash(state_path) : "");
-  if (job.resume && !std::filesystem::exists(state_path) && progress)
-    progress({-1, "resume", fmt::format("nothing is kept in {}: from the beginning", folder.string())});
   if (job.resume && std::filesystem::exists(state_path)) {
     SavedSearch saved = load_search_state(state_path);
     require_same(saved.provenance, provenance, state_path);

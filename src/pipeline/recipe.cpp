@@ -247,7 +247,8 @@ void validate(const Recipe& recipe) {
 }
 
 void require_rules_used(const Recipe& recipe, const ModelSpec& spec, const std::string& where) {
-  std::vector<std::string> names = {std::string(kEmbeddingName), std::string(kHeadName)};
+  std::vector<std::string> names = {std::string(kEmbeddingName)};
+  if (!spec.tied_head) names.emplace_back(kHeadName);
   for (std::int64_t layer = 0; layer < spec.layers; ++layer)
     for (const LinearKind kind : linear_kinds(spec)) names.push_back(linear_name(layer, kind));
   for (const KeepRule& rule : recipe.keep)

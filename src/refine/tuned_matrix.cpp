@@ -82,7 +82,7 @@ void step_levels(std::uint16_t* level, std::uint16_t* mean, const float* gradien
     const float running = kMomentum * bf16_to_f32(mean[i]) + (1 - kMomentum) * scale * gradient[i];
     const float moved = static_cast<float>(level[i]) - step_units * running + 0.5f;
     mean[i] = f32_to_bf16(running);
-    level[i] = static_cast<std::uint16_t>(moved < 0.0f ? 0.0f : moved > kTop ? kTop : moved);
+    level[i] = static_cast<std::uint16_t>(!(moved > 0.0f) ? 0.0f : moved > kTop ? kTop : moved);  // 0 for NaN
   }
 }
 

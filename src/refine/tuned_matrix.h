@@ -1,7 +1,8 @@
 // One matrix whose codes are being tuned: each weight's level is its code as a real number, and so are each group's
 // range and zero where those move, too. A pass sees them rounded; a step moves them by Adam on the gradient of the
 // rounded weights (straight-through), weights with one second moment per group. A weight takes four bytes: its level,
-// 16 bits of which the code is the upper ones, and the running gradient in bf16.
+// 16 bits of which the code is the upper ones (so the wider the code, the coarser its steps: 1/256 at 8 bits), and the
+// running gradient in bf16.
 #pragma once
 
 #include "rounding/coded_matrix.h"

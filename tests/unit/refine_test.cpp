@@ -1,8 +1,11 @@
 // refine: rounding with feedback takes the codes that solving the least squares anew after each column gives, keeps to
 // nearest rounding where inputs are uncorrelated, and leaves a smaller output error than nearest rounding otherwise.
-// BAQ's columns: its closed form, its exponential loss, and less loss than GPTQ for as many bits.
+// Tuning starts at the codes it is given, moves them against the gradient and no further than their width, and keeps
+// as many bytes as it says. BAQ's columns: its closed form, its exponential loss, and less loss than GPTQ for as many
+// bits.
 #include "refine/baq_columns.h"
 #include "refine/gptq.h"
+#include "refine/tuned_matrix.h"
 
 #include "core/random.h"
 #include "format/packed_matrix.h"
@@ -131,6 +134,62 @@ TEST(Gptq, HandlesInputsThatAreDeadOrNotFinite) {
   EXPECT_TRUE(at::isfinite(inverse_factor(hessian, 0.01, "m")).all().item<bool>());
   hessian[2][2] = std::nan("");
   EXPECT_THROW(inverse_factor(hessian, 0.01, "m"), Error);
+}
+
+CodedMatrix codes_of(const TunedMatrix& tuned, std::span<const std::uint8_t> widths) {
+  const std::vector<std::byte> blob = tuned.packed();
+  EXPECT_EQ(blob.size(), packed_bytes(tuned.format(), widths));
+  return unpack(PackedMatrix(tuned.format(), blob, "m"));
+}
+
+TEST(TunedMatrix, StartsAtTheCodesWhateverTheLean) {
+  const RoundedMatrix matrix = matrix_of(normal_tensor({40, 200}, 1));
+  std::vector<std::uint8_t> widths(static_cast<std::size_t>(matrix.format().block_count()));
+  for (std::size_t i = 0; i < widths.size(); ++i) widths[i] = static_cast<std::uint8_t>(i % 9);
+  const CodedMatrix start = matrix.nearest(widths);
+  std::vector<float> wanted(40 * 200), found(wanted.size());
+  matrix.dequantize(widths, wanted.data());
+  for (const double lean : {0.0, 0.5, 1.0}) {
+    TunedMatrix tuned(matrix, widths, start, {.lean = lean});
+    tuned.dequantize(found.data());
+    EXPECT_EQ(found, wanted) << lean;
+    std::vector<std::byte> blob(packed_bytes(matrix.format(), widths));
+    pack(start, widths, blob);
+    EXPECT_EQ(tuned.packed(), blob) << lean;
+  }
+}
+
+TEST(TunedMatrix, GoesAgainstTheGradientToTheLastCodeAndNoFurther) {
+  const RoundedMatrix matrix = matrix_of(normal_tensor({16, 512}, 2));
+  const std::vector<std::uint8_t> widths = {1, 2, 3, 4, 5, 6, 7, 8};  // one for each block
+  std::vector<float> gradient(16 * 512);
+  for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] = i % 2 == 0 ? 1e-3f : -1e-3f;
+  TunedMatrix tuned(matrix, widths, matrix.nearest(widths), {});
+  for (int step = 1; step <= 300; ++step) tuned.update(gradient.data(), {.codes = 1}, step);
+  const CodedMatrix coded = codes_of(tuned, widths);
+  for (std::int64_t row = 0; row < 16; ++row)
+    for (std::int64_t col = 0; col < 512; ++col)
+      EXPECT_EQ(coded.row_codes(row)[col], col % 2 == 0 ? 0 : (1 << widths[static_cast<std::size_t>(col / 64)]) - 1);
+}
+
+TEST(TunedMatrix, StaysWhereItIsWhereTheGradientIsNoNumber) {
+  const RoundedMatrix matrix = matrix_of(normal_tensor({16, 64}, 3));
+  const std::vector<std::uint8_t> widths = {3};
+  const CodedMatrix start = matrix.nearest(widths);
+  TunedMatrix tuned(matrix, widths, start, {});
+  tuned.update(std::vector<float>(16 * 64, NAN).data(), {.codes = 1}, 1);
+  EXPECT_EQ(codes_of(tuned, widths).codes, start.codes);
+}
+
+TEST(TunedMatrix, KeepsTheBytesThatItSays) {
+  const RoundedMatrix matrix = matrix_of(normal_tensor({64, 256}, 4));
+  const std::vector<std::uint8_t> widths(static_cast<std::size_t>(matrix.format().block_count()), 3);
+  for (const bool sides_move : {false, true}) {
+    TunedMatrix tuned(matrix, widths, matrix.nearest(widths), {.sides_move = sides_move});
+    double bytes = 0;
+    for (const TunedMatrix::StateTensor& tensor : tuned.state()) bytes += static_cast<double>(tensor.bytes.size());
+    EXPECT_EQ(bytes / (64 * 256), tuning_bytes_per_weight(64, sides_move));
+  }
 }
 
 TEST(BaqColumns, LevelsEqualiseTheLossThatTheirFormulaForesees) {
