@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <iostream>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -71,7 +72,8 @@ int main(int argc, char** argv) {
     return 0;
   } catch (const CLI::ParseError& error) {
     const int status = app.exit(error);
-    return status == 0 ? 0 : static_cast<int>(ErrorKind::usage);
+    if (status != 0) return static_cast<int>(ErrorKind::usage);
+    return std::cout.flush() ? 0 : static_cast<int>(ErrorKind::bad_input);  // --help and --version
   } catch (const Error& error) {
     fmt::print(stderr, "scalebits: {}\n", error.what());
     return error.exit_status();
