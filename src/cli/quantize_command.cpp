@@ -87,12 +87,12 @@ void quantize_model(const QuantizeOptions& options) {
   if (!options.time_limit.empty()) job.time_limit_seconds = parse_seconds(options.time_limit);
   job.frontier = options.frontier;
   job.save_frontier = options.save_frontier;
-  job.device.kind = search_device_from_name(options.device);
+  job.device.kind = compute_device_from_name(options.device);
   job.device.offload = options.offload;
   if (!options.device_memory.empty()) job.device.memory_bytes = parse_bytes(options.device_memory);
   if (job.device.kind == SearchDevice::Kind::cpu && (options.offload || job.device.memory_bytes > 0))
     fail(ErrorKind::usage, "--offload and --gpu-memory need --device cuda");
-  open_search_device(job.device.kind);
+  open_compute_device(job.device.kind);
   ProcessGroup group = ProcessGroup::from_environment(end_for_lost_process);
   job.group = &group;
   const bool tells = group.is_first();

@@ -79,7 +79,7 @@ struct SearchCallbacks {
   std::function<void(const SearchState&)> save_state;  // called after each step; may be empty
   double seconds_left = 1e30;                          // of a time limit, counted from the call
   ProcessGroup* group = nullptr;                       // who shares the work; null: this process alone
-  SearchDevice device = {};                            // where passes run; open_search_device() was called
+  SearchDevice device = {};                            // where passes run; open_compute_device() was called
 };
 
 struct SearchResult {

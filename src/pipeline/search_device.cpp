@@ -8,21 +8,14 @@
 #include "sensitivity/device_search_model.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 namespace scalebits {
 namespace {
 
-constexpr std::pair<SearchDevice::Kind, std::string_view> kNames[] = {{SearchDevice::Kind::cpu, "cpu"},
-                                                                      {SearchDevice::Kind::cuda, "cuda"},
-                                                                      {SearchDevice::Kind::cpu_tensors, "cpu-tensors"}};
 constexpr std::uint64_t kSparedPart = 32;  // of what is free: the allocator's gaps
 
 at::Device device_of(const SearchDevice& device, const ProcessGroup& group) {
-  if (device.kind != SearchDevice::Kind::cuda) return at::kCPU;
-  const char* const local = std::getenv("LOCAL_RANK");
-  const int number = local != nullptr ? std::max(0, std::atoi(local)) : group.rank();
-  return {at::kCUDA, static_cast<at::DeviceIndex>(number % load_cuda())};
+  return numbered_device(device.kind, group.rank());
 }
 
 DeviceMemoryNeed need_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe) {
@@ -44,19 +37,6 @@ std::uint64_t activation_bytes(const SearchDevice& device, const Checkpoint& che
 }
 
 }  // namespace
-
-SearchDevice::Kind search_device_from_name(std::string_view name) {
-  std::string known_names;
-  for (const auto& [kind, known] : kNames) {
-    if (known == name) return kind;
-    known_names += (known_names.empty() ? "" : ", ") + std::string(known);
-  }
-  fail(ErrorKind::usage, "unknown device '{}'; known are {}", name, known_names);
-}
-
-void open_search_device(SearchDevice::Kind kind) {
-  if (kind == SearchDevice::Kind::cuda) load_cuda();
-}
 
 SearchEngine make_search_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
                                 const RoundedMatrices& matrices, const ProcessGroup& group) {

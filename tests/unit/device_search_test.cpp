@@ -358,8 +358,8 @@ TEST(DeviceMemory, WhatDoesNotFitIsRefusedWithTheSum) {
 }
 
 TEST(SearchDevices, AreNamedAndOthersRefused) {
-  EXPECT_EQ(search_device_from_name("cpu-tensors"), SearchDevice::Kind::cpu_tensors);
-  EXPECT_THROW(search_device_from_name("gpu"), Error);
+  EXPECT_EQ(compute_device_from_name("cpu-tensors"), SearchDevice::Kind::cpu_tensors);
+  EXPECT_THROW(compute_device_from_name("gpu"), Error);
 }
 
 }  // namespace
