@@ -19,7 +19,7 @@ namespace scalebits::cli {
 namespace {
 
 struct TrainArguments {
-  std::string config, output, check;
+  std::string config, output, check, device = "cpu";
   std::vector<std::string> data, settings;
   int threads = 0, check_batches = 4;
   bool quiet = false;
@@ -47,11 +47,14 @@ void end_for_lost_process(const std::string& message) {
 
 void train_model(const TrainArguments& arguments) {
   if (arguments.threads > 0) set_thread_count(arguments.threads);
+  const ComputeDevice device = compute_device_from_name(arguments.device);
+  open_compute_device(device);
   ProcessGroup group = ProcessGroup::from_environment(end_for_lost_process);
   const TrainJob job{.config = train_config_from_json(config_json(arguments), arguments.config),
                      .data = {arguments.data.begin(), arguments.data.end()},
                      .output = arguments.output,
-                     .group = &group};
+                     .group = &group,
+                     .device = device};
   const bool tells = group.is_first();
   if (!arguments.check.empty()) {
     std::vector<std::filesystem::path> inputs(arguments.data.begin(), arguments.data.end());
@@ -111,6 +114,12 @@ void add_train(CLI::App& app) {
   command->add_option("--threads", arguments->threads, "Threads to use [all]")
       ->check(CLI::Range(1, 4096))
       ->type_name("N");
+  command
+      ->add_option(
+          "--device", arguments->device,
+          "Where it trains: cpu, or cuda, a card by way of a libtorch with CUDA; cpu-tensors is the card's path "
+          "on this processor, for tests [cpu]")
+      ->type_name("DEVICE");
   command
       ->add_option(
           "--check-divergences", arguments->check,

@@ -38,6 +38,7 @@ struct Arithmetic {
   void (*attend)(const Attention& tensors);
   void (*attend_backward)(const Attention& tensors, const AttentionGradient& gradient);
   void (*token_losses)(const LogitRows& rows, std::span<float> losses, std::span<std::uint8_t> same_top);
+  void (*look_up)(const Tensor& table, const Tensor& ids, const Tensor& rows);
   void (*add_embedding_gradient)(const Tensor& ids, const Tensor& rows, bool squared, const Tensor& table);
 };
 

@@ -58,7 +58,7 @@ void swiglu_backward(const at::Tensor& gate, const at::Tensor& up, const at::Ten
 void relu(const at::Tensor& x, const at::Tensor& out);
 /// x → d(x), d(out) → out, in place.
 void relu_backward(const at::Tensor& x, const at::Tensor& out);
-/// rows [n, width] f32: row i = table[ids[i]], table f32, ids int64 and within it.
+/// rows [n, width] f32: row i = table[ids[i]], table f32, ids int64 in host memory and within it.
 void look_up(const at::Tensor& table, const at::Tensor& ids, const at::Tensor& rows);
 /// sum = x + delta; sum may be x.
 void add(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& sum);

@@ -21,6 +21,7 @@ const Arithmetic& host_arithmetic() {
                                      .attend = attend,
                                      .attend_backward = attend_backward,
                                      .token_losses = token_losses,
+                                     .look_up = look_up,
                                      .add_embedding_gradient = add_embedding_gradient};
   return kTable;
 }

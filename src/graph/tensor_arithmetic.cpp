@@ -198,6 +198,7 @@ const Arithmetic& tensor_arithmetic() {
                                      .attend = tensors::attend,
                                      .attend_backward = tensors::attend_backward,
                                      .token_losses = tensors::token_losses,
+                                     .look_up = tensors::look_up,
                                      .add_embedding_gradient = tensors::add_embedding_gradient};
   return kTable;
 }

@@ -50,6 +50,7 @@ namespace tensors {
 void attend(const Attention& tensors);
 void attend_backward(const Attention& tensors, const AttentionGradient& gradient);
 void token_losses(const LogitRows& rows, std::span<float> losses, std::span<std::uint8_t> same_top);
+void look_up(const at::Tensor& table, const at::Tensor& ids, const at::Tensor& rows);
 void add_embedding_gradient(const at::Tensor& ids, const at::Tensor& rows, bool squared, const at::Tensor& table);
 }  // namespace tensors
 

@@ -1,4 +1,4 @@
-// Both ends of the model in tensor operations: the losses of rows of logits, and the embedding's gradient.
+// Both ends of the model in tensor operations: the losses of rows of logits, and the embedding's rows and gradient.
 #include "graph/tensor_arithmetic.h"
 
 #include <ATen/ATen.h>
@@ -44,6 +44,11 @@ void token_losses(const LogitRows& all, std::span<float> losses, std::span<std::
       if (kl) same_top[slot] = same.const_data_ptr<bool>()[row];
     }
   });
+}
+
+void look_up(const at::Tensor& table, const at::Tensor& ids, const at::Tensor& rows) {
+  at::Tensor out = rows;
+  at::index_select_out(out, table, 0, ids.flatten().to(table.device()));
 }
 
 void add_embedding_gradient(const at::Tensor& ids, const at::Tensor& rows, bool squared, const at::Tensor& table) {

@@ -42,12 +42,13 @@ double correlation(std::span<const double> a, std::span<const double> b) {
 double measured_weight_divergence(const SchemeQuestion& question, const PassRecord& exact) {
   double sum = 0;
   const auto& parameters = question.graph().parameters().all();
+  const TrainArithmetic& run = *question.graph().place().train;
   for (std::size_t place = 0; place < parameters.size(); ++place) {
     const Parameter& parameter = parameters[place];
     if (!parameter.name.ends_with("_proj.weight")) continue;
-    sum += std::sqrt(squared_update_change(parameter, question.adamw, question.update, exact.weight_gradients.at(place),
-                                           parameter.gradient) /
-                     squared_norm(parameter.value));
+    sum += std::sqrt(run.squared_update_change(parameter, question.adamw, question.update,
+                                               exact.weight_gradients.at(place), parameter.gradient) /
+                     run.squared_norm(parameter.value));
   }
   return sum;
 }

@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/lanes.h"
 #include "core/parallel.h"
+#include "graph/elementwise.h"
 #include "train/element_lanes.h"
 #include "train/random_lanes.h"
 
@@ -199,7 +200,15 @@ std::int64_t run_length(NumberFormat format) {
   return format == NumberFormat::mxfp4 ? 32 : format == NumberFormat::nvfp4 ? 16 : kTile;
 }
 
+bool in_blocks(const FakeQuantize& how) { return how.is_weight && run_length(how.format) == kTile; }
+
 }  // namespace
+
+Tile tile_of(const FakeQuantize& how) {
+  const std::int64_t run = run_length(how.format);
+  if (in_blocks(how)) return {run, run};
+  return how.tiling == Tiling::along_rows ? Tile{1, run} : Tile{run, 1};
+}
 
 template <typename In, typename Out>
 void fake_quantize(const FakeQuantize& how, const In* in, std::int64_t rows, std::int64_t cols, Out* out) {
@@ -220,7 +229,7 @@ void fake_quantize(const FakeQuantize& how, const In* in, std::int64_t rows, std
                                     step / 2, element.largest, how.stochastic, static_cast<std::uint32_t>(how.key),
                                     static_cast<std::uint32_t>(how.key >> 32)}};
   if (how.format == NumberFormat::nvfp4) whole.tensor_scale = nvfp4_tensor_scale(largest_of(in, rows * cols));
-  const bool blocks = how.is_weight && whole.run == kTile;
+  const bool blocks = in_blocks(how);
   if (!blocks && how.tiling == Tiling::along_rows) {
     const std::int64_t rows_per_task = std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, cols));
     return parallel_for((rows + rows_per_task - 1) / rows_per_task, [&](std::int64_t task) {
@@ -248,6 +257,18 @@ void fake_quantize(const FakeQuantize& how, const In* in, std::int64_t rows, std
 template void fake_quantize(const FakeQuantize&, const float*, std::int64_t, std::int64_t, float*);
 template void fake_quantize(const FakeQuantize&, const float*, std::int64_t, std::int64_t, Bf16*);
 template void fake_quantize(const FakeQuantize&, const Bf16*, std::int64_t, std::int64_t, Bf16*);
+
+void fake_quantize(const FakeQuantize& how, const at::Tensor& in, const at::Tensor& out) {
+  const std::int64_t rows = in.size(0), cols = in.size(1);
+  if (out.scalar_type() == at::kFloat) {
+    SCALEBITS_ASSERT(in.scalar_type() == at::kFloat);
+    fake_quantize(how, data_of<float>(in), rows, cols, data_of<float>(out));
+  } else if (in.scalar_type() == at::kFloat) {
+    fake_quantize(how, data_of<float>(in), rows, cols, data_of<Bf16>(out));
+  } else {
+    fake_quantize(how, data_of<Bf16>(in), rows, cols, data_of<Bf16>(out));
+  }
+}
 
 float stochastic_uniform(std::uint64_t key, std::uint32_t index) {
   std::uint32_t x = index;

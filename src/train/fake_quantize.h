@@ -6,6 +6,8 @@
 #include "graph/row_kernels.h"
 #include "train/number_format.h"
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 
 namespace scalebits {
@@ -33,6 +35,15 @@ void fake_quantize(const FakeQuantize& how, const In* in, std::int64_t rows, std
 extern template void fake_quantize(const FakeQuantize&, const float*, std::int64_t, std::int64_t, float*);
 extern template void fake_quantize(const FakeQuantize&, const float*, std::int64_t, std::int64_t, Bf16*);
 extern template void fake_quantize(const FakeQuantize&, const Bf16*, std::int64_t, std::int64_t, Bf16*);
+
+/// The same of tensors [rows, cols] in host memory; in, out f32 or bf16, out no wider than in.
+void fake_quantize(const FakeQuantize& how, const at::Tensor& in, const at::Tensor& out);
+
+/// Elements that share a scale.
+struct Tile {
+  std::int64_t rows, cols;
+};
+Tile tile_of(const FakeQuantize& how);
 
 /// In (0, 1): what stochastic rounding compares with, for element `index` under `key`.
 float stochastic_uniform(std::uint64_t key, std::uint32_t index);

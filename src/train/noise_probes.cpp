@@ -11,28 +11,27 @@
 namespace scalebits {
 namespace {
 
-double root_mean_square(const at::Tensor& tensor) {
-  return std::sqrt(squared_norm(tensor) / static_cast<double>(tensor.numel()));
-}
-
 class BackwardProbe : public StepObserver {
  public:
-  BackwardProbe(const PassRecord& record, const Noise& relative, NoiseResponse& response)
-      : record_(record), relative_(relative), response_(response) {}
+  BackwardProbe(const TrainArithmetic& run, const PassRecord& record, const Noise& relative, NoiseResponse& response)
+      : run_(run), record_(record), relative_(relative), response_(response) {}
   void loss_gradient(const at::Tensor& dx) override {
-    add_noise(dx, {relative_.deviation * root_mean_square(dx), relative_.key});
+    const double root_mean_square = std::sqrt(run_.squared_norm(dx) / static_cast<double>(dx.numel()));
+    run_.add_noise(dx, {relative_.deviation * root_mean_square, relative_.key});
     above_ = dx.sub(record_.residual_gradients.at(0));
   }
   void site_gradient(std::int64_t layer, InputSite site, const at::Tensor& dx) override {
-    response_.sites[{layer, site}] = squared_distance(dx, record_.site_gradients.at({layer, site}));
+    response_.sites[{layer, site}] = run_.squared_distance(dx, record_.site_gradients.at({layer, site}));
   }
   void residual_gradient(std::int64_t layer, InputSite half, const at::Tensor& dx) override {
     const at::Tensor change = dx.sub(record_.residual_gradients.at(++place_));
-    response_.halves[{layer, half}] = {.branch = squared_distance(change, above_), .residual = squared_norm(change)};
+    response_.halves[{layer, half}] = {.branch = run_.squared_distance(change, above_),
+                                       .residual = run_.squared_norm(change)};
     above_ = change;
   }
 
  private:
+  const TrainArithmetic& run_;
   const PassRecord& record_;
   Noise relative_;
   NoiseResponse& response_;
@@ -42,19 +41,22 @@ class BackwardProbe : public StepObserver {
 
 class ForwardProbe : public StepObserver {
  public:
-  ForwardProbe(const PassRecord& record, NoiseResponse& response) : record_(record), response_(response) {}
+  ForwardProbe(const TrainArithmetic& run, const PassRecord& record, NoiseResponse& response)
+      : run_(run), record_(record), response_(response) {}
   void after_forward(std::size_t linear, const at::Tensor& y) override {
     y.add_(record_.output_errors.at(linear));
-    response_.linears[linear].forward_noise = squared_norm(record_.output_errors[linear]);
+    response_.linears[linear].forward_noise = run_.squared_norm(record_.output_errors[linear]);
   }
   void after_backward(std::size_t linear, ProductInput&, const at::Tensor& dy) override {
     const at::Tensor& error = record_.output_errors[linear];
-    const double turned = inner_product(dy, error) - inner_product(record_.output_gradients.at(linear), error);
+    const double turned =
+        run_.inner_product(dy, error) - run_.inner_product(record_.output_gradients.at(linear), error);
     const double size = response_.linears[linear].forward_noise;
     response_.linears[linear].curvature = size > 0 ? turned / size : 0;
   }
 
  private:
+  const TrainArithmetic& run_;
   const PassRecord& record_;
   NoiseResponse& response_;
 };
@@ -78,6 +80,7 @@ void PassRecord::keep_weight_gradients(const Parameters& parameters) {
 NoiseResponse probe_with_noise(TrainingGraph& graph, const at::Tensor& ids, const PassRecord& undisturbed,
                                const ProbeOptions& options) {
   const ModelSpec& spec = graph.spec();
+  const TrainArithmetic& run = *graph.place().train;
   const PrecisionScheme exact = uniform_scheme(spec, NumberFormat::bf16);
   NoiseResponse response;
   response.linears.resize(linear_count(spec));
@@ -87,14 +90,14 @@ NoiseResponse probe_with_noise(TrainingGraph& graph, const at::Tensor& ids, cons
       for (std::int64_t layer = 0; layer < spec.layers; ++layer)
         for (const LinearKind kind : linear_kinds(spec))
           if (parameter.name == linear_name(layer, kind))
-            response.linears[linear_index(spec, layer, kind)].*field = squared_update_change(
+            response.linears[linear_index(spec, layer, kind)].*field = run.squared_update_change(
                 parameter, options.adamw, options.update, undisturbed.weight_gradients.at(place), parameter.gradient);
     }
   };
-  BackwardProbe backward(undisturbed, {options.noise, CounterRng(options.key, 2).bits(0)}, response);
+  BackwardProbe backward(run, undisturbed, {options.noise, CounterRng(options.key, 2).bits(0)}, response);
   graph.loss_and_gradients(ids, exact, options.update.step, &backward);
   measure_updates(&NoiseResponse::Linear::backward_update);
-  ForwardProbe forward(undisturbed, response);
+  ForwardProbe forward(run, undisturbed, response);
   graph.loss_and_gradients(ids, exact, options.update.step, &forward);
   measure_updates(&NoiseResponse::Linear::forward_update);
   return response;

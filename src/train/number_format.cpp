@@ -17,9 +17,6 @@ constexpr std::pair<NumberFormat, std::string_view> kNames[] = {{NumberFormat::b
                                                                 {NumberFormat::mxfp4, "mxfp4"},
                                                                 {NumberFormat::nvfp4, "nvfp4"}};
 
-/// Smaller scales would have no finite inverse in f32.
-constexpr float kSmallestScale = 0x1p-110f;
-
 /// The power of two in a positive normal number.
 float binade_of(float value) { return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) & 0x7f800000u); }
 

@@ -55,6 +55,9 @@ constexpr bool is_fp4(NumberFormat format) {
 /// Not for bf16.
 const SmallFloat& element_of(NumberFormat format);
 
+/// Smaller scales would have no finite inverse in f32.
+inline constexpr float kSmallestScale = 0x1p-110f;
+
 /// The scale of a tile from its largest magnitude: an element stands for code value times scale. `tensor_scale` is
 /// read by nvfp4 alone (see nvfp4_tensor_scale). Zero for a tile of zeros, or of numbers too small for a scale: its
 /// elements all become zero. Infinite or NaN when the magnitude is.

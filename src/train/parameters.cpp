@@ -29,9 +29,9 @@ void require_trainable(const ModelSpec& spec, const std::string& where) {
   if (spec.qk_norm) refuse("it norms q and k");
 }
 
-Parameters::Parameters(const ModelSpec& spec) : spec_(spec) {
+Parameters::Parameters(const ModelSpec& spec, const TrainPlace& place) : spec_(spec), place_(place) {
   for (const TensorShape& tensor : required_tensors(spec)) {
-    const auto zeros = [&] { return at::zeros(tensor.shape, at::kFloat); };
+    const auto zeros = [&] { return at::zeros(tensor.shape, at::TensorOptions(at::kFloat).device(place.device)); };
     index_[tensor.name] = all_.size();
     all_.push_back({tensor.name, zeros(), zeros(), zeros(), zeros(), tensor.shape.size() > 1});
   }
@@ -43,17 +43,18 @@ Parameter& Parameters::at(const std::string& name) {
   return all_[found->second];
 }
 
-Parameters Parameters::random(const ModelSpec& spec, std::uint64_t seed) {
-  Parameters parameters(spec);
+Parameters Parameters::random(const ModelSpec& spec, std::uint64_t seed, const TrainPlace& place) {
+  Parameters parameters(spec, place);
   std::uint64_t stream = 0;
   for (Parameter& parameter : parameters.all_) {
     const CounterRng rng(seed, 0x7061000000000000ull + stream++);
-    auto* const values = parameter.value.data_ptr<float>();
-    const std::int64_t count = parameter.value.numel();
     if (parameter.value.dim() == 1) {
-      std::fill_n(values, count, 1.0f);
+      parameter.value.fill_(1);
       continue;
     }
+    const at::Tensor host = parameter.value.to(at::kCPU);
+    auto* const values = host.data_ptr<float>();
+    const std::int64_t count = host.numel();
     const double deviation = is_residual_projection(parameter.name)
                                  ? kDeviation / std::sqrt(2 * static_cast<double>(spec.layers))
                                  : kDeviation;
@@ -62,25 +63,27 @@ Parameters Parameters::random(const ModelSpec& spec, std::uint64_t seed) {
       for (std::int64_t i = piece * kPiece; i < std::min(count, (piece + 1) * kPiece); ++i)
         values[i] = static_cast<float>(deviation * rng.normal(static_cast<std::uint64_t>(i)));
     });
+    parameter.value.copy_(host);  // nothing to do where it is the same
   }
   return parameters;
 }
 
-Parameters Parameters::from_checkpoint(const Checkpoint& checkpoint) {
-  Parameters parameters(checkpoint.spec);
-  for (Parameter& parameter : parameters.all_)
-    checkpoint.tensor(parameter.name)
-        .copy_f32(0, {parameter.value.data_ptr<float>(), static_cast<std::size_t>(parameter.value.numel())});
+Parameters Parameters::from_checkpoint(const Checkpoint& checkpoint, const TrainPlace& place) {
+  Parameters parameters(checkpoint.spec, place);
+  for (Parameter& parameter : parameters.all_) {
+    const at::Tensor host = parameter.value.to(at::kCPU);
+    checkpoint.tensor(parameter.name).copy_f32(0, {host.data_ptr<float>(), static_cast<std::size_t>(host.numel())});
+    parameter.value.copy_(host);
+  }
   return parameters;
 }
 
 std::map<std::string, HostTensor> Parameters::host_tensors() const {
   std::map<std::string, HostTensor> tensors;
   for (const Parameter& parameter : all_) {
-    const auto bytes = std::as_bytes(
-        std::span(parameter.value.const_data_ptr<float>(), static_cast<std::size_t>(parameter.value.numel())));
-    tensors[parameter.name] = {DType::f32, parameter.value.sizes().vec(), bytes,
-                               std::make_shared<at::Tensor>(parameter.value)};
+    const at::Tensor host = parameter.value.to(at::kCPU);
+    const auto bytes = std::as_bytes(std::span(host.const_data_ptr<float>(), static_cast<std::size_t>(host.numel())));
+    tensors[parameter.name] = {DType::f32, host.sizes().vec(), bytes, std::make_shared<at::Tensor>(host)};
   }
   return tensors;
 }

@@ -3,7 +3,6 @@
 #include "distributed/ordered_sums.h"
 
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 
@@ -21,12 +20,16 @@ double SharedPasses::loss_and_gradients(const at::Tensor& ids, const PrecisionSc
   if (parts == 1) return graph_.loss_and_gradients(ids, scheme, step).mean;  // nothing to add up
   auto& parameters = graph_.parameters().all();
   std::vector<at::Tensor> sums{at::zeros({1}, at::kDouble)};
-  for (const Parameter& parameter : parameters) sums.push_back(at::zeros_like(parameter.gradient));
+  // What travels between processes lies in host memory.
+  const at::Device meeting = group_.size() > 1 ? at::kCPU : graph_.place().device;
+  for (const Parameter& parameter : parameters)
+    sums.push_back(at::zeros(parameter.gradient.sizes(), parameter.gradient.options().device(meeting)));
   sum_over_parts(group_, parts, sums, [&](std::int64_t part, std::vector<at::Tensor>& own) {
     const MicroBatch batch = micro_batch(ids, part);
     const auto draws = step * static_cast<std::uint64_t>(parts) + static_cast<std::uint64_t>(part);
     *own[0].data_ptr<double>() = batch.share * graph_.loss_and_gradients(batch.ids, scheme, draws).mean;
-    for (std::size_t i = 0; i < parameters.size(); ++i) own[i + 1].add_(parameters[i].gradient, batch.share);
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+      own[i + 1].add_(parameters[i].gradient.to(meeting), batch.share);
   });
   for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].gradient.copy_(sums[i + 1]);
   return *sums[0].data_ptr<double>();

@@ -71,21 +71,22 @@ void StatisticsCollector::after_backward(std::size_t linear, ProductInput& x, co
   const auto layer = static_cast<std::int64_t>(linear / kinds.size());
   const Parameter& parameter = graph_.parameters().of_linear(layer, kinds[linear % kinds.size()]);
   const at::Tensor &w = parameter.value, &dw = parameter.gradient;
-  Workspace& workspace = graph_.workspace();
+  const ProductContext context = graph_.products();
+  const TrainArithmetic& run = *graph_.place().train;
   const auto product = [&](const char* name, std::int64_t rows, std::int64_t cols) {
-    return workspace.take(name, {rows, cols}, at::kFloat);
+    return context.workspace.take(name, {rows, cols}, at::kFloat);
   };
   const std::int64_t tokens = dy.size(0), outputs = w.size(0), inputs = w.size(1);
   LinearStatistics& found = statistics_.linears[linear];
-  found.input = squared_norm(x.exact());
-  found.weight = squared_norm(w);
-  found.gradient = squared_norm(dy);
-  found.weight_gradient = squared_norm(dw);
+  found.input = run.squared_norm(x.exact());
+  found.weight = run.squared_norm(w);
+  found.gradient = run.squared_norm(dy);
+  found.weight_gradient = run.squared_norm(dw);
   const at::Tensor y = product("exact output", tokens, outputs), dx = product("exact input gradient", tokens, inputs);
   if (!operands_only_) {
-    quantized_forward({}, x, w, y, workspace);
-    quantized_input_gradient({}, dy, w, dx, false, workspace);
-    found.output = squared_norm(y);
+    quantized_forward({}, x, w, y, context);
+    quantized_input_gradient({}, dy, w, dx, false, context);
+    found.output = run.squared_norm(y);
   }
   for (const NumberFormat format : formats_) {
     FormatErrors& errors = found.errors[format];
@@ -94,27 +95,27 @@ void StatisticsCollector::after_backward(std::size_t linear, ProductInput& x, co
       // Other draws than those of the step that follows.
       return ProductRounding{format, graph_.rounding_key(~update_.step, linear, which)};
     };
-    errors.input = squared_distance(x.quantized(format, Tiling::along_rows), x.exact());
-    errors.weight = squared_distance(
-        put_on_grid({.format = format, .is_weight = true}, w, at::kFloat, "measured weight", workspace), w);
-    errors.gradient = squared_distance(
+    errors.input = run.squared_distance(x.quantized(format, Tiling::along_rows), x.exact());
+    errors.weight = run.squared_distance(
+        put_on_grid({.format = format, .is_weight = true}, w, at::kFloat, "measured weight", context), w);
+    errors.gradient = run.squared_distance(
         put_on_grid(
             {.format = format, .stochastic = is_fp4(format), .key = rounding(LinearProduct::input_gradient).key}, dy,
-            dy.scalar_type(), "measured gradient", workspace),
+            dy.scalar_type(), "measured gradient", context),
         dy);
     if (operands_only_) continue;
     const at::Tensor rough_y = product("rough output", tokens, outputs);
-    quantized_forward(rounding(LinearProduct::forward), x, w, rough_y, workspace);
-    errors.output = squared_distance(rough_y, y);
-    errors.loss_slope = inner_product(rough_y, dy) - inner_product(y, dy);
+    quantized_forward(rounding(LinearProduct::forward), x, w, rough_y, context);
+    errors.output = run.squared_distance(rough_y, y);
+    errors.loss_slope = run.inner_product(rough_y, dy) - run.inner_product(y, dy);
     if (format == formats_.back()) output_errors_[linear] = rough_y.sub(y).to(graph_.operand());
     const at::Tensor rough_dx = product("rough input gradient", tokens, inputs);
-    quantized_input_gradient(rounding(LinearProduct::input_gradient), dy, w, rough_dx, false, workspace);
-    errors.input_gradient = squared_distance(rough_dx, dx);
+    quantized_input_gradient(rounding(LinearProduct::input_gradient), dy, w, rough_dx, false, context);
+    errors.input_gradient = run.squared_distance(rough_dx, dx);
     const at::Tensor rough_dw = product("rough weight gradient", outputs, inputs);
-    quantized_weight_gradient(rounding(LinearProduct::weight_gradient), dy, x, rough_dw, workspace);
-    errors.weight_gradient = squared_distance(rough_dw, dw);
-    errors.update = squared_update_change(parameter, adamw_, update_, dw, rough_dw);
+    quantized_weight_gradient(rounding(LinearProduct::weight_gradient), dy, x, rough_dw, context);
+    errors.weight_gradient = run.squared_distance(rough_dw, dw);
+    errors.update = run.squared_update_change(parameter, adamw_, update_, dw, rough_dw);
   }
 }
 

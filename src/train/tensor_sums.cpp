@@ -15,9 +15,6 @@ namespace {
 
 constexpr std::int64_t kPiece = 1 << 14;
 
-/// Deviation of the sum of four uniform bytes: sqrt(4 (256² - 1) / 12).
-constexpr float kByteSumDeviation = 147.80054f;
-
 SCALEBITS_INLINE void noise_lanes(Lanes& lanes, std::uint32_t index, std::uint32_t low, std::uint32_t high,
                                   float factor) {
   Words random;

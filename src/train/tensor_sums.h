@@ -19,6 +19,8 @@ struct Noise {
   double deviation = 0;
   std::uint64_t key = 0;
 };
+/// Deviation of the sum of four uniform bytes: sqrt(4 (256² - 1) / 12).
+inline constexpr float kByteSumDeviation = 147.80054f;
 /// tensor += noise, rounded to the tensor's type.
 void add_noise(const at::Tensor& tensor, const Noise& noise);
 

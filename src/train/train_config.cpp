@@ -56,6 +56,7 @@ void for_each_option(Config& c, Visit&& visit) {
   visit("clip_norm", c.clip_norm);
   visit("compute", c.compute);
   visit("validation_interval", c.validation_interval);
+  visit("fp8_products", c.fp8_products);
   visit("checkpoint_interval", c.checkpoint_interval);
   visit("divergence_margin", c.divergence_margin);
   visit("fp4_share", c.scheme.fp4_share);
@@ -99,6 +100,7 @@ void validate(const TrainConfig& c, const std::string& where) {
   require(c.data.batch_windows >= 1 && c.data.validation_windows >= 1,
           "'batch_windows' and 'validation_windows' must be at least 1");
   require(c.micro_batches >= 1 && c.micro_batches <= c.data.batch_windows,
+  require(c.fp8_products == "emulated" || c.fp8_products == "hardware", "'fp8_products' must be emulated or hardware");
           "'micro_batches' must be at least 1 and at most 'batch_windows'");
   require(c.steps >= 1 && c.warmup_steps < c.steps, "'steps' must be at least 1 and more than 'warmup_steps'");
   require(c.learning_rate > 0 && c.clip_norm > 0 && c.divergence_margin > 0,

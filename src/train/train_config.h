@@ -26,7 +26,8 @@ struct TrainConfig {
   std::uint64_t warmup_steps = 50;
   AdamWOptions adamw;
   double clip_norm = 1;
-  std::string compute = "bf16";  // operands of what is not in low precision: bf16 or f32
+  std::string compute = "bf16";           // operands of what is not in low precision: bf16 or f32
+  std::string fp8_products = "emulated";  // or hardware: the device multiplies E4M3 numbers itself
   std::uint64_t validation_interval = 100, checkpoint_interval = 200;
   double divergence_margin = 1.5;  // nats that the smoothed loss may lie above its lowest
   SchemeOptions scheme;

@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kLatest = "latest.json";
 
+/// Of a tensor in host memory.
 std::span<const std::byte> bytes_of(const at::Tensor& tensor) {
   return std::as_bytes(std::span(tensor.const_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())));
 }
@@ -60,7 +61,7 @@ std::string hash_of(const Parameters& parameters) {
   Hasher hasher;
   for (const Parameter& parameter : parameters.all())
     for (const at::Tensor* tensor : {&parameter.value, &parameter.mean, &parameter.square})
-      hasher.update(bytes_of(*tensor));
+      hasher.update(bytes_of(tensor->to(at::kCPU)));
   return hasher.hex();
 }
 
@@ -68,11 +69,12 @@ void write_state(const fs::path& path, const Parameters& parameters, const Train
   SafetensorsWriter writer;
   writer.set_metadata("state", to_json(parameters.spec(), state).dump());
   writer.set_metadata("hash", hash_of(parameters));
+  std::vector<at::Tensor> host;  // copies, unless the parameters lie there
   std::vector<std::span<const std::byte>> payloads;
   for (const Parameter& parameter : parameters.all())
     for (const auto& [prefix, tensor] : {std::pair{"mean.", &parameter.mean}, {"square.", &parameter.square}}) {
-      writer.add(prefix + parameter.name, "F32", tensor->sizes().vec(), bytes_of(*tensor).size());
-      payloads.push_back(bytes_of(*tensor));
+      payloads.push_back(bytes_of(host.emplace_back(tensor->to(at::kCPU))));
+      writer.add(prefix + parameter.name, "F32", tensor->sizes().vec(), payloads.back().size());
     }
   writer.write(path, payloads);
 }
@@ -123,7 +125,9 @@ void load_optimizer(const fs::path& state_file, Parameters& parameters) {
       if (entry.dtype != "F32" || entry.shape != tensor->sizes().vec())
         fail_input("{}: tensor '{}': wanted f32 shaped as the model's, found {}", state_file.string(), entry.name,
                    entry.dtype);
-      std::memcpy(tensor->data_ptr(), entry.bytes.data(), entry.bytes.size());
+      const at::Tensor host = tensor->to(at::kCPU);
+      std::memcpy(host.data_ptr(), entry.bytes.data(), entry.bytes.size());
+      tensor->copy_(host);
     }
   const auto saved = file.metadata().find("hash");
   if (saved != file.metadata().end() && saved->second != hash_of(parameters))

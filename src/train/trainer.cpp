@@ -34,14 +34,14 @@ constexpr std::size_t kReportedSteps = 20;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-/// Names the first option in which two configurations differ.
+/// Names the first option in which two configurations differ; one that is younger than the run had its default.
 void require_same_run(const TrainState& found, const TrainConfig& config, const std::string& data_hash,
                       const fs::path& run) {
-  const Json wanted = to_json(config);
+  const Json wanted = to_json(config), defaults = to_json(TrainConfig{});
   for (const auto& [key, value] : wanted.items())
-    if (!found.config.contains(key) || found.config.at(key) != value)
+    if (const Json was = found.config.value(key, defaults.at(key)); was != value)
       fail(ErrorKind::usage, "{}: holds another run: option '{}' was {}, is {}; choose another folder", run.string(),
-           key, found.config.contains(key) ? found.config.at(key).dump() : "absent", value.dump());
+           key, was.dump(), value.dump());
   if (found.data_hash != data_hash)
     fail(ErrorKind::usage, "{}: holds a run on other text; choose another folder", run.string());
 }
@@ -140,9 +140,10 @@ class Run {
     }
     require_trainable(origin_.spec, origin_.source);
     data_.emplace(job_.data, *origin_.tokenizer, origin_.spec.vocab, config_.data);
+    const TrainPlace place = this->place();
     parameters_ =
-        std::make_unique<Parameters>(origin_.tensors.empty() ? Parameters::random(origin_.spec, config_.seed())
-                                                             : Parameters::from_checkpoint(origin_));
+        std::make_unique<Parameters>(origin_.tensors.empty() ? Parameters::random(origin_.spec, config_.seed(), place)
+                                                             : Parameters::from_checkpoint(origin_, place));
     if (found) {
       require_same_run(found->state, config_, data_->hash(), job_.output);
       state_ = std::move(found->state);
@@ -161,6 +162,17 @@ class Run {
     state_.config["source"] = origin_.source;
     state_.data_hash = data_->hash();
     origin_.tensors.clear();
+  }
+
+  TrainPlace place() const {
+    TrainPlace place = train_place(job_.device, group_.rank());
+    if (config_.fp8_products == "emulated") return place;
+    if (job_.device == ComputeDevice::cpu)
+      fail(ErrorKind::unsupported_hardware,
+           "fp8_products=hardware wants a device that multiplies FP8 numbers, such as --device cuda; found --device "
+           "cpu");
+    place.fp8_product = fp8_product_on(place.device);
+    return place;
   }
 
   AdamWStep next_update() const {
@@ -218,7 +230,8 @@ class Run {
     } catch (const Error& error) {
       fail(error.kind(), "step {}: {}; {}", state_.step, error.what(), last_checkpoint());
     }
-    const double norm = gradient_norm(*parameters_);
+    const TrainArithmetic& run = *parameters_->place().train;
+    const double norm = run.gradient_norm(*parameters_);
     if (!std::isfinite(norm))
       fail_input("step {}: the gradients' norm is not finite; {}", state_.step, last_checkpoint());
     const bool begun = state_.smoothed_loss > 0;
@@ -230,7 +243,7 @@ class Run {
                  state_.smoothed_loss, state_.lowest_smoothed_loss, last_checkpoint());
     AdamWStep update = next_update();
     update.gradient_scale = state_.gradient_scale = clip_scale(norm, config_.clip_norm);
-    adamw_update(*parameters_, config_.adamw, update);
+    run.adamw_update(*parameters_, config_.adamw, update);
     Json line = {{"step", state_.step},
                  {"loss", loss},
                  {"gradient_norm", norm},

@@ -6,6 +6,7 @@
 
 #include "core/progress.h"
 #include "distributed/process_group.h"
+#include "graph/compute_device.h"
 #include "train/train_config.h"
 
 #include <filesystem>
@@ -15,9 +16,10 @@ namespace scalebits {
 
 struct TrainJob {
   TrainConfig config;
-  std::vector<std::filesystem::path> data;  // text files
-  std::filesystem::path output;             // the run's folder
-  ProcessGroup* group = nullptr;            // those that train together; null: this one alone
+  std::vector<std::filesystem::path> data;    // text files
+  std::filesystem::path output;               // the run's folder
+  ProcessGroup* group = nullptr;              // those that train together; null: this one alone
+  ComputeDevice device = ComputeDevice::cpu;  // open_compute_device() was called
 };
 
 struct TrainReport {

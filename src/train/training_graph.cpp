@@ -3,12 +3,9 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/random.h"
-#include "graph/attention.h"
 #include "graph/denormals.h"
-#include "graph/elementwise.h"
 #include "graph/embedding.h"
 #include "graph/head_loss.h"
-#include "train/norm_gradient.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
@@ -56,7 +53,8 @@ const std::string kAttentionNorm = "input_layernorm.weight", kMlpNorm = "post_at
 }  // namespace
 
 TrainingGraph::TrainingGraph(Parameters& parameters, const TrainingGraphOptions& options)
-    : parameters_(parameters), options_(options), rope_(parameters.spec()) {
+    : parameters_(parameters), options_(options), rope_(parameters.spec(), parameters.place().device),
+      workspace_(parameters.place().device) {
   require_trainable(parameters.spec(), "training graph");
   at::set_num_threads(thread_count());
 }
@@ -102,37 +100,37 @@ void TrainingGraph::forward_layer(Pass& pass, std::int64_t layer, const at::Tens
   const LayerActivations a = activations(pass, layer);
   const auto linear = [&](LinearKind kind, ProductInput& x, const at::Tensor& out) {
     const std::size_t index = linear_index(spec(), layer, kind);
-    quantized_forward({pass.scheme[index].forward}, x, parameters_.linear(layer, kind), out, workspace_);
+    quantized_forward({pass.scheme[index].forward}, x, parameters_.linear(layer, kind), out, products());
     if (pass.observer != nullptr) pass.observer->after_forward(index, out);
   };
   const at::Tensor normed = temporary(pass, "normed", spec().hidden);
-  add_norm(a.x, {}, norm(layer_tensor(layer, kAttentionNorm)), {}, normed);
+  run().add_norm(a.x, {}, norm(layer_tensor(layer, kAttentionNorm)), {}, normed);
   {
-    ProductInput input(normed, workspace_);
+    ProductInput input(normed, products());
     linear(LinearKind::q, input, a.q);
     linear(LinearKind::k, input, a.k);
     linear(LinearKind::v, input, a.v);
   }
-  for (const at::Tensor& rows : {a.q, a.k}) rotate(rope_, rows, pass.length, 0, 1);
-  attend(attention_of(spec(), pass.windows, pass.length, a));
+  for (const at::Tensor& rows : {a.q, a.k}) run().rotate(rope_, rows, pass.length, 0, 1);
+  run().attend(attention_of(spec(), pass.windows, pass.length, a));
   const at::Tensor delta = temporary(pass, "delta", spec().hidden);
   {
-    ProductInput input(a.attended, workspace_);
+    ProductInput input(a.attended, products());
     linear(LinearKind::o, input, delta);
   }
-  add_norm(a.x, delta, norm(layer_tensor(layer, kMlpNorm)), a.middle, normed);
+  run().add_norm(a.x, delta, norm(layer_tensor(layer, kMlpNorm)), a.middle, normed);
   {
-    ProductInput input(normed, workspace_);
+    ProductInput input(normed, products());
     linear(LinearKind::gate, input, a.gate);
     linear(LinearKind::up, input, a.up);
   }
   const at::Tensor product = temporary(pass, "product", spec().intermediate);
-  swiglu(a.gate, a.up, product);
+  run().swiglu(a.gate, a.up, product);
   {
-    ProductInput input(product, workspace_);
+    ProductInput input(product, products());
     linear(LinearKind::down, input, delta);
   }
-  add(a.middle, delta, y);
+  run().add(a.middle, delta, y);
 }
 
 void TrainingGraph::backward_layer(Pass& pass, std::int64_t layer, const at::Tensor& dx) {
@@ -141,13 +139,13 @@ void TrainingGraph::backward_layer(Pass& pass, std::int64_t layer, const at::Ten
     const std::size_t index = linear_index(spec(), layer, kind);
     quantized_input_gradient(
         {pass.scheme[index].input_gradient, rounding_key(pass.step, index, LinearProduct::input_gradient)}, dy,
-        parameters_.linear(layer, kind), out, accumulate, workspace_);
+        parameters_.linear(layer, kind), out, accumulate, products());
   };
   const auto weight_gradient = [&](LinearKind kind, const at::Tensor& dy, ProductInput& x) {
     const std::size_t index = linear_index(spec(), layer, kind);
     quantized_weight_gradient(
         {pass.scheme[index].weight_gradient, rounding_key(pass.step, index, LinearProduct::weight_gradient)}, dy, x,
-        parameters_.of_linear(layer, kind).gradient, workspace_);
+        parameters_.of_linear(layer, kind).gradient, products());
     if (pass.observer != nullptr) pass.observer->after_backward(index, x, dy);
   };
   const auto site_seen = [&](InputSite site, const at::Tensor& gradient) {
@@ -156,14 +154,15 @@ void TrainingGraph::backward_layer(Pass& pass, std::int64_t layer, const at::Ten
   const auto residual_operand = [&] {
     if (options_.operand == at::kFloat) return dx;
     const at::Tensor rounded = temporary(pass, "rounded gradient", spec().hidden);
-    convert(dx, rounded);
+    run().convert(dx, rounded);
     return rounded;
   };
   /// The norm in front of a half: its weight's gradient, and the half's gradient joins the residual stream's.
   const auto through_norm = [&](InputSite half, const std::string& name, const at::Tensor& d_normed,
                                 const at::Tensor& x) {
-    norm_weight_gradient(d_normed, x, spec().norm_eps, parameters_.at(layer_tensor(layer, name)).gradient);
-    norm_backward(d_normed, x, norm(layer_tensor(layer, name)), dx, {});
+    place().train->norm_weight_gradient(d_normed, x, spec().norm_eps,
+                                        parameters_.at(layer_tensor(layer, name)).gradient);
+    run().norm_backward(d_normed, x, norm(layer_tensor(layer, name)), dx, {});
     if (pass.observer != nullptr) pass.observer->residual_gradient(layer, half, dx);
   };
   const at::Tensor normed = temporary(pass, "normed", spec().hidden);
@@ -173,17 +172,17 @@ void TrainingGraph::backward_layer(Pass& pass, std::int64_t layer, const at::Ten
   at::Tensor dy = residual_operand();
   input_gradient(LinearKind::down, dy, product, false);
   site_seen(InputSite::down, product);
-  swiglu_backward(a.gate, a.up, product);
+  run().swiglu_backward(a.gate, a.up, product);
   {
-    ProductInput input(product, workspace_);
+    ProductInput input(product, products());
     weight_gradient(LinearKind::down, dy, input);
   }
-  add_norm(a.middle, {}, norm(layer_tensor(layer, kMlpNorm)), {}, normed);
+  run().add_norm(a.middle, {}, norm(layer_tensor(layer, kMlpNorm)), {}, normed);
   input_gradient(LinearKind::gate, a.gate, d_normed, false);
   input_gradient(LinearKind::up, a.up, d_normed, true);
   site_seen(InputSite::mlp, d_normed);
   {
-    ProductInput input(normed, workspace_);
+    ProductInput input(normed, products());
     weight_gradient(LinearKind::up, a.up, input);
     weight_gradient(LinearKind::gate, a.gate, input);
   }
@@ -194,22 +193,22 @@ void TrainingGraph::backward_layer(Pass& pass, std::int64_t layer, const at::Ten
   input_gradient(LinearKind::o, dy, d_attended, false);
   site_seen(InputSite::output, d_attended);
   {
-    ProductInput input(a.attended, workspace_);
+    ProductInput input(a.attended, products());
     weight_gradient(LinearKind::o, dy, input);
   }
   const at::Tensor dq = temporary(pass, "q gradient", a.q.size(1)), dk = temporary(pass, "k gradient", a.k.size(1)),
                    dv = temporary(pass, "v gradient", a.v.size(1));
   const Attention attention = attention_of(spec(), pass.windows, pass.length, a);
-  attend_backward(attention, {d_attended.view_as(attention.q), dq.view_as(attention.q), dk.view_as(attention.k),
-                              dv.view_as(attention.v)});
-  for (const at::Tensor& rows : {dq, dk}) rotate(rope_, rows, pass.length, 0, -1);
-  add_norm(a.x, {}, norm(layer_tensor(layer, kAttentionNorm)), {}, normed);
+  run().attend_backward(attention, {d_attended.view_as(attention.q), dq.view_as(attention.q), dk.view_as(attention.k),
+                                    dv.view_as(attention.v)});
+  for (const at::Tensor& rows : {dq, dk}) run().rotate(rope_, rows, pass.length, 0, -1);
+  run().add_norm(a.x, {}, norm(layer_tensor(layer, kAttentionNorm)), {}, normed);
   input_gradient(LinearKind::q, dq, d_normed, false);
   input_gradient(LinearKind::k, dk, d_normed, true);
   input_gradient(LinearKind::v, dv, d_normed, true);
   site_seen(InputSite::attention, d_normed);
   {
-    ProductInput input(normed, workspace_);
+    ProductInput input(normed, products());
     weight_gradient(LinearKind::v, dv, input);
     weight_gradient(LinearKind::k, dk, input);
     weight_gradient(LinearKind::q, dq, input);
@@ -222,7 +221,7 @@ at::Tensor TrainingGraph::forward(Pass& pass, const at::Tensor& ids) {
   check_ids(spec(), ids);
   SCALEBITS_ASSERT(pass.scheme.size() == linear_count(spec()));
   rope_.reserve(pass.length);
-  embed(parameters_, fetch_positions(spec(), parameters_), ids, 0, layer_input(pass, 0));
+  embed(parameters_, fetch_positions(spec(), parameters_), ids, 0, layer_input(pass, 0), run().add);
   for (std::int64_t layer = 0; layer < spec().layers; ++layer) forward_layer(pass, layer, layer_input(pass, layer + 1));
   return layer_input(pass, spec().layers);
 }
@@ -233,8 +232,9 @@ LossResult TrainingGraph::loss(const at::Tensor& ids, const PrecisionScheme& sch
   Pass pass{scheme, 0, nullptr, ids.size(0), ids.size(1), false};
   const at::Tensor last = forward(pass, ids);
   const at::Tensor hidden = workspace_.take("final hidden", last.sizes(), at::kFloat);
-  add_norm(last, {}, norm(std::string(kFinalNormName)), {}, hidden);
-  return head_loss({ids, hidden, parameters_.head()}, {}, {.operand = options_.operand}, {}, workspace_);
+  run().add_norm(last, {}, norm(std::string(kFinalNormName)), {}, hidden);
+  return head_loss({ids, hidden, parameters_.head()}, {}, {.operand = options_.operand, .place = place()}, {},
+                   workspace_);
 }
 
 LossResult TrainingGraph::loss_and_gradients(const at::Tensor& ids, const PrecisionScheme& scheme, std::uint64_t step,
@@ -245,27 +245,21 @@ LossResult TrainingGraph::loss_and_gradients(const at::Tensor& ids, const Precis
   const at::Tensor last = forward(pass, ids);
   const at::Tensor hidden = workspace_.take("final hidden", last.sizes(), at::kFloat);
   const std::string final_norm(kFinalNormName);
-  add_norm(last, {}, norm(final_norm), {}, hidden);
+  run().add_norm(last, {}, norm(final_norm), {}, hidden);
 
   const HeadGradients gradients{temporary(pass, "hidden gradient", spec().hidden), parameters_.of_head().gradient};
   gradients.head.zero_();
-  const LossResult result =
-      head_loss({ids, hidden, parameters_.head()}, {}, {.operand = options_.operand}, gradients, workspace_);
-  norm_weight_gradient(gradients.hidden, last, spec().norm_eps, parameters_.at(final_norm).gradient);
+  const LossResult result = head_loss({ids, hidden, parameters_.head()}, {},
+                                      {.operand = options_.operand, .place = place()}, gradients, workspace_);
+  place().train->norm_weight_gradient(gradients.hidden, last, spec().norm_eps, parameters_.at(final_norm).gradient);
   const at::Tensor dx = workspace_.take("residual gradient", last.sizes(), at::kFloat).zero_();
-  norm_backward(gradients.hidden, last, norm(final_norm), dx, {});
+  run().norm_backward(gradients.hidden, last, norm(final_norm), dx, {});
   if (observer != nullptr) observer->loss_gradient(dx);
   for (std::int64_t layer = spec().layers; layer-- > 0;) backward_layer(pass, layer, dx);
 
   const at::Tensor table = parameters_.at(std::string(kEmbeddingName)).gradient;
   if (!spec().tied_head) table.zero_();
-  // One thread, so that equal ids add up in one order.
-  auto* const rows = table.data_ptr<float>();
-  const auto* const added = dx.const_data_ptr<float>();
-  const auto* const id = ids.const_data_ptr<std::int64_t>();
-  const std::int64_t width = spec().hidden;
-  for (std::int64_t token = 0; token < ids.numel(); ++token)
-    for (std::int64_t i = 0; i < width; ++i) rows[id[token] * width + i] += added[token * width + i];
+  run().add_embedding_gradient(ids, dx, false, table);
   return result;
 }
 

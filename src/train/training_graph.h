@@ -1,7 +1,7 @@
 // The Llama-type decoder in training: loss and gradients of all parameters, each product of each linear layer in the
 // number format that a scheme names. Forward and backward are written out by hand on the graph room's kernels; all
 // activations of the batch are kept. Attention, norms, embedding, head and the residual stream stay in the operand type
-// or f32, as SNIP's recipe has it.
+// or f32, as SNIP's recipe has it. It computes where the parameters lie.
 #pragma once
 
 #include "graph/layer.h"
@@ -43,16 +43,20 @@ struct TrainingGraphOptions {
 
 class TrainingGraph {
  public:
-  /// Keeps a reference to `parameters`. Uses thread_count() threads; results are the same for the same number.
+  /// Keeps a reference to `parameters`. Uses thread_count() threads of the processor; results are the same for the same
+  /// number.
   TrainingGraph(Parameters& parameters, const TrainingGraphOptions& options);
 
   const ModelSpec& spec() const { return parameters_.spec(); }
   at::ScalarType operand() const { return options_.operand; }
   Parameters& parameters() { return parameters_; }
+  const TrainPlace& place() const { return parameters_.place(); }
+  ProductContext products() { return {place(), workspace_}; }
   Workspace& workspace() { return workspace_; }
 
-  /// ids [windows, length] int64, length >= 2. Overwrites all gradients of the parameters with those of the mean loss.
-  /// `step` goes into the draws of stochastic rounding. Throws Error(bad_input) when the loss is not finite.
+  /// ids [windows, length] int64 in host memory, length >= 2. Overwrites all gradients of the parameters with those of
+  /// the mean loss. `step` goes into the draws of stochastic rounding. Throws Error(bad_input) when the loss is not
+  /// finite.
   LossResult loss_and_gradients(const at::Tensor& ids, const PrecisionScheme& scheme, std::uint64_t step,
                                 StepObserver* observer = nullptr);
   /// The forward pass alone; nothing in it is random.
@@ -70,6 +74,7 @@ class TrainingGraph {
   at::Tensor layer_input(const Pass& pass, std::int64_t layer);
   at::Tensor temporary(const Pass& pass, const char* name, std::int64_t width);
   Norm norm(const std::string& weight_name);
+  const Arithmetic& run() const { return *place().arithmetic; }
 
   Parameters& parameters_;
   TrainingGraphOptions options_;
