@@ -20,24 +20,26 @@ std::vector<std::uint8_t> bytes_of(const std::string& text) { return {text.begin
 Heartbeat::Heartbeat(c10::intrusive_ptr<c10d::Store> store, int rank, int size,
                      std::function<void(const std::string&)> on_lost)
     : store_(std::move(store)), rank_(rank), size_(size), on_lost_(std::move(on_lost)),
-      seen_(static_cast<std::size_t>(size)), thread_([this] { run(); }) {}
+      seen_(static_cast<std::size_t>(size)), thread_([this] { run(); }), minder_([this] { mind_the_time(); }) {}
 
-Heartbeat::~Heartbeat() {
-  {
-    const std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
-  wake_.notify_all();
-  if (thread_.joinable()) thread_.join();
+Heartbeat::~Heartbeat() { stop(); }
+
+void Heartbeat::stop() {
+  const auto set = [this](bool& flag) {
+    {
+      const std::lock_guard lock(mutex_);
+      flag = true;
+    }
+    wake_.notify_all();
+  };
+  set(stop_);
+  if (thread_.joinable()) thread_.join();  // which may wait for an answer, so its minder stays until it has one
+  set(stopped_);
+  if (minder_.joinable()) minder_.join();
 }
 
 void Heartbeat::end(bool done) {
-  {
-    const std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
-  wake_.notify_all();
-  thread_.join();
+  stop();
   try {
     store_->set(fmt::format("beat/{}", rank_), bytes_of(done ? kDone : kFailed));
     // The first process keeps the store: it stays until nobody needs it, or as long as silence is borne.
@@ -81,13 +83,30 @@ void Heartbeat::run() {
     } catch (const std::exception&) {
       lost = fmt::format("process 0 of {}, which the others find each other by, has ended", size_);
     }
-    if (!lost.empty()) {
-      on_lost_(lost);
-      return;
-    }
+    if (!lost.empty()) return tell(lost);
     std::unique_lock lock(mutex_);
+    unanswered_seconds_ = 0;
     if (wake_.wait_for(lock, std::chrono::seconds(1), [this] { return stop_; })) return;
   }
+}
+
+void Heartbeat::mind_the_time() {
+  std::unique_lock lock(mutex_);
+  while (!wake_.wait_for(lock, std::chrono::seconds(1), [this] { return stopped_; }))
+    if (++unanswered_seconds_ > kSilence) {
+      lock.unlock();
+      return tell(
+          fmt::format("process 0 of {}, which the others find each other by, has not been heard of for {} seconds",
+                      size_, kSilence));
+    }
+}
+
+void Heartbeat::tell(const std::string& lost) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(told_, true)) return;
+  }
+  on_lost_(lost);
 }
 
 }  // namespace scalebits

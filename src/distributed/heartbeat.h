@@ -12,10 +12,11 @@
 
 namespace scalebits {
 
-/// Counts up a number of this process in the store every second and looks at those of the others.
+/// Counts up a number of this process in the store every second and looks at those of the others. The store lies in the
+/// first process: when that freezes, questions to it stay unanswered, so a second thread minds the time.
 class Heartbeat {
  public:
-  /// `store` is this object's own connection. `on_lost` is called once, on the heartbeat's thread.
+  /// `store` is this object's own connection. `on_lost` is called once, on a thread of the heartbeat's.
   Heartbeat(c10::intrusive_ptr<c10d::Store> store, int rank, int size, std::function<void(const std::string&)> on_lost);
   /// Ends without a word to the others, who will take this process for lost.
   ~Heartbeat();
@@ -24,6 +25,9 @@ class Heartbeat {
 
  private:
   void run();
+  void mind_the_time();
+  void tell(const std::string& lost);
+  void stop();
   /// Empty while all goes well, otherwise what to tell.
   std::string look();
 
@@ -38,8 +42,9 @@ class Heartbeat {
   std::vector<Seen> seen_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  bool stop_ = false;
-  std::thread thread_;
+  bool stop_ = false, stopped_ = false, told_ = false;
+  int unanswered_seconds_ = 0;
+  std::thread thread_, minder_;
 };
 
 }  // namespace scalebits
