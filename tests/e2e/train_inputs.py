@@ -1,10 +1,14 @@
 """What the tests of `scalebits train` have in common: a byte tokenizer, a text and a configuration small enough to train
-on in seconds, and the call."""
+on in seconds, and the call, alone or by processes together."""
 import json
+import os
 import pathlib
+import random
 import shutil
+import subprocess
 
 STEPS = 60
+port = random.randrange(20000, 32000)  # below the ports that connections are given
 
 
 def byte_names():
@@ -53,3 +57,17 @@ class Workplace:
         """The bytes that a run ends in."""
         last = self.folder / run / f"checkpoint-{STEPS:08}"
         return [(last / name).read_bytes() for name in ("model.safetensors", "config.json")]
+
+
+def refused(place, status, words, run, *more, text=None, **how):
+    found = subprocess.run(place.command(run, "--quiet", *more, text=text), stderr=subprocess.PIPE, text=True, **how)
+    assert found.returncode == status and all(word in found.stderr for word in words), (found.returncode, words, found.stderr)
+
+
+def together(place, size, run, *more, own=lambda rank: ()):
+    """The processes, each with its pipes."""
+    global port
+    port += 1
+    job = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [subprocess.Popen(place.command(run, *more, *own(rank)), env=os.environ | job | {"RANK": str(rank)},
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank in range(size)]
