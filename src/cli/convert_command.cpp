@@ -81,6 +81,7 @@ void add_convert(CLI::App& app) {
           ->check(CLI::IsMember({"givens", "hadamard"}))
           ->type_name("KIND");
   command->add_option("--seed", options->rotate.seed, "Which random rotation")
+      ->check(CLI::NonNegativeNumber)
       ->needs(rotate)
       ->type_name("N")
       ->capture_default_str();

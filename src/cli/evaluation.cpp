@@ -57,6 +57,7 @@ void evaluate_text(EvaluationArguments arguments) {
     if (!arguments.windows.bos)
       fail(ErrorKind::usage, "{}: --bos was given, but the tokenizer has no such token", arguments.model);
   }
+  arguments.windows.text = arguments.text;
   const TextWindows windows = cut_windows(tokens_of_file(tokenizer, arguments.text), arguments.windows);
   const SessionOptions session{.kv = arguments.runtime.kv};
 

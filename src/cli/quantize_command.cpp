@@ -44,11 +44,7 @@ Recipe recipe_of(const QuantizeOptions& options) {
     recipe.budget_bytes = parse_bytes(options.budget);
     recipe.bpw.reset();
   }
-  if (options.bpw) {
-    recipe.bpw = options.bpw;
-    recipe.budget_bytes.reset();
-    if (recipe.embedding == EmbeddingMode::search) recipe.embedding = EmbeddingMode::sixteen_bits;
-  }
+  if (options.bpw) recipe = with_rate(std::move(recipe), *options.bpw);
   for (const std::string& rule : options.keep) recipe.keep.push_back(parse_keep(rule));
   return with_settings(std::move(recipe), options.settings);
 }

@@ -86,7 +86,9 @@ void add_random(CLI::App& app) {
   command->add_option("--block-rows", artifact.block_rows, "Rows of a block [16]: 16, 32, 64, 128")->type_name("N");
   command->add_option("--block-cols", artifact.block_cols, "Columns of a block [64]: 64, 128")->type_name("N");
   command->add_option("--group", artifact.group_cols, "Weights under one scale [64]: 32, 64, 128")->type_name("N");
-  command->add_option("--seed", artifact.seed, "Other codes, orders and places of widths [0]")->type_name("N");
+  command->add_option("--seed", artifact.seed, "Other codes, orders and places of widths [0]")
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber);
   command->add_option("--threads", options->threads, "Threads to use [all]")
       ->check(CLI::Range(1, 4096))
       ->type_name("N");

@@ -15,7 +15,7 @@ TextWindows cut_windows(std::span<const std::int32_t> ids, const WindowOptions& 
   const auto have = static_cast<std::int64_t>(ids.size());
   std::int64_t count = have / text_tokens;
   if (count == 0)
-    fail_input("the text has {} tokens, less than one window of {}; use a smaller context", have, text_tokens);
+    fail_input("{} has {} tokens, less than one window of {}; use a smaller context", options.text, have, text_tokens);
   if (options.max_windows > 0) count = std::min(count, options.max_windows);
   TextWindows windows{options.context, {}};
   for (std::int64_t window = 0; window < count; ++window) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace scalebits {
@@ -17,6 +18,7 @@ struct WindowOptions {
   std::int64_t context = 1024;      // tokens of a window
   std::int64_t max_windows = 0;     // 0: all of the text
   std::optional<std::int32_t> bos;  // stands first in each window, in place of a token of text
+  std::string text = "the text";    // its name, for errors
 };
 
 /// Windows of `context` tokens, one after the other.

@@ -68,11 +68,9 @@ class Grid {
   fs::path frontier() {
     const fs::path path = job_.folder / "frontier.safetensors";
     if (fs::exists(path)) return path;
-    const auto [lowest, highest] = std::minmax_element(job_.rates.begin(), job_.rates.end());
-    QuantizeJob search = quantize_job(*lowest);
+    QuantizeJob search = quantize_job(*std::min_element(job_.rates.begin(), job_.rates.end()));
     search.output = job_.folder / "descent.safetensors";
-    search.recipe.start_bits = std::min(8, static_cast<int>(std::ceil(*highest)) + 1);
-    search.recipe.swap_steps = 0;
+    search.recipe = from_above_all_rates(std::move(search.recipe));
     search.recipe.rounding = FinalRoundingMethod::nearest;
     search.save_frontier = path;
     quantize(search, progress_);
@@ -81,11 +79,15 @@ class Grid {
   }
 
   QuantizeJob quantize_job(double rate) const {
-    QuantizeJob job{.model = job_.model, .calibration = job_.calibration, .recipe = job_.recipe, .resume = true};
-    job.recipe.bpw = rate;
-    job.recipe.budget_bytes.reset();
-    if (job.recipe.embedding == EmbeddingMode::search) job.recipe.embedding = EmbeddingMode::sixteen_bits;
-    return job;
+    return {
+        .model = job_.model, .calibration = job_.calibration, .recipe = with_rate(job_.recipe, rate), .resume = true};
+  }
+
+  Recipe from_above_all_rates(Recipe recipe) const {
+    const double highest = *std::max_element(job_.rates.begin(), job_.rates.end());
+    recipe.start_bits = std::min(8, static_cast<int>(std::ceil(highest)) + 1);
+    recipe.swap_steps = 0;
+    return recipe;
   }
 
   Json cell(Allocator allocator, FinalRoundingMethod rounding, double rate) {
@@ -103,6 +105,7 @@ class Grid {
       report = in_better_order(job);
     } else {
       job.frontier = frontier();
+      job.recipe = from_above_all_rates(std::move(job.recipe));
       reset_peak_memory();
       report = quantize(job, progress_);
     }
@@ -149,7 +152,9 @@ class Grid {
       reference_ = RuntimeModel::open(job_.model, {.activations = ActivationFormat::f32});
       const auto text = MappedFile::open(job_.text);
       const std::string_view characters(reinterpret_cast<const char*>(text->bytes().data()), text->bytes().size());
-      windows_ = cut_windows(model->require_tokenizer().encode(characters, {.parse_special = false}), job_.windows);
+      WindowOptions named = job_.windows;
+      named.text = job_.text.string();
+      windows_ = cut_windows(model->require_tokenizer().encode(characters, {.parse_special = false}), named);
     }
     const Comparison comparison = compare_models(*model, *reference_, windows_, {}, progress_);
     Json row = {

@@ -48,20 +48,23 @@ void set_sensitivity(ArtifactDescription& description, const SearchResult& resul
 }
 
 /// An earlier search's recipe, which its partition and codes belong to, with the budget and the final rounding that are
-/// wanted now.
-Recipe with_budget_of(const Recipe& wanted, Recipe earlier) {
-  const auto rules = [](const Recipe& recipe) { return to_json(recipe).at("keep"); };
-  if (!wanted.keep.empty() && rules(wanted) != rules(earlier))
-    fail(ErrorKind::usage, "the frontier was searched with other --keep rules: {}; make one with these",
-         rules(earlier).dump());
-  earlier.budget_bytes = wanted.budget_bytes;
-  earlier.bpw = wanted.bpw;
-  earlier.allocator = wanted.allocator;
-  earlier.rounding = wanted.rounding;
-  earlier.feedback = wanted.feedback;
-  earlier.feedback_windows = wanted.feedback_windows;
-  earlier.tune = wanted.tune;
-  return earlier;
+/// wanted now. Throws Error(usage) where another option was wanted, too, and is not as the search had it.
+Recipe with_budget_of(const Recipe& wanted, const std::filesystem::path& frontier, const Json& searched) {
+  Recipe recipe = recipe_from_json(searched, {}, frontier.string());
+  recipe.budget_bytes = wanted.budget_bytes;
+  recipe.bpw = wanted.bpw;
+  recipe.allocator = wanted.allocator;
+  recipe.rounding = wanted.rounding;
+  recipe.feedback = wanted.feedback;
+  recipe.feedback_windows = wanted.feedback_windows;
+  recipe.tune = wanted.tune;
+  const Json given = to_json(recipe), asked = to_json(wanted),
+             unasked = to_json(wanted.bpw ? with_rate({}, *wanted.bpw) : Recipe{});
+  for (const auto& [option, value] : asked.items())
+    if (value != unasked.at(option) && value != given.at(option))
+      fail(ErrorKind::usage, "{}: was searched with '{}' {}, and {} is wanted; make another frontier with that",
+           frontier.string(), option, given.at(option).dump(), value.dump());
+  return recipe;
 }
 
 void require_work_for_all(const ProcessGroup& group, const Recipe& recipe) {
@@ -107,8 +110,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   std::optional<SavedSearch> earlier;
   if (!job.frontier.empty()) {
     earlier = load_search_state(job.frontier);
-    job.recipe =
-        with_budget_of(requested.recipe, recipe_from_json(earlier->provenance.recipe, {}, job.frontier.string()));
+    job.recipe = with_budget_of(requested.recipe, job.frontier, earlier->provenance.recipe);
     validate(job.recipe);
   }
   require_work_for_all(group, job.recipe);

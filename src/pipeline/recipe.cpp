@@ -1,5 +1,7 @@
 #include "pipeline/recipe.h"
 
+#include "core/json_exact.h"
+
 #include <algorithm>
 #include <array>
 #include <functional>
@@ -46,10 +48,21 @@ struct Field {
   std::function<void(Recipe&, const Json&)> read;
 };
 
+struct OtherType {
+  const char* wanted;
+};
+
+template <typename T>
+void read_exactly(const Json& json, T& value) {
+  const std::optional<T> exact = json_exactly<T>(json);
+  if (!exact) throw OtherType{json_name<T>()};
+  value = *exact;
+}
+
 template <typename Access>
 Field plain_field(std::string key, Access access) {
   return {std::move(key), [access](const Recipe& recipe) { return Json(access(const_cast<Recipe&>(recipe))); },
-          [access](Recipe& recipe, const Json& json) { json.get_to(access(recipe)); }};
+          [access](Recipe& recipe, const Json& json) { read_exactly(json, access(recipe)); }};
 }
 
 template <typename Access>
@@ -64,7 +77,7 @@ Field optional_field(std::string key, Access access) {
             if (json.is_null())
               value.reset();
             else
-              value = json.get<typename std::remove_reference_t<decltype(value)>::value_type>();
+              read_exactly(json, value.emplace());
           }};
 }
 
@@ -72,7 +85,11 @@ template <typename Access, typename Name, typename Parse>
 Field named_field(std::string key, Access access, Name name, Parse parse) {
   return {std::move(key),
           [=](const Recipe& recipe) { return Json(std::string(name(access(const_cast<Recipe&>(recipe))))); },
-          [=](Recipe& recipe, const Json& json) { access(recipe) = parse(json.get<std::string>()); }};
+          [=](Recipe& recipe, const Json& json) {
+            std::string name;
+            read_exactly(json, name);
+            access(recipe) = parse(name);
+          }};
 }
 
 template <typename Enum, typename Access>
@@ -105,7 +122,12 @@ const std::vector<Field>& fields() {
        },
        [](Recipe& recipe, const Json& json) {
          recipe.keep.clear();
-         for (const Json& rule : json) recipe.keep.push_back({rule.at(0).get<std::string>(), rule.at(1).get<int>()});
+         if (!json.is_array()) throw OtherType{"a list of [pattern, bits]"};
+         for (const Json& rule : json) {
+           if (!rule.is_array() || rule.size() != 2) throw OtherType{"a list of [pattern, bits]"};
+           read_exactly(rule[0], recipe.keep.emplace_back().pattern);
+           read_exactly(rule[1], recipe.keep.back().bits);
+         }
        }},
       plain_field("min_width", SCALEBITS_MEMBER(min_width)),
       plain_field("max_width", SCALEBITS_MEMBER(max_width)),
@@ -194,12 +216,17 @@ Recipe recipe_from_json(const Json& json, const Recipe& base, const std::string&
     if (known == nullptr) fail_input("{}: unknown option '{}'", where, key);
     try {
       known->read(recipe, value);
-    } catch (const nlohmann::json::exception& error) {
-      const std::string_view said = error.what();  // "[json.exception.type_error.302] type must be ..."
-      fail_input("{}: option '{}': {}: found {}", where, key, said.substr(said.find("] ") + 2),
-                 value.dump().substr(0, 80));
+    } catch (const OtherType& other) {
+      fail_input("{}: option '{}': wanted {}, found {}", where, key, other.wanted, value.dump().substr(0, 80));
     }
   }
+  return recipe;
+}
+
+Recipe with_rate(Recipe recipe, double bpw) {
+  recipe.bpw = bpw;
+  recipe.budget_bytes.reset();
+  if (recipe.embedding == EmbeddingMode::search) recipe.embedding = EmbeddingMode::sixteen_bits;
   return recipe;
 }
 

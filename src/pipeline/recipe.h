@@ -100,6 +100,8 @@ struct Recipe {
 Json to_json(const Recipe& recipe);
 /// Missing keys keep the defaults of `base`; unknown keys and bad values are Errors naming `where` and the key.
 Recipe recipe_from_json(const Json& json, const Recipe& base, const std::string& where);
+/// `recipe` for a rate of the linear layers in place of any other budget; a searched embedding goes to 16 bits.
+Recipe with_rate(Recipe recipe, double bpw);
 /// Throws Error(usage) naming what contradicts what.
 void validate(const Recipe& recipe);
 

@@ -1,6 +1,7 @@
 #include "train/train_config.h"
 
 #include "core/error.h"
+#include "core/json_exact.h"
 
 #include <set>
 #include <utility>
@@ -55,8 +56,8 @@ void for_each_option(Config& c, Visit&& visit) {
   visit("weight_decay", c.adamw.weight_decay);
   visit("clip_norm", c.clip_norm);
   visit("compute", c.compute);
-  visit("validation_interval", c.validation_interval);
   visit("fp8_products", c.fp8_products);
+  visit("validation_interval", c.validation_interval);
   visit("checkpoint_interval", c.checkpoint_interval);
   visit("divergence_margin", c.divergence_margin);
   visit("fp4_share", c.scheme.fp4_share);
@@ -71,22 +72,12 @@ void for_each_option(Config& c, Visit&& visit) {
   visit("scheme_file", c.scheme.file);
 }
 
-/// nlohmann converts between numbers, signs and booleans silently; this does not.
 template <typename T>
 void read(const Json& value, const char* key, const std::string& where, T& field) {
-  bool sound = false;
-  if constexpr (std::is_same_v<T, bool>)
-    sound = value.is_boolean();
-  else if constexpr (std::is_same_v<T, std::string>)
-    sound = value.is_string();
-  else if constexpr (std::is_same_v<T, double>)
-    sound = value.is_number();
-  else if constexpr (std::is_unsigned_v<T>)
-    sound = value.is_number_integer() && value >= 0;  // a literal in C++ is signed, one in a file is not
-  else
-    sound = value.is_number_integer();
-  if (!sound) fail_input("{}: key '{}' has the wrong type: found {}", where, key, value.dump().substr(0, 80));
-  value.get_to(field);
+  const std::optional<T> exact = json_exactly<T>(value);
+  if (!exact)
+    fail_input("{}: option '{}': wanted {}, found {}", where, key, json_name<T>(), value.dump().substr(0, 80));
+  field = *exact;
 }
 
 void validate(const TrainConfig& c, const std::string& where) {
@@ -100,7 +91,6 @@ void validate(const TrainConfig& c, const std::string& where) {
   require(c.data.batch_windows >= 1 && c.data.validation_windows >= 1,
           "'batch_windows' and 'validation_windows' must be at least 1");
   require(c.micro_batches >= 1 && c.micro_batches <= c.data.batch_windows,
-  require(c.fp8_products == "emulated" || c.fp8_products == "hardware", "'fp8_products' must be emulated or hardware");
           "'micro_batches' must be at least 1 and at most 'batch_windows'");
   require(c.steps >= 1 && c.warmup_steps < c.steps, "'steps' must be at least 1 and more than 'warmup_steps'");
   require(c.learning_rate > 0 && c.clip_norm > 0 && c.divergence_margin > 0,
@@ -110,6 +100,7 @@ void validate(const TrainConfig& c, const std::string& where) {
           "'beta1' and 'beta2' must be in [0, 1)");
   require(c.adamw.epsilon > 0 && c.adamw.weight_decay >= 0, "'epsilon' must be positive, 'weight_decay' not negative");
   require(c.compute == "bf16" || c.compute == "f32", "'compute' must be bf16 or f32");
+  require(c.fp8_products == "emulated" || c.fp8_products == "hardware", "'fp8_products' must be emulated or hardware");
   require(c.validation_interval >= 1 && c.checkpoint_interval >= 1 && c.scheme.update_interval >= 1,
           "intervals must be at least 1");
   require(c.scheme.fp4_share >= 0 && c.scheme.fp4_share <= 1, "'fp4_share' must be in [0, 1]");
