@@ -98,6 +98,7 @@ std::vector<ModelRow> model_rows(const ModelBenchResult& result, const MachineRa
   std::vector<ModelRow> rows;
   for (const ModelTimes& times : result.times) {
     ModelRow row{.work = times.work, .tokens = times.tokens, .context = times.context, .batch = times.batch};
+    row.profile = times.profile;
     row.seconds = median(times.seconds);
     row.tokens_per_second = static_cast<double>(times.tokens * times.batch) / row.seconds;
     if (times.work == "decode" && result.placement.empty())  // of a card's memory this machine's bandwidth says nothing
@@ -130,13 +131,18 @@ Json to_json(const RatioRow& row) {
 }
 
 Json to_json(const ModelRow& row) {
-  return {{"work", row.work},
-          {"tokens", row.tokens},
-          {"context", row.context},
-          {"batch", row.batch},
-          {"seconds", row.seconds},
-          {"tokens_per_second", row.tokens_per_second},
-          {"roofline_share", row.roofline_share}};
+  Json json = {{"work", row.work},
+               {"tokens", row.tokens},
+               {"context", row.context},
+               {"batch", row.batch},
+               {"seconds", row.seconds},
+               {"tokens_per_second", row.tokens_per_second},
+               {"roofline_share", row.roofline_share}};
+  for (std::size_t i = 0; row.profile.passes > 0 && i < kOperations; ++i)
+    if (row.profile.seconds[i] > 0)
+      json["microseconds_a_pass"][std::string(name_of(static_cast<Operation>(i)))] =
+          1e6 * row.profile.seconds[i] / static_cast<double>(row.profile.passes);
+  return json;
 }
 
 }  // namespace scalebits

@@ -48,6 +48,7 @@ struct ModelRow {
   std::int64_t tokens = 0, context = 0, batch = 1;
   double seconds = 0, tokens_per_second = 0;
   double roofline_share = 0;  // decoding: weights read at the best bandwidth of the run; 0: says nothing
+  Profile profile;
 };
 
 std::vector<ModelRow> model_rows(const ModelBenchResult& result, const MachineRates& machine);

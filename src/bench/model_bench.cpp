@@ -69,10 +69,12 @@ ModelBenchResult bench_model(const std::filesystem::path& path, const ModelBench
     ModelTimes times{.work = "prompt", .tokens = length};
     for (int repeat = -1; repeat < options.repeats; ++repeat) {  // the first makes room
       session.keep(0);
+      if (repeat == 0) model->profile() = {};
       const auto start = Clock::now();
       session.evaluate(prompt);
       if (repeat >= 0) times.seconds.push_back(seconds_since(start));
     }
+    times.profile = model->profile();
     result.times.push_back(std::move(times));
   }
   for (const std::int64_t context : options.contexts) {
@@ -81,11 +83,13 @@ ModelBenchResult bench_model(const std::filesystem::path& path, const ModelBench
     session.keep(0);
     if (context > 0) session.evaluate(random_tokens(context, vocab));
     ModelTimes times{.work = "decode", .tokens = options.tokens, .context = context};
+    model->profile() = {};
     for (int repeat = 0; repeat < options.repeats; ++repeat) {
       session.keep(context);
       Session* const one = &session;
       times.seconds.push_back(write_tokens({&one, 1}, options.tokens));
     }
+    times.profile = model->profile();
     result.times.push_back(std::move(times));
   }
   for (const std::int64_t batch : options.batches) {
@@ -96,10 +100,12 @@ ModelBenchResult bench_model(const std::filesystem::path& path, const ModelBench
     for (std::int64_t i = 0; i < batch; ++i)
       sessions.push_back(owned.emplace_back(std::make_unique<Session>(*model, session_options)).get());
     ModelTimes times{.work = "decode", .tokens = options.tokens, .batch = batch};
+    model->profile() = {};
     for (int repeat = 0; repeat < options.repeats; ++repeat) {
       for (Session* const one : sessions) one->keep(0);
       times.seconds.push_back(write_tokens(sessions, options.tokens));
     }
+    times.profile = model->profile();
     result.times.push_back(std::move(times));
   }
   return result;

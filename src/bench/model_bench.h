@@ -26,6 +26,7 @@ struct ModelTimes {
   std::string work;  // "load to first token", "prompt", "decode"
   std::int64_t tokens = 0, context = 0, batch = 1;
   std::vector<double> seconds;  // of all tokens of all sequences, one for each repeat
+  Profile profile;              // of all repeats; empty unless the runtime's options ask for it
 };
 
 struct ModelBenchResult {

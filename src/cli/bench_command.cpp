@@ -170,6 +170,7 @@ void report(const BenchOptions& options, Isa isa, const BenchResult& result) {
                  row.tokens, row.context, row.batch, 1e3 * row.seconds, row.tokens_per_second);
       if (row.roofline_share > 0) fmt::print(", {:.1f} % of the roofline", 100 * row.roofline_share);
       fmt::print("\n");
+      if (row.profile.passes > 0) print_profile(row.profile);
       json["model"]["times"].push_back(to_json(row));
     }
   }
@@ -193,6 +194,7 @@ void bench(BenchOptions options, const std::string& pool) {
   RuntimeOptions& runtime = options.for_model.runtime;
   runtime = options.arguments.runtime;
   options.for_model.kv = runtime.card.kv = options.arguments.kv;
+  if (runtime.profile && options.model.empty()) fail(ErrorKind::usage, "bench: --profile needs a MODEL");
   if (runtime.device == RuntimeDevice::cuda) {
     if (options.model.empty())
       fail(ErrorKind::usage, "bench: --device cuda needs a MODEL; tools/gpu_check measures single products on a card");
@@ -215,7 +217,6 @@ void add_bench(CLI::App& app) {
       app.add_subcommand("bench", "Measure the machine, then our products, or a whole model, beside it");
   command->add_option("MODEL", options->model, "Measure tokens per second of this model instead of single products");
   add_runtime_options(*command, options->arguments);
-  command->remove_option(command->get_option("--profile"));
   CLI::Option* const shapes =
       command->add_option("--shapes", options->shapes, "Products: outputs x inputs of the weights")
           ->delimiter(',')
