@@ -8,6 +8,7 @@
 #include "core/units.h"
 #include "train/trainer.h"
 
+#include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -84,6 +85,10 @@ void train_model(const TrainArguments& arguments) {
     ProgressLine line(arguments.quiet || !tells);
     report = train(job, std::ref(line));
     group.leave();
+  } catch (const c10::OutOfMemoryError& error) {
+    fail(ErrorKind::unsupported_hardware,
+         "the device ran out of memory: {}; a run with more 'micro_batches' takes less of it",
+         error.what_without_backtrace());
   } catch (const Error& error) {
     if (error.kind() == ErrorKind::interrupted) group.leave();
     throw;
