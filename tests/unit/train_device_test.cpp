@@ -140,16 +140,17 @@ TEST_P(TrainingOnTensors, LossAndGradientsAreTheHosts) {
   for (const bool tied : {true, false}) {
     Parameters host = random_parameters({}, tied), tensors = random_parameters(kTensors, tied);
     const at::Tensor ids = random_ids(host.spec());
-    const PrecisionScheme scheme = uniform_scheme(host.spec(), GetParam());
     TrainingGraph a(host, {.operand = at::kFloat, .seed = 2}), b(tensors, {.operand = at::kFloat, .seed = 2});
-    const double tolerance = rounding_of_step(host.spec(), ids, GetParam() != NumberFormat::bf16);
-    const double loss = a.loss_and_gradients(ids, scheme, 7).mean;
-    EXPECT_NEAR(b.loss_and_gradients(ids, scheme, 7).mean, loss, tolerance * loss);
+    const at::Tensor exact = gradients_of(a, ids, NumberFormat::bf16, 7), wanted = gradients_of(a, ids, GetParam(), 7);
+    const double effect = relative_difference(wanted, exact);
+    const double tolerance = rounding_of_step(host.spec(), ids, effect);
+    EXPECT_LE(relative_difference(gradients_of(b, ids, GetParam(), 7), wanted), tolerance);
+    if (is_fp4(GetParam())) {
+      EXPECT_GT(relative_difference(gradients_of(b, ids, GetParam(), 8), wanted), effect / 2) << "other draws";
+    }
+    const PrecisionScheme scheme = uniform_scheme(host.spec(), GetParam());
+    const double loss = a.loss(ids, scheme).mean;
     EXPECT_NEAR(b.loss(ids, scheme).mean, loss, tolerance * loss);
-    for (std::size_t i = 0; i < host.all().size(); ++i)
-      EXPECT_LE(length_of(tensors.all()[i].gradient - host.all()[i].gradient),
-                tolerance * length_of(host.all()[i].gradient))
-          << host.all()[i].name;
   }
 }
 
@@ -172,14 +173,16 @@ TEST(TrainingOnTensors, SnipMeasuresAndChoosesAsOnTheHost) {
   std::vector<std::vector<double>> host, tensors;
   const double loss = run({}, host).statistics.loss;
   const ModelSpec spec = random_parameters({}).spec();
-  const double tolerance = rounding_of_step(spec, random_ids(spec), true);
+  const double tolerance = rounding_of_step(spec, random_ids(spec), 0);
   EXPECT_NEAR(run(kTensors, tensors).statistics.loss, loss, tolerance * loss);
   ASSERT_EQ(host.size(), tensors.size());
+  // Each product is measured by itself behind an exact pass. A relative change r carries a number over a border between
+  // neighbours a step s apart with probability 2 r / s, by s: sqrt(2 r s) in the root mean square, s at most 1/2.
   double total = 0;
   for (const auto& of_layer : host) total += *std::max_element(of_layer.begin(), of_layer.end());
   for (std::size_t linear = 0; linear < host.size(); ++linear)
     for (std::size_t option = 0; option < host[linear].size(); ++option)
-      EXPECT_NEAR(tensors[linear][option], host[linear][option], tolerance * total);
+      EXPECT_NEAR(tensors[linear][option], host[linear][option], std::sqrt(tolerance) * total);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "tiny_models.h"
 #include "train/parameters.h"
 #include "train/train_arithmetic.h"
+#include "train/training_graph.h"
 
 #include "core/parallel.h"
 #include "core/random.h"
@@ -15,6 +16,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <vector>
 
 namespace scalebits::testing_train {
 
@@ -69,13 +71,24 @@ inline at::Tensor random_ids(const ModelSpec& spec) {
   return ids;
 }
 
-/// What f32 sums in another order may do, relative to a step's loss or gradients. Quantised operands make more of a
-/// relative change r: it carries a number over a border between neighbours a step s apart with probability 2 r / s, by
-/// s, that is by sqrt(2 r s) in the root mean square, and s is at most half of a number in E2M1. Each of a layer's
-/// dozen operands, forward and backward, adds its own.
-inline double rounding_of_step(const ModelSpec& spec, const at::Tensor& ids, bool quantised) {
-  const double plain = 2 * testing_graph::rounding(spec, ids.numel());
-  return quantised ? std::sqrt(12.0 * static_cast<double>(spec.layers) * plain) : plain;
+/// What f32 sums in another order may do to a step's loss and gradients, relative to them. In full precision that is
+/// all; through quantised operands a number carried over a border of its grid moves all behind it by more than
+/// roundings, until differences are a good share of what quantisation itself does: `effect` of it, of which a quarter
+/// is allowed. Another grid or other draws come to more than half.
+inline double rounding_of_step(const ModelSpec& spec, const at::Tensor& ids, double effect) {
+  return 2 * testing_graph::rounding(spec, ids.numel()) + effect / 4;
+}
+
+/// All gradients of a step in one vector.
+inline at::Tensor gradients_of(TrainingGraph& graph, const at::Tensor& ids, NumberFormat format, std::uint64_t step) {
+  graph.loss_and_gradients(ids, uniform_scheme(graph.spec(), format), step);
+  std::vector<at::Tensor> all;
+  for (const Parameter& parameter : graph.parameters().all()) all.push_back(parameter.gradient.flatten());
+  return at::cat(all);
+}
+
+inline double relative_difference(const at::Tensor& found, const at::Tensor& wanted) {
+  return testing_graph::length_of(found.sub(wanted)) / testing_graph::length_of(wanted);
 }
 
 }  // namespace scalebits::testing_train
