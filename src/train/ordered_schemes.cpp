@@ -54,18 +54,25 @@ std::vector<std::size_t> random_order(const ModelSpec& spec, std::uint64_t seed)
 }
 
 PrecisionScheme fill_in_order(const ModelSpec& spec, const std::vector<std::size_t>& order, NumberFormat high,
-                              NumberFormat low, double share, std::int64_t stages) {
+                              NumberFormat low, double share, std::int64_t stages, bool per_product) {
+  using enum LinearProduct;
+  using Products = std::vector<LinearProduct>;  // of a layer, which get low precision together
+  const std::vector<std::vector<Products>> rounds =
+      per_product ? std::vector<std::vector<Products>>{{{input_gradient}, {weight_gradient}}, {{forward}}}
+                  : std::vector<std::vector<Products>>{{{forward, input_gradient, weight_gradient}}};
   PrecisionScheme scheme = uniform_scheme(spec, high);
   const std::vector<double> flops = linear_flops(spec);
   const std::vector<int> stage = stages_of(spec, stages);
   std::map<int, double> missing;
   for (std::size_t linear = 0; linear < flops.size(); ++linear)
     missing[stage[linear]] += share * flops[linear] - (is_fp4(high) ? flops[linear] : 0);
-  for (const std::size_t linear : order) {
-    if (missing[stage[linear]] <= 1e-9 * flops[linear] || !is_fp4(low)) continue;
-    scheme[linear] = LinearFormats::uniform(low);
-    missing[stage[linear]] -= flops[linear];
-  }
+  for (const std::vector<Products>& round : rounds)
+    for (const std::size_t linear : order)
+      for (const Products& products : round) {
+        if (missing[stage[linear]] <= 1e-9 * flops[linear] || !is_fp4(low)) continue;
+        for (const LinearProduct product : products) scheme[linear].set(product, low);
+        missing[stage[linear]] -= flops[linear] * static_cast<double>(products.size()) / std::size(kLinearProducts);
+      }
   for (const auto& [number, rest] : missing)
     if (rest > 1e-6 * flops[0])
       fail(ErrorKind::infeasible_budget,

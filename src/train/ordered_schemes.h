@@ -19,8 +19,9 @@ std::vector<std::size_t> order_by_layer_type(const ModelSpec& spec);
 std::vector<std::size_t> random_order(const ModelSpec& spec, std::uint64_t seed);
 
 /// `low` for the linear layers in this order until every stage has at least `share`, `high` for the rest. Throws
-/// Error(infeasible_budget) when `low` everywhere is not enough.
+/// Error(infeasible_budget) when `low` everywhere is not enough. `per_product`: the layers' gradient products get it in
+/// this order, and only then their forward products, which the loss feels at once.
 PrecisionScheme fill_in_order(const ModelSpec& spec, const std::vector<std::size_t>& order, NumberFormat high,
-                              NumberFormat low, double share, std::int64_t stages);
+                              NumberFormat low, double share, std::int64_t stages, bool per_product = false);
 
 }  // namespace scalebits

@@ -25,6 +25,11 @@ struct LinearFormats {
            : product == LinearProduct::input_gradient ? input_gradient
                                                       : weight_gradient;
   }
+  void set(LinearProduct product, NumberFormat format) {
+    (product == LinearProduct::forward          ? forward
+     : product == LinearProduct::input_gradient ? input_gradient
+                                                : weight_gradient) = format;
+  }
   bool operator==(const LinearFormats&) const = default;
   static LinearFormats uniform(NumberFormat format) { return {format, format, format}; }
 };

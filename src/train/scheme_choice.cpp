@@ -17,7 +17,7 @@ std::function<PrecisionScheme()> ask_for_scheme(const SchemeQuestion& question) 
   const NumberFormat high = number_format_from_name(options.high), low = number_format_from_name(options.low);
   const auto settled = [](PrecisionScheme scheme) { return [scheme] { return scheme; }; };
   const auto filled = [&](const std::vector<std::size_t>& order) {
-    return settled(fill_in_order(spec, order, high, low, options.fp4_share, options.stages));
+    return settled(fill_in_order(spec, order, high, low, options.fp4_share, options.stages, options.per_product));
   };
   switch (options.kind) {
     case SchemeKind::bf16: return settled(uniform_scheme(spec, NumberFormat::bf16));

@@ -23,7 +23,7 @@ struct SchemeOptions {
   SchemeKind kind = SchemeKind::bf16;
   double fp4_share = 0.5;  // of the linear layers' operations
   std::string high = "fp8", low = "fp4";
-  bool per_product = false;  // snip: forward, input gradient and weight gradient may differ within a layer
+  bool per_product = false;  // a layer's three products may differ; not for the rules that go by errors
   std::int64_t stages = 1;   // pipeline stages: equal runs of layers, each of which meets the share
   std::uint64_t update_interval = 200;
   std::int64_t probe_windows = 0;  // of the batch that is measured; 0: half of it

@@ -107,6 +107,9 @@ void validate(const TrainConfig& c, const std::string& where) {
   require(c.scheme.stages >= 1 && c.scheme.probe_windows >= 0,
           "'stages' must be at least 1, 'probe_windows' at least 0");
   require(c.scheme.noise > 0 && c.scheme.weight_term >= 0, "'noise' must be positive, 'weight_term' not negative");
+  require(!c.scheme.per_product ||
+              (c.scheme.kind != SchemeKind::absolute_error && c.scheme.kind != SchemeKind::relative_error),
+          "'per_product' is not for the rules that go by operands' errors: two products share each operand");
   require((c.scheme.kind == SchemeKind::file) == !c.scheme.file.empty(),
           "'scheme_file' belongs to the scheme 'file', and to no other");
 }

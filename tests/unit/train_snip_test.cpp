@@ -10,7 +10,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace scalebits {
 namespace {
@@ -215,6 +217,27 @@ TEST(Snip, ChoosesTheCheapestSchemeThatMeetsTheShare) {
                                                          NumberFormat::fp4, share, 1)) +
                                        1e-6);
     }
+}
+
+TEST(Snip, RulesPerProductGiveLowPrecisionToGradientsFirst) {
+  Setting s;
+  const ModelSpec& spec = s.parameters.spec();
+  for (const double share : {0.1, 0.5, 2.0 / 3, 0.8, 1.0}) {
+    const PrecisionScheme scheme =
+        fill_in_order(spec, order_by_layer_index(spec), NumberFormat::fp8, NumberFormat::fp4, share, 1, true);
+    double found = fp4_share(spec, scheme), largest = 0;
+    for (const double flops : linear_flops(spec)) largest = std::max(largest, flops);
+    const std::vector<double> all = linear_flops(spec);
+    EXPECT_GE(found, share - 1e-9);
+    EXPECT_LE(found, share + largest / 3 / std::accumulate(all.begin(), all.end(), 0.0) + 1e-9);
+    bool forward = false, all_gradients = true;
+    for (const LinearFormats& formats : scheme) {
+      forward = forward || is_fp4(formats.forward);
+      all_gradients = all_gradients && is_fp4(formats.input_gradient) && is_fp4(formats.weight_gradient);
+    }
+    EXPECT_EQ(forward, share > 0.7);
+    EXPECT_EQ(all_gradients, share > 0.6);
+  }
 }
 
 TEST(Snip, EveryRuleMeetsTheShareInEachStage) {
