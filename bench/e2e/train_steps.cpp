@@ -162,7 +162,7 @@ int main(int argc, char** argv) try {
   const ComputeDevice device = compute_device_from_name(argv[2]);
   if (device == ComputeDevice::cpu) fail(ErrorKind::usage, "the host is what the device is held against");
   open_compute_device(device);
-  const TrainPlace emulated = train_place(device, 0);
+  const TrainPlace emulated = train_place(device, 0, false);
   TrainPlace real = emulated;
   Json result = {{"device", argv[2]}, {"model", given["size"]}};
   try {

@@ -16,8 +16,4 @@ const TrainArithmetic& host_train_arithmetic() {
   return kTable;
 }
 
-TrainPlace train_place(ComputeDevice device, int rank) {
-  return device == ComputeDevice::cpu ? TrainPlace{} : tensor_train_place(numbered_device(device, rank));
-}
-
 }  // namespace scalebits

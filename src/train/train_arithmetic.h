@@ -43,7 +43,8 @@ struct TrainPlace : ComputePlace {
 
 /// The place whose tensors lie on `device` and are worked on by tensor operations; see tensor_place().
 TrainPlace tensor_train_place(at::Device device);
-/// That of process number `rank`, for which open_compute_device() was called.
-TrainPlace train_place(ComputeDevice device, int rank);
+/// That of process number `rank`; open_compute_device() was called. fp8_hardware: its FP8 products are real ones, or
+/// Error(unsupported_hardware) says why they cannot be.
+TrainPlace train_place(ComputeDevice device, int rank, bool fp8_hardware);
 
 }  // namespace scalebits

@@ -140,7 +140,7 @@ class Run {
     }
     require_trainable(origin_.spec, origin_.source);
     data_.emplace(job_.data, *origin_.tokenizer, origin_.spec.vocab, config_.data);
-    const TrainPlace place = this->place();
+    const TrainPlace place = train_place(job_.device, group_.rank(), config_.fp8_products == "hardware");
     parameters_ =
         std::make_unique<Parameters>(origin_.tensors.empty() ? Parameters::random(origin_.spec, config_.seed(), place)
                                                              : Parameters::from_checkpoint(origin_, place));
@@ -162,17 +162,6 @@ class Run {
     state_.config["source"] = origin_.source;
     state_.data_hash = data_->hash();
     origin_.tensors.clear();
-  }
-
-  TrainPlace place() const {
-    TrainPlace place = train_place(job_.device, group_.rank());
-    if (config_.fp8_products == "emulated") return place;
-    if (job_.device == ComputeDevice::cpu)
-      fail(ErrorKind::unsupported_hardware,
-           "fp8_products=hardware wants a device that multiplies FP8 numbers, such as --device cuda; found --device "
-           "cpu");
-    place.fp8_product = fp8_product_on(place.device);
-    return place;
   }
 
   AdamWStep next_update() const {
