@@ -187,6 +187,8 @@ TEST_P(Operands, LossesAndTheEmbeddingsGradientAreTheHosts) {
   const CounterRng rng(3);
   for (std::int64_t i = 0; i < tokens; ++i)
     ids.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(rng.below(static_cast<std::uint64_t>(i), 7));
+  expect_alike({in.normal({9, hidden}), at::zeros({tokens, hidden})}, 0, "look-up",
+               [&](const Arithmetic& a, const auto& t) { a.look_up(t[0], ids, t[1]); });
   for (const bool squared : {false, true})
     expect_alike({in.normal({tokens, hidden}), in.normal({9, hidden})}, static_cast<double>(tokens),
                  "embedding's gradient",

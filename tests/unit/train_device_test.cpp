@@ -15,10 +15,6 @@ namespace scalebits {
 namespace {
 
 using namespace testing_train;
-using testing_graph::difference;
-using testing_graph::kEpsilon;
-using testing_graph::largest;
-using testing_graph::length_of;
 
 /// Equal to the bit, any NaN being like any other.
 bool same_bits(const at::Tensor& a, const at::Tensor& b) {

@@ -12,10 +12,6 @@ namespace scalebits {
 namespace {
 
 using namespace testing_train;
-using testing_graph::difference;
-using testing_graph::kEpsilon;
-using testing_graph::largest;
-using testing_graph::length_of;
 
 /// All three products with operands of `type`, real and emulated, and what may lie between them.
 void expect_emulated_product(std::int64_t tokens, std::int64_t outputs, std::int64_t inputs, at::ScalarType type) {

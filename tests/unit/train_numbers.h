@@ -20,6 +20,8 @@
 
 namespace scalebits::testing_train {
 
+using testing_graph::difference, testing_graph::kEpsilon, testing_graph::largest, testing_graph::length_of;
+
 /// The tensors here are so small that threads would only wait for each other; no result depends on their number.
 struct OneThread : testing::Environment {
   void SetUp() override { set_thread_count(1), at::set_num_threads(1); }
@@ -88,7 +90,7 @@ inline at::Tensor gradients_of(TrainingGraph& graph, const at::Tensor& ids, Numb
 }
 
 inline double relative_difference(const at::Tensor& found, const at::Tensor& wanted) {
-  return testing_graph::length_of(found.sub(wanted)) / testing_graph::length_of(wanted);
+  return length_of(found.sub(wanted)) / length_of(wanted);
 }
 
 }  // namespace scalebits::testing_train
