@@ -18,7 +18,6 @@ using at::blas::ScalingType;
 constexpr std::int64_t kTile = 128;
 
 constexpr std::int64_t tiles(std::int64_t extent) { return (extent + kTile - 1) / kTile; }
-constexpr std::int64_t rounded_up(std::int64_t extent, std::int64_t to) { return (extent + to - 1) / to * to; }
 
 Fp8Operand quantized(const FakeQuantize& how, const at::Tensor& matrix) {
   const Tile tile = tile_of(how);
@@ -34,6 +33,7 @@ Fp8Operand quantized(const FakeQuantize& how, const at::Tensor& matrix) {
   return operand;
 }
 
+/// A weight of one row is like any other matrix.
 bool is_weight(const Fp8Operand& operand) { return operand.scales.size(0) != operand.codes.size(0); }
 
 void put(const at::Tensor& product, const at::Tensor& out, bool accumulate) {
@@ -47,46 +47,12 @@ at::Tensor scaled_product(const at::Tensor& a, const at::Tensor& b, const at::Te
                            static_cast<std::int64_t>(b_scaling), kNoSwizzle, std::nullopt, type);
 }
 
-/// cuBLAS wants multiples of 16 in all dimensions; scales of whole tiles lie column by column, those of blocks in
-/// columns whose length is a multiple of 4.
-void product_of_blocks(const Fp8Operand& a, const Fp8Operand& b, const at::Tensor& out, bool accumulate) {
-  const std::int64_t m = a.codes.size(0), n = b.codes.size(0), k = tiles(a.codes.size(1)) * kTile;
-  const auto padded = [](const at::Tensor& matrix, std::int64_t rows, std::int64_t cols) {
-    if (matrix.size(0) == rows && matrix.size(1) == cols) return matrix;
-    const at::Tensor larger = at::zeros({rows, cols}, matrix.options());
-    larger.narrow(0, 0, matrix.size(0)).narrow(1, 0, matrix.size(1)).copy_(matrix);
-    return larger;
-  };
-  const auto codes = [&](const Fp8Operand& operand, std::int64_t rows) {
-    // As bytes: not every device copies every operation's numbers in E4M3, and a code of zero is a zero.
-    return padded(operand.codes.view(at::kByte), rounded_up(rows, 16), k).view(at::kFloat8_e4m3fn);
-  };
-  const auto scales_of_tiles = [&](const Fp8Operand& operand, std::int64_t rows) {
-    return padded(operand.scales.t().contiguous(), operand.scales.size(1), rounded_up(rows, 16)).t();
-  };
-  const bool blocks = is_weight(b);
-  const at::Tensor b_scales =
-      blocks ? padded(b.scales, b.scales.size(0), rounded_up(b.scales.size(1), 4)).t() : scales_of_tiles(b, n);
-  const at::Tensor product =
-      scaled_product(codes(a, m), codes(b, n), scales_of_tiles(a, m), ScalingType::BlockWise1x128, b_scales,
-                     blocks ? ScalingType::BlockWise128x128 : ScalingType::BlockWise1x128,
-                     accumulate ? at::kFloat : out.scalar_type());
-  put(product.narrow(0, 0, m).narrow(1, 0, n), out, accumulate);
-}
-
-/// One product for each slice of the contracted dimension that shares its scales.
-void product_of_slices(const Fp8Operand& a, const Fp8Operand& b, const at::Tensor& out, bool accumulate) {
-  const std::int64_t n = b.codes.size(0), k = a.codes.size(1);
-  at::Tensor sum = at::zeros(out.sizes(), out.options().dtype(at::kFloat));
-  for (std::int64_t tile = 0; tile < tiles(k); ++tile) {
-    const std::int64_t first = tile * kTile, count = std::min(kTile, k - first);
-    at::Tensor b_scales = b.scales.select(1, tile);
-    if (is_weight(b)) b_scales = b_scales.repeat_interleave(kTile).narrow(0, 0, n);
-    sum.add_(scaled_product(a.codes.narrow(1, first, count), b.codes.narrow(1, first, count),
-                            a.scales.narrow(1, tile, 1).contiguous(), ScalingType::RowWise,
-                            b_scales.contiguous().unsqueeze(0), ScalingType::RowWise, at::kFloat));
-  }
-  put(sum, out, accumulate);
+/// Zeros behind a matrix.
+at::Tensor padded(const at::Tensor& matrix, std::int64_t rows, std::int64_t cols) {
+  if (matrix.size(0) == rows && matrix.size(1) == cols) return matrix;
+  const at::Tensor larger = at::zeros({rows, cols}, matrix.options());
+  larger.narrow(0, 0, matrix.size(0)).narrow(1, 0, matrix.size(1)).copy_(matrix);
+  return larger;
 }
 
 /// What is wrong with a product on a device, found by making one of each kind; empty where nothing is.
@@ -114,8 +80,43 @@ Fp8Operand fp8_weight(const at::Tensor& matrix) {
   return quantized({.format = NumberFormat::fp8, .is_weight = true}, matrix);
 }
 
+void fp8_product_of_blocks(const Fp8Operand& a, const Fp8Operand& b, const at::Tensor& out, bool accumulate) {
+  // cuBLAS wants scales column by column, columns of blocks' scales a multiple of 4 long, and no odd dimensions: tiles
+  // are made whole.
+  const std::int64_t depth = tiles(a.codes.size(1));
+  const auto codes = [&](const Fp8Operand& operand) {
+    // As bytes: not every device copies every operation's numbers in E4M3, and a code of zero is a zero.
+    return padded(operand.codes.view(at::kByte), tiles(operand.codes.size(0)) * kTile, depth * kTile)
+        .view(at::kFloat8_e4m3fn);
+  };
+  const auto scales_of_tiles = [&](const Fp8Operand& operand) {
+    return padded(operand.scales.t().contiguous(), depth, tiles(operand.codes.size(0)) * kTile).t();
+  };
+  const bool blocks = is_weight(b);
+  const at::Tensor b_scales = blocks ? padded(b.scales, b.scales.size(0), (depth + 3) / 4 * 4).t() : scales_of_tiles(b);
+  const at::Tensor product =
+      scaled_product(codes(a), codes(b), scales_of_tiles(a), ScalingType::BlockWise1x128, b_scales,
+                     blocks ? ScalingType::BlockWise128x128 : ScalingType::BlockWise1x128,
+                     accumulate ? at::kFloat : out.scalar_type());
+  put(product.narrow(0, 0, a.codes.size(0)).narrow(1, 0, b.codes.size(0)), out, accumulate);
+}
+
+void fp8_product_of_slices(const Fp8Operand& a, const Fp8Operand& b, const at::Tensor& out, bool accumulate) {
+  const std::int64_t n = b.codes.size(0), k = a.codes.size(1);
+  const at::Tensor sum = at::zeros(out.sizes(), out.options().dtype(at::kFloat));
+  for (std::int64_t tile = 0; tile < tiles(k); ++tile) {
+    const std::int64_t first = tile * kTile, count = std::min(kTile, k - first);
+    at::Tensor b_scales = b.scales.select(1, tile);
+    if (is_weight(b)) b_scales = b_scales.repeat_interleave(kTile).narrow(0, 0, n);
+    sum.add_(scaled_product(a.codes.narrow(1, first, count), b.codes.narrow(1, first, count),
+                            a.scales.narrow(1, tile, 1).contiguous(), ScalingType::RowWise,
+                            b_scales.contiguous().unsqueeze(0), ScalingType::RowWise, at::kFloat));
+  }
+  put(sum, out, accumulate);
+}
+
 Fp8Product fp8_product_on(at::Device device) {
-  const Fp8Product product = device.is_cpu() ? product_of_slices : product_of_blocks;
+  const Fp8Product product = device.is_cpu() ? fp8_product_of_slices : fp8_product_of_blocks;
   if (const std::string fault = fault_of(product, device); !fault.empty())
     fail(ErrorKind::unsupported_hardware,
          "fp8_products=hardware wants FP8 products under scales of 1x128 and 128x128, which libtorch makes on cards of "

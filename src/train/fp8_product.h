@@ -21,6 +21,10 @@ Fp8Operand fp8_weight(const at::Tensor& matrix);
 
 /// out [m, n] f32 or bf16 = a b^T, or out += a b^T. a [m, k]: no weight; b [n, k].
 using Fp8Product = void (*)(const Fp8Operand& a, const Fp8Operand& b, const at::Tensor& out, bool accumulate);
+/// One block-scaled product.
+void fp8_product_of_blocks(const Fp8Operand& a, const Fp8Operand& b, const at::Tensor& out, bool accumulate);
+/// One product under scales of rows for each slice of the contracted dimension that shares its scales.
+void fp8_product_of_slices(const Fp8Operand& a, const Fp8Operand& b, const at::Tensor& out, bool accumulate);
 
 /// The product that `device` makes, found out by making some. Throws Error(unsupported_hardware) with libtorch's words
 /// where it makes none, or none that is right.
