@@ -4,6 +4,7 @@
 #include "cli/runtime_arguments.h"
 #include "core/atomic_file.h"
 #include "core/units.h"
+#include "evaluate/answer_comparison.h"
 #include "evaluate/zero_shot.h"
 #include "tokenizer/tokenizer.h"
 
@@ -17,7 +18,7 @@ namespace scalebits::cli {
 namespace {
 
 struct Arguments {
-  std::string model, data, json, items;
+  std::string model, reference, data, json, items;
   std::vector<std::string> tasks;
   std::int64_t limit = 0;
   std::optional<bool> bos;
@@ -43,35 +44,66 @@ std::string percent(const Accuracy& accuracy) {
   return fmt::format("{:.2f} ± {:.2f}", 100 * accuracy.mean, 100 * accuracy.standard_error);
 }
 
-void print(const std::vector<TaskResult>& results, const Accuracy& mean, double seconds) {
-  fmt::print("{:<15}{:>10}  {:<18}{:<18}{:>8}\n", "", "questions", "acc, %", "acc_norm, %", "time");
-  for (const TaskResult& result : results) {
+/// `reference`: empty without one.
+void print(const std::vector<TaskResult>& results, const std::vector<TaskResult>& reference, double seconds) {
+  const bool compares = !reference.empty();
+  fmt::print("{:<15}{:>10}  {:<18}{:<18}{:>8}{}\n", "", "questions", "acc, %", "acc_norm, %", "time",
+             compares ? "  over the reference  same answer" : "");
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    const TaskResult& result = results[i];
     const auto cell = [&](Measure measure) {
       return percent(result.accuracy(measure)) + (result.task.customary == measure ? " *" : "");
     };
-    fmt::print("{:<15}{:>10}  {:<18}{:<18}{:>8}\n", result.task.name, result.questions.size(), cell(Measure::acc),
+    fmt::print("{:<15}{:>10}  {:<18}{:<18}{:>8}", result.task.name, result.questions.size(), cell(Measure::acc),
                cell(Measure::acc_norm), format_seconds(result.seconds));
+    if (compares) {
+      const AnswerComparison beside = compare_answers(result, reference[i]);
+      fmt::print("  {:>18}  {:>9.1f} %", percent(beside.difference), 100 * beside.same);
+    }
+    fmt::print("\n");
   }
-  fmt::print("mean over tasks of the customary measure (*): {} %; {} in all\n", percent(mean), format_seconds(seconds));
+  fmt::print("mean over tasks of the customary measure (*): {} %", percent(mean_accuracy(results)));
+  if (compares) {
+    const AnswerComparison beside = compare_answers(std::span(results), std::span(reference));
+    fmt::print("; the reference {} %, apart {} (paired), {:.1f} % of the answers the same",
+               percent(mean_accuracy(reference)), percent(beside.difference), 100 * beside.same);
+  }
+  fmt::print("; {} in all\n", format_seconds(seconds));
+}
+
+std::vector<TaskResult> measure(const Arguments& arguments, RuntimeModel& model, bool bos,
+                                const std::vector<TaskSample>& samples) {
+  ProgressLine line(arguments.quiet);
+  return measure_zero_shot(model, samples, {.bos = bos, .kv = arguments.runtime.kv}, std::ref(line));
 }
 
 void run(const Arguments& arguments) {
   for (const std::string& output : {arguments.json, arguments.items})
-    if (!output.empty()) check_output(output, {arguments.model, arguments.data});
+    if (!output.empty()) check_output(output, {arguments.model, arguments.reference, arguments.data});
   const std::vector<TaskSample> samples = samples_of(arguments);
   const auto model = open_model(arguments.model, arguments.runtime);
-  const Tokenizer& tokenizer = model->require_tokenizer();
-  const bool bos = arguments.bos.value_or(tokenizer.adds_bos_by_default());
-  if (bos && !tokenizer.bos())
-    fail(ErrorKind::usage, "{}: --bos was given, but the tokenizer has no such token", arguments.model);
-
-  std::vector<TaskResult> results;
-  {
-    ProgressLine line(arguments.quiet);
-    results = measure_zero_shot(*model, samples, {.bos = bos, .kv = arguments.runtime.kv}, std::ref(line));
+  const bool bos = arguments.bos.value_or(model->require_tokenizer().adds_bos_by_default());
+  const auto require_bos = [&](const std::string& path, RuntimeModel& of) {
+    if (bos && !of.require_tokenizer().bos())
+      fail(ErrorKind::usage, "{}: --bos was given, but the tokenizer has no such token", path);
+  };
+  require_bos(arguments.model, *model);
+  std::unique_ptr<RuntimeModel> reference;  // opened before hours of work, in case that it can't be
+  if (!arguments.reference.empty()) {
+    reference = open_model(arguments.reference, arguments.runtime);
+    require_bos(arguments.reference, *reference);
   }
-  Json report = to_json(std::span<const TaskResult>(results), arguments.limit);
-  print(results, mean_accuracy(results), report["seconds"]);
+
+  const std::vector<TaskResult> results = measure(arguments, *model, bos, samples);
+  std::vector<TaskResult> references;
+  if (reference) references = measure(arguments, *reference, bos, samples);
+  Json report = to_json(std::span(results), arguments.limit);
+  if (reference) {
+    report["reference"] = to_json(std::span(references), arguments.limit);
+    report["reference"]["model"] = arguments.reference;
+    report["beside_reference"] = to_json(std::span(results), std::span(references));
+  }
+  print(results, references, report["seconds"]);
   if (arguments.runtime.runtime.profile) print_profile(model->profile());
   if (!arguments.items.empty()) {
     std::string lines;
@@ -93,6 +125,10 @@ void add_zeroshot(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* const command = app.add_subcommand("zeroshot", "Measure how many questions a model answers right");
   command->add_option("MODEL", arguments->model, "Hugging Face folder, GGUF file or artifact")->required();
+  command
+      ->add_option("--reference", arguments->reference,
+                   "Ask this model, too: how far apart the two are, and how many answers are the same")
+      ->type_name("MODEL");
   command->add_option("--data", arguments->data, "Where the tasks' files are (JSON lines)")
       ->required()
       ->type_name("FOLDER");

@@ -3,6 +3,8 @@
 // cut, chosen and averaged is what the definitions say.
 #include "evaluate/zero_shot.h"
 
+#include "evaluate/answer_comparison.h"
+
 #include "core/error.h"
 #include "core/random.h"
 #include "evaluate/token_loss.h"
@@ -232,6 +234,36 @@ TEST(LogLikelihoods, StopOnInterrupt) {
   interrupt_requested = true;
   EXPECT_THROW(log_likelihoods(*model, std::vector<std::vector<EncodedChoice>>{{{{1, 2}, 1}}}, KvType::f16), Error);
   interrupt_requested = false;
+}
+
+TEST(ZeroShot, AnswersBesideAnothersArePaired) {
+  // boolq goes by acc: ten questions, right where the likeliest is 1.
+  const auto answers = [](const std::string& task, const std::string& likeliest, const std::string& by_length) {
+    TaskResult result{.task = task_named(task)};
+    for (std::size_t i = 0; i < likeliest.size(); ++i)
+      result.questions.push_back({.line = static_cast<std::int64_t>(i),
+                                  .label = 1,
+                                  .likeliest = static_cast<std::size_t>(likeliest[i] - '0'),
+                                  .likeliest_by_length = static_cast<std::size_t>(by_length[i] - '0')});
+    return result;
+  };
+  const TaskResult one = answers("boolq", "1111100000", "0000000000"),
+                   other = answers("boolq", "1100011000", "1111111111");
+  const AnswerComparison found = compare_answers(one, other);
+  EXPECT_DOUBLE_EQ(found.difference.mean, 0.1);  // three gained, two lost
+  EXPECT_DOUBLE_EQ(found.same, 0.5);
+  EXPECT_NEAR(found.difference.standard_error, std::sqrt((5 - 10 * 0.01) / 9 / 10), 1e-15);
+  // openbookqa goes by length, and 0 and 2 are both wrong, but not the same.
+  const TaskResult wrong = answers("openbookqa", "11", "02"), mixed = answers("openbookqa", "00", "01");
+  EXPECT_DOUBLE_EQ(compare_answers(wrong, mixed).difference.mean, -0.5);
+  EXPECT_DOUBLE_EQ(compare_answers(wrong, answers("openbookqa", "11", "20")).same, 0);
+  const std::vector<TaskResult> all = {one, wrong}, references = {other, mixed};
+  const AnswerComparison mean = compare_answers(all, references);
+  EXPECT_DOUBLE_EQ(mean.difference.mean, (0.1 - 0.5) / 2);
+  EXPECT_DOUBLE_EQ(mean.same, 0.5);
+  EXPECT_NEAR(mean.difference.standard_error,
+              std::hypot(found.difference.standard_error, compare_answers(wrong, mixed).difference.standard_error) / 2,
+              1e-15);
 }
 
 TEST(ZeroShot, ChoosesCountsAndAverages) {
