@@ -1,6 +1,6 @@
 #include "train/loss_divergence.h"
 
-#include <algorithm>
+#include <cmath>
 
 namespace scalebits {
 
@@ -10,7 +10,7 @@ LossDivergence loss_divergence(const StepStatistics& statistics, const NoiseResp
                                NumberFormat format) {
   if (format == NumberFormat::bf16) return {};
   const FormatErrors& errors = statistics.linears.at(linear).errors.at(format);
-  return {errors.loss_slope, 0.5 * std::max(0.0, response.linears.at(linear).curvature) * errors.output};
+  return {errors.loss_slope, 0.5 * std::abs(response.linears.at(linear).curvature) * errors.output};
 }
 
 }  // namespace scalebits

@@ -219,6 +219,19 @@ TEST(Snip, ChoosesTheCheapestSchemeThatMeetsTheShare) {
     }
 }
 
+TEST(Snip, ACurvatureFoundNegativeIsNotFree) {
+  Setting s;
+  const SnipMeasurement measured = measure_step(s.question(), {NumberFormat::fp4});
+  NoiseResponse response = measured.response;
+  for (std::size_t linear = 0; linear < response.linears.size(); ++linear) {
+    const double before = loss_divergence(measured.statistics, response, linear, NumberFormat::fp4).total();
+    EXPECT_GT(before, 0);
+    response.linears[linear].curvature *= -1;
+    EXPECT_EQ(loss_divergence(measured.statistics, response, linear, NumberFormat::fp4).total(), before);
+    EXPECT_EQ(loss_divergence(measured.statistics, response, linear, NumberFormat::bf16).total(), 0);
+  }
+}
+
 TEST(Snip, RulesPerProductGiveLowPrecisionToGradientsFirst) {
   Setting s;
   const ModelSpec& spec = s.parameters.spec();
