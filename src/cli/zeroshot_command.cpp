@@ -103,7 +103,9 @@ void run(const Arguments& arguments) {
     report["reference"]["model"] = arguments.reference;
     report["beside_reference"] = to_json(std::span(results), std::span(references));
   }
-  print(results, references, report["seconds"]);
+  double seconds = report["seconds"];
+  if (reference) seconds += report["reference"]["seconds"].get<double>();
+  print(results, references, seconds);
   if (arguments.runtime.runtime.profile) print_profile(model->profile());
   if (!arguments.items.empty()) {
     std::string lines;
