@@ -1,6 +1,7 @@
 // `scalebits train`: a configuration and text in, a trained model out, in low precision where a scheme says so.
 #include "cli/commands.h"
 #include "cli/progress_line.h"
+#include "cli/settings.h"
 
 #include "core/atomic_file.h"
 #include "core/json.h"
@@ -26,18 +27,11 @@ struct TrainArguments {
   bool quiet = false;
 };
 
-/// The file's options with those of --set over them; a value that is not JSON is a string.
-Json config_json(const TrainArguments& arguments) {
-  Json json = read_json_file(arguments.config);
-  for (const std::string& setting : arguments.settings) {
-    const auto equals = setting.find('=');
-    if (equals == std::string::npos || equals == 0)
-      fail(ErrorKind::usage, "--set takes OPTION=VALUE such as steps=100, found '{}'", setting);
-    const std::string text = setting.substr(equals + 1);
-    Json value = Json::parse(text, nullptr, false);
-    json[setting.substr(0, equals)] = value.is_discarded() ? Json(text) : value;
-  }
-  return json;
+TrainConfig config_of(const TrainArguments& arguments) {
+  TrainConfig config = train_config_from_json(read_json_file(arguments.config), {}, arguments.config);
+  config = with_settings(std::move(config), arguments.settings, "", train_config_from_json);
+  require_valid(config, arguments.config);
+  return config;
 }
 
 /// Another process of the job has gone while this one computes: the last checkpoint is all there is to keep.
@@ -51,7 +45,7 @@ void train_model(const TrainArguments& arguments) {
   const ComputeDevice device = compute_device_from_name(arguments.device);
   open_compute_device(device);
   ProcessGroup group = ProcessGroup::from_environment(end_for_lost_process);
-  const TrainJob job{.config = train_config_from_json(config_json(arguments), arguments.config),
+  const TrainJob job{.config = config_of(arguments),
                      .data = {arguments.data.begin(), arguments.data.end()},
                      .output = arguments.output,
                      .group = &group,

@@ -80,7 +80,25 @@ void read(const Json& value, const char* key, const std::string& where, T& field
   field = *exact;
 }
 
-void validate(const TrainConfig& c, const std::string& where) {
+}  // namespace
+
+TrainConfig train_config_from_json(const Json& json, TrainConfig base, const std::string& where) {
+  if (!json.is_object()) fail_input("{}: wanted a JSON object, found {}", where, json.type_name());
+  TrainConfig config = std::move(base);
+  std::set<std::string> known = {"model", "scheme"};
+  for_each_option(config, [&](const char* key, auto& field) {
+    known.insert(key);
+    if (json.contains(key)) read(json.at(key), key, where, field);
+  });
+  for (const auto& [key, value] : json.items())
+    if (!known.contains(key)) fail(ErrorKind::usage, "{}: unknown option '{}'", where, key);
+  if (json.contains("model")) config.model = json.at("model");
+  if (json.contains("scheme"))
+    config.scheme.kind = scheme_kind_from_name(json_value<std::string>(json, "scheme", where));
+  return config;
+}
+
+void require_valid(const TrainConfig& c, const std::string& where) {
   const auto require = [&](bool holds, const char* what) {
     if (!holds) fail(ErrorKind::usage, "{}: {}", where, what);
   };
@@ -112,25 +130,6 @@ void validate(const TrainConfig& c, const std::string& where) {
           "'per_product' is not for the rules that go by operands' errors: two products share each operand");
   require((c.scheme.kind == SchemeKind::file) == !c.scheme.file.empty(),
           "'scheme_file' belongs to the scheme 'file', and to no other");
-}
-
-}  // namespace
-
-TrainConfig train_config_from_json(const Json& json, const std::string& where) {
-  if (!json.is_object()) fail_input("{}: wanted a JSON object, found {}", where, json.type_name());
-  TrainConfig config;
-  std::set<std::string> known = {"model", "scheme"};
-  for_each_option(config, [&](const char* key, auto& field) {
-    known.insert(key);
-    if (json.contains(key)) read(json.at(key), key, where, field);
-  });
-  for (const auto& [key, value] : json.items())
-    if (!known.contains(key)) fail(ErrorKind::usage, "{}: unknown option '{}'", where, key);
-  if (json.contains("model") && !json.at("model").is_null()) config.model = json.at("model");
-  if (json.contains("scheme"))
-    config.scheme.kind = scheme_kind_from_name(json_value<std::string>(json, "scheme", where));
-  validate(config, where);
-  return config;
 }
 
 Json to_json(const TrainConfig& config) {

@@ -36,8 +36,11 @@ struct TrainConfig {
   Schedule schedule() const { return {learning_rate, lowest_rate_share, warmup_steps, steps}; }
 };
 
-/// Unknown keys, values of the wrong type and contradictions are Errors(usage or bad_input) naming `where` and the key.
-TrainConfig train_config_from_json(const Json& json, const std::string& where);
+/// The options that `json` names over those of `base`. Unknown keys and values of the wrong type are Errors(usage or
+/// bad_input) naming `where` and the key.
+TrainConfig train_config_from_json(const Json& json, TrainConfig base, const std::string& where);
+/// Throws Error(usage) naming `where` and the options that are out of range or contradict each other.
+void require_valid(const TrainConfig& config, const std::string& where);
 /// All options, the defaults included.
 Json to_json(const TrainConfig& config);
 /// The model that `config.model` describes; `vocab` where it does not say.

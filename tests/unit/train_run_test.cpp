@@ -77,7 +77,7 @@ struct Workplace {
                  {"update_interval", 8},
                  {"scheme", "snip"}};
     json.update(changes);
-    job = {train_config_from_json(json, "test"), {folder / "text.txt"}, folder / "run"};
+    job = {train_config_from_json(json, {}, "test"), {folder / "text.txt"}, folder / "run"};
   }
 };
 
@@ -149,7 +149,7 @@ TEST(Trainer, StartsFromARunAndFromAModel) {
     json["model"] = nullptr, json["tokenizer"] = "", json["steps"] = 30, json["scheme"] = "fp4";
     json.update(start);
     TrainJob job = base.job;
-    job.config = train_config_from_json(json, "branch"), job.output = base.folder / name;
+    job.config = train_config_from_json(json, {}, "branch"), job.output = base.folder / name;
     return train(job);
   };
   const TrainReport run = branch({{"start_run", base.job.output.string()}}, "from_run");
@@ -195,7 +195,7 @@ TEST(TrainConfig, RefusesWhatItDoesNotKnow) {
   const auto refused = [](const Json& changes) {
     Json json = {{"model", {{"layers", 2}}}, {"tokenizer", "t"}};
     json.update(changes);
-    EXPECT_THROW(train_config_from_json(json, "test"), Error) << changes.dump();
+    EXPECT_THROW(require_valid(train_config_from_json(json, {}, "test"), "test"), Error) << changes.dump();
   };
   refused({{"lerning_rate", 1}});
   refused({{"steps", "many"}});
@@ -205,8 +205,8 @@ TEST(TrainConfig, RefusesWhatItDoesNotKnow) {
   refused({{"scheme", "best"}});
   refused({{"scheme", "file"}});
   refused({{"fp4_share", 1.5}});
-  const TrainConfig config = train_config_from_json({{"start_model", "m"}, {"seed", 9}}, "test");
-  EXPECT_EQ(to_json(train_config_from_json(to_json(config), "again")), to_json(config));
+  const TrainConfig config = train_config_from_json({{"start_model", "m"}, {"seed", 9}}, {}, "test");
+  EXPECT_EQ(to_json(train_config_from_json(to_json(config), {}, "again")), to_json(config));
 }
 
 TEST(TrainData, ShowsEachWindowOnceInAnEpoch) {
