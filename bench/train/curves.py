@@ -1,5 +1,6 @@
 """The grid's loss curves as one SVG: each scheme's training loss above BF16's of the same seed and step (which see the same
 text), mean over seeds, smoothed. A colour for each scheme, dashes where it was run at a lower share than its highest."""
+import math
 import statistics
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 520, 80, 220, 40, 50
@@ -12,6 +13,14 @@ def gaps(runs, base, window):
     steps = [line["step"] for line in base[0]]
     gap = [statistics.mean(run[i]["loss"] - bf16[i]["loss"] for run, bf16 in zip(runs, base)) for i in range(len(steps))]
     return [(steps[i], statistics.mean(gap[max(0, i - window + 1):i + 1])) for i in range(len(steps))]
+
+
+def ticks(low, high):
+    """Multiples of 1, 2 or 5 times a power of ten: about six of them."""
+    rough = (high - low) / 6
+    power = 10 ** math.floor(math.log10(rough))
+    step = next((factor * power for factor in (1, 2, 5) if factor * power >= rough), 10 * power)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def curves_svg(curves):
@@ -33,11 +42,11 @@ def curves_svg(curves):
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">',
            '<rect width="100%" height="100%" fill="white"/>',
            f'<text x="{LEFT}" y="22" font-size="15">training loss above BF16, nats per token (mean over seeds and {window} steps)</text>']
-    for i in range(6):
-        value, step = low + i / 5 * (high - low), min(steps) + i / 5 * across
+    for value in ticks(low, high):
         out.append(f'<path d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>'
-                   f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:+.4f}</text>'
-                   f'<text x="{x(step):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{step:.0f}</text>')
+                   f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.6g}</text>')
+    for step in ticks(min(steps), min(steps) + across):
+        out.append(f'<text x="{x(step):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{step:.6g}</text>')
     schemes = list(dict.fromkeys(name.split()[0] for name in lines))
     last_of = {name.split()[0]: name for name in lines}  # shares ascend
     for i, (name, line) in enumerate(lines.items()):

@@ -104,7 +104,8 @@ Plot comparison_plot(const Json& all) {
     const auto allocator = row["allocator"].get<std::string>(), rounding = row["rounding"].get<std::string>();
     const std::string name = ours ? allocator + ", " + rounding : allocator;
     auto found = std::find_if(plot.series.begin(), plot.series.end(), [&](const Series& s) { return s.name == name; });
-    if (found == plot.series.end()) found = plot.series.insert(found, {.name = name, .joined = ours});
+    if (found == plot.series.end())
+      found = plot.series.insert(found, {.name = name, .joined = ours, .family = allocator});
     found->points.emplace_back(row["linear_bpw"].get<double>(), row["perplexity"].get<double>());
     if (!ours) found->labels.push_back(rounding);
   }

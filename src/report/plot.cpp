@@ -8,6 +8,8 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <vector>
 
 namespace scalebits {
 namespace {
@@ -15,6 +17,23 @@ namespace {
 constexpr double kWidth = 960, kHeight = 560, kLeft = 70, kRight = 230, kTop = 40, kBottom = 50;
 constexpr std::array kColours = {"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e",
                                  "#8c564b", "#e377c2", "#17becf", "#7f7f7f", "#bcbd22"};
+constexpr std::array kDashes = {"", " stroke-dasharray=\"7 4\"", " stroke-dasharray=\"2 3\""};
+
+/// What tells a series from the others: those of one family have a colour in common.
+struct Pen {
+  const char *colour, *dashes;
+};
+
+std::vector<Pen> pens_for(const std::vector<Series>& all) {
+  std::map<std::string, std::pair<std::size_t, std::size_t>> families;  // number among them, series so far
+  std::vector<Pen> pens;
+  for (const Series& series : all) {
+    const std::string family = series.family.empty() ? series.name : series.family;
+    auto& [number, count] = families.try_emplace(family, families.size(), 0).first->second;
+    pens.push_back({kColours[number % kColours.size()], kDashes[count++ % kDashes.size()]});
+  }
+  return pens;
+}
 
 /// Values on the page, by their logarithm or as they are.
 class Axis {
@@ -57,19 +76,21 @@ std::string escaped(const std::string& text) {
   return out;
 }
 
-std::string drawn(const Series& series, const char* colour, const Axis& x, const Axis& y) {
+std::string drawn(const Series& series, const Pen& pen, const Axis& x, const Axis& y) {
   std::string path, dots;
   for (std::size_t i = 0; i < series.points.size(); ++i) {
     const double across = x.place(series.points[i].first), down = y.place(series.points[i].second);
     path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", across, down);
     if (!series.joined || series.points.size() < 50)
-      dots += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>\n", across, down, colour);
+      dots += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>\n", across, down, pen.colour);
     if (i < series.labels.size())
       dots += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" font-size=\"10\" fill=\"{}\">{}</text>\n", across + 5,
-                          down - 4, colour, escaped(series.labels[i]));
+                          down - 4, pen.colour, escaped(series.labels[i]));
   }
   if (!series.joined) return dots;
-  return fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.5\"/>\n", path, colour) + dots;
+  return fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.5\"{}/>\n", path, pen.colour,
+                     pen.dashes) +
+         dots;
 }
 
 }  // namespace
@@ -104,15 +125,17 @@ std::string svg_of(const Plot& plot) {
                      kHeight - 12, escaped(plot.x_label));
   svg += fmt::format("<text transform=\"translate(16 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
                      (kTop + kHeight - kBottom) / 2, escaped(plot.y_label));
-  std::size_t number = 0;
-  for (const Series& series : plot.series) {
-    if (series.points.empty()) continue;
-    const char* const colour = kColours[number % kColours.size()];
-    const double row = kTop + 16 * static_cast<double>(number++) + 8;
-    svg += drawn(series, colour, x, y);
-    svg +=
-        fmt::format("<path d=\"M{0} {1}h20\" stroke=\"{2}\" stroke-width=\"3\"/><text x=\"{3}\" y=\"{4}\">{5}</text>\n",
-                    kWidth - kRight + 14, row, colour, kWidth - kRight + 40, row + 4, escaped(series.name));
+  std::vector<Series> shown;
+  for (const Series& series : plot.series)
+    if (!series.points.empty()) shown.push_back(series);
+  const std::vector<Pen> pens = pens_for(shown);
+  for (std::size_t i = 0; i < shown.size(); ++i) {
+    const double row = kTop + 16 * static_cast<double>(i) + 8;
+    svg += drawn(shown[i], pens[i], x, y);
+    svg += fmt::format(
+        "<path d=\"M{0} {1}h26\" stroke=\"{2}\" stroke-width=\"2.5\"{6}/><text x=\"{3}\" y=\"{4}\">{5}</text>\n",
+        kWidth - kRight + 14, row, pens[i].colour, kWidth - kRight + 46, row + 4, escaped(shown[i].name),
+        pens[i].dashes);
   }
   return svg + "</svg>\n";
 }

@@ -12,6 +12,7 @@ struct Series {
   std::vector<std::pair<double, double>> points;  // (x, y) in the order in which they are joined; finite
   bool joined = true;                             // false: dots alone
   std::vector<std::string> labels;                // of the points; fewer are fine
+  std::string family;                             // series of one share a colour and differ by dashes; empty: none
 };
 
 struct Plot {

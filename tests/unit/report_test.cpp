@@ -45,5 +45,21 @@ TEST(Plot, CopesWithOnePointNoPointAndNames) {
   EXPECT_THROW(svg_of({.log_y = true, .series = {{.name = "x", .points = {{1, 0}}}}}), InternalError);
 }
 
+TEST(Plot, AFamilyHasAColourAndItsSeriesDiffer) {
+  const std::vector<std::pair<double, double>> points = {{1, 1}, {2, 2}};
+  const std::string svg = svg_of({.series = {{.name = "a, fine", .points = points, .family = "a"},
+                                             {.name = "b", .points = points},
+                                             {.name = "a, rough", .points = points, .family = "a"}}});
+  const std::regex line("<path d=\"[^\"]*\" fill=\"none\" (stroke=\"#[0-9a-f]+\") stroke-width=\"1.5\"([^/]*)/>");
+  std::vector<std::pair<std::string, std::string>> pens;
+  for (auto at = std::sregex_iterator(svg.begin(), svg.end(), line); at != std::sregex_iterator(); ++at)
+    pens.emplace_back((*at)[1], (*at)[2]);
+  ASSERT_EQ(pens.size(), 3u);
+  EXPECT_EQ(pens[0].first, pens[2].first);
+  EXPECT_NE(pens[0].first, pens[1].first);
+  EXPECT_EQ(pens[0].second, "");
+  EXPECT_NE(pens[0].second, pens[2].second);
+}
+
 }  // namespace
 }  // namespace scalebits
