@@ -41,23 +41,39 @@ class BackwardProbe : public StepObserver {
 
 class ForwardProbe : public StepObserver {
  public:
-  ForwardProbe(const TrainArithmetic& run, const PassRecord& record, NoiseResponse& response)
-      : run_(run), record_(record), response_(response) {}
+  ForwardProbe(const TrainArithmetic& run, const PassRecord& record, const ErrorHalf& half, std::int64_t windows,
+               NoiseResponse& response)
+      : run_(run), record_(record), half_(half), windows_(windows), response_(response) {}
   void after_forward(std::size_t linear, const at::Tensor& y) override {
-    y.add_(record_.output_errors.at(linear));
-    response_.linears[linear].forward_noise = run_.squared_norm(record_.output_errors[linear]);
+    for_each_disturbed(linear, [&](std::int64_t first, std::int64_t count) {
+      y.narrow(0, first, count).add_(record_.output_errors.at(linear).narrow(0, first, count));
+    });
   }
   void after_backward(std::size_t linear, ProductInput&, const at::Tensor& dy) override {
-    const at::Tensor& error = record_.output_errors[linear];
-    const double turned =
-        run_.inner_product(dy, error) - run_.inner_product(record_.output_gradients.at(linear), error);
-    const double size = response_.linears[linear].forward_noise;
-    response_.linears[linear].curvature = size > 0 ? turned / size : 0;
+    double turned = 0;
+    for_each_disturbed(linear, [&](std::int64_t first, std::int64_t count) {
+      const at::Tensor error = record_.output_errors[linear].narrow(0, first, count);
+      turned += run_.inner_product(dy.narrow(0, first, count), error) -
+                run_.inner_product(record_.output_gradients.at(linear).narrow(0, first, count), error);
+    });
+    NoiseResponse::Linear& answer = response_.linears[linear];
+    answer.forward_noise = run_.squared_norm(record_.output_errors[linear]);
+    if (answer.forward_noise > 0) answer.curvature += turned / answer.forward_noise;
   }
 
  private:
+  /// visit(first token, tokens) of each window whose outputs of this layer are off in this half.
+  template <typename Visit>
+  void for_each_disturbed(std::size_t linear, Visit&& visit) const {
+    const std::int64_t length = record_.output_errors.at(linear).size(0) / windows_;
+    for (std::int64_t window = 0; window < windows_; ++window)
+      if (half_.contains(linear, window)) visit(window * length, length);
+  }
+
   const TrainArithmetic& run_;
   const PassRecord& record_;
+  ErrorHalf half_;
+  std::int64_t windows_;
   NoiseResponse& response_;
 };
 
@@ -77,6 +93,11 @@ void PassRecord::keep_weight_gradients(const Parameters& parameters) {
   for (const Parameter& parameter : parameters.all()) weight_gradients.push_back(parameter.gradient.clone());
 }
 
+bool ErrorHalf::contains(std::size_t linear, std::int64_t window) const {
+  const CounterRng of_window(key, 16 + static_cast<std::uint64_t>(window));
+  return (of_window.bits(linear) >> 63 == 1) != second;
+}
+
 NoiseResponse probe_with_noise(TrainingGraph& graph, const at::Tensor& ids, const PassRecord& undisturbed,
                                const ProbeOptions& options) {
   const ModelSpec& spec = graph.spec();
@@ -90,16 +111,18 @@ NoiseResponse probe_with_noise(TrainingGraph& graph, const at::Tensor& ids, cons
       for (std::int64_t layer = 0; layer < spec.layers; ++layer)
         for (const LinearKind kind : linear_kinds(spec))
           if (parameter.name == linear_name(layer, kind))
-            response.linears[linear_index(spec, layer, kind)].*field = run.squared_update_change(
+            response.linears[linear_index(spec, layer, kind)].*field += run.squared_update_change(
                 parameter, options.adamw, options.update, undisturbed.weight_gradients.at(place), parameter.gradient);
     }
   };
   BackwardProbe backward(run, undisturbed, {options.noise, CounterRng(options.key, 2).bits(0)}, response);
   graph.loss_and_gradients(ids, exact, options.update.step, &backward);
   measure_updates(&NoiseResponse::Linear::backward_update);
-  ForwardProbe forward(run, undisturbed, response);
-  graph.loss_and_gradients(ids, exact, options.update.step, &forward);
-  measure_updates(&NoiseResponse::Linear::forward_update);
+  for (const bool second : {false, true}) {
+    ForwardProbe forward(run, undisturbed, {options.key, second}, ids.size(0), response);
+    graph.loss_and_gradients(ids, exact, options.update.step, &forward);
+    measure_updates(&NoiseResponse::Linear::forward_update);
+  }
   return response;
 }
 

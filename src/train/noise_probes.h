@@ -1,6 +1,8 @@
 // SNIP's second step: how the pass answers small noise, for second-order information without Hessians. Backward probe:
 // Gaussian noise on the gradient behind the last layer, to see what reaches each layer's gradients. Forward probe:
-// every linear layer's output is off by the low format's own error, to see how the output's gradient turns with it.
+// linear layers' outputs are off by the low format's own error, to see how the output's gradient turns with it; in each
+// window a random half of them at a time, in a second pass the others, since a layer's error costs what it does in
+// company, and a scheme of mixed formats has less of that than one of low precision everywhere.
 // [ours] The paper tells of the probes, with Gaussian noise in both, not of what is read off them. Noise that is
 // independent from token to token misses half of what quantisation does to the loss: a weight's error is the same for
 // all tokens, and what attention would average away stays (docs/method.md has the figures).
@@ -40,7 +42,7 @@ struct NoiseResponse {
     double curvature = 0;        // of the loss along the output's error e: <e, change of the output's gradient> ÷ |e|²,
                                  // not squared; may be negative
     double forward_noise = 0;    // |e|²
-    double forward_update = 0;   // |change of AdamW's update|² under the forward probe
+    double forward_update = 0;   // |change of AdamW's update|² under the forward probe, summed over its two passes
     double backward_update = 0;  // the same under the backward probe
   };
   /// What the backward probe left behind each half of a layer.
@@ -53,6 +55,14 @@ struct NoiseResponse {
   std::map<std::pair<std::int64_t, InputSite>, Half> halves;   // by layer and InputSite::mlp or ::attention
 };
 
+/// Which layers' outputs are off in which window of one pass of the forward probe: a random half under the key, or the
+/// `second`, which has the others.
+struct ErrorHalf {
+  std::uint64_t key = 0;
+  bool second = false;
+  bool contains(std::size_t linear, std::int64_t window) const;
+};
+
 struct ProbeOptions {
   double noise = 0.03;  // of the backward probe, relative to the root mean square of what it is added to
   AdamWOptions adamw;
@@ -60,7 +70,7 @@ struct ProbeOptions {
   std::uint64_t key = 0;
 };
 
-/// Two passes over `ids`. The graph's gradients are those of the last probe afterwards.
+/// Three passes over `ids`. The graph's gradients are those of the last probe afterwards.
 NoiseResponse probe_with_noise(TrainingGraph& graph, const at::Tensor& ids, const PassRecord& undisturbed,
                                const ProbeOptions& options);
 

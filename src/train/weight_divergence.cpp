@@ -1,6 +1,5 @@
 #include "train/weight_divergence.h"
 
-#include <algorithm>
 #include <cmath>
 
 namespace scalebits {
@@ -22,7 +21,7 @@ WeightDivergences::WeightDivergences(const ModelSpec& spec, const StepStatistics
       const NoiseResponse::Linear& answer = response.linears[linear];
       here += relative_backward_update(layer, kind);
       forward += std::sqrt(ratio(answer.forward_update, statistics.linears[linear].weight));
-      size += std::max(0.0, answer.curvature) * answer.forward_noise;
+      size += std::abs(answer.curvature) * answer.forward_noise;
     }
     below_[static_cast<std::size_t>(layer) + 1] = below_[static_cast<std::size_t>(layer)] + here;
   }
@@ -62,7 +61,7 @@ WeightDivergence WeightDivergences::of(std::int64_t layer, LinearKind kind, cons
     divergence.upstream =
         std::sqrt(found.errors.at(formats.input_gradient).input_gradient) * per_error_at(layer, input_site(kind));
   if (formats.forward != NumberFormat::bf16)
-    divergence.forward = forward_per_size_ * std::sqrt(std::max(0.0, response_.linears[linear].curvature) *
+    divergence.forward = forward_per_size_ * std::sqrt(std::abs(response_.linears[linear].curvature) *
                                                        found.errors.at(formats.forward).output);
   return divergence;
 }

@@ -33,8 +33,8 @@ class WeightDivergences {
   const StepStatistics& statistics_;
   const NoiseResponse& response_;
   std::vector<double> below_;  // [layer]: Σ |δu| / |W| of all linears in layers below it, under the backward probe
-  // Σ_k |δu_k| / |W_k| under the forward probe, per root of Σ_l curvature_l |n_l|²: the probe disturbed all outputs at
-  // once, and a layer's part in what that did is taken to be its part of the noise in the loss' own measure.
+  // Σ_k |δu_k| / |W_k| under the forward probe, per root of Σ_l |curvature_l| |n_l|²: the probe disturbed half of all
+  // outputs at once, and a layer's part in what that did is taken to be its part of the noise in the loss' own measure.
   double forward_per_size_ = 0;
 };
 

@@ -140,8 +140,9 @@ TEST(AdamW, UpdateChangeIsThatOfTwoUpdates) {
 }
 
 TEST(Probes, CurvatureIsThatOfTheLoss) {
-  // With all outputs off by their errors e the loss is higher by Σ <g, e> + ½ Σ <e, Δg>, but for third order: what is
-  // left over must be small beside the second order, and shrink eightfold when all errors are halved.
+  // With the outputs of a half off by their errors e the loss is higher by Σ <g, e> + ½ Σ <e, Δg> over that half, but
+  // for third order. Both halves make up every window of every layer, once: what is left over of the two rises' sum
+  // must be small beside the second order, and shrink eightfold when all errors are halved.
   Setting s;
   const PrecisionScheme exact = uniform_scheme(s.parameters.spec(), NumberFormat::bf16);
   for (std::uint64_t step = 0; step < 40; ++step) {
@@ -155,28 +156,52 @@ TEST(Probes, CurvatureIsThatOfTheLoss) {
   record.keep_weight_gradients(s.parameters);
   struct Disturb : StepObserver {
     const std::vector<at::Tensor>& errors;
-    explicit Disturb(const std::vector<at::Tensor>& all) : errors(all) {}
-    void after_forward(std::size_t linear, const at::Tensor& y) override { y.add_(errors[linear]); }
+    ErrorHalf half;
+    std::int64_t windows;
+    Disturb(const std::vector<at::Tensor>& all, const ErrorHalf& of, std::int64_t count)
+        : errors(all), half(of), windows(count) {}
+    void after_forward(std::size_t linear, const at::Tensor& y) override {
+      const auto of_windows = y.view({windows, -1, y.size(1)}), error = errors[linear].view(of_windows.sizes());
+      for (std::int64_t window = 0; window < windows; ++window)
+        if (half.contains(linear, window)) of_windows[window].add_(error[window]);
+    }
   };
   double second_order = 0, left_over[2] = {};
-  for (int half = 0; half < 2; ++half) {
+  for (int scale = 0; scale < 2; ++scale) {
     record.output_errors.clear();
     for (const at::Tensor& error : collector.output_errors())
-      record.output_errors.push_back(error.mul(half ? 0.05 : 0.1));
-    Disturb disturb(record.output_errors);
-    const double rise = s.graph.loss_and_gradients(s.ids, exact, 0, &disturb).mean - base;
-    const NoiseResponse response =
-        probe_with_noise(s.graph, s.ids, record, {.adamw = s.adamw, .update = {.rate = 1e-3, .step = 10}});
+      record.output_errors.push_back(error.mul(scale ? 0.05 : 0.1));
+    const ProbeOptions options{.adamw = s.adamw, .update = {.rate = 1e-3, .step = 10}, .key = 5};
+    double rise = 0;
+    for (const bool half : {false, true}) {
+      Disturb disturb(record.output_errors, {options.key, half}, s.ids.size(0));
+      rise += s.graph.loss_and_gradients(s.ids, exact, 0, &disturb).mean - base;
+    }
+    const NoiseResponse response = probe_with_noise(s.graph, s.ids, record, options);
     double first = 0, second = 0;
     for (std::size_t linear = 0; linear < exact.size(); ++linear) {
       first += inner_product(record.output_gradients.at(linear), record.output_errors[linear]);
       second += 0.5 * response.linears[linear].curvature * response.linears[linear].forward_noise;
     }
-    left_over[half] = rise - first - second;
-    if (half == 0) second_order = second;
+    left_over[scale] = rise - first - second;
+    if (scale == 0) second_order = second;
   }
   EXPECT_LT(std::fabs(left_over[0]), 0.25 * std::fabs(second_order));
   EXPECT_LT(std::fabs(left_over[1]), std::fabs(left_over[0]) / 4);
+}
+
+TEST(Probes, EveryWindowOfALayerIsInOneHalf) {
+  std::int64_t first = 0, layers_alike = 0;
+  for (std::size_t linear = 0; linear < 200; ++linear)
+    for (std::int64_t window = 0; window < 8; ++window) {
+      const bool here = ErrorHalf{7, false}.contains(linear, window);
+      EXPECT_NE(here, (ErrorHalf{7, true}.contains(linear, window)));
+      first += here;
+      layers_alike += here == ErrorHalf{7, false}.contains(linear + 1, window);
+    }
+  // 1600 fair draws: 800 ± 20.
+  EXPECT_NEAR(static_cast<double>(first), 800, 100);
+  EXPECT_NEAR(static_cast<double>(layers_alike), 800, 100);
 }
 
 TEST(Probes, MicroBatchesAreMeasuredByThemselves) {
