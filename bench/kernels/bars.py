@@ -144,5 +144,5 @@ def table(record):
         wanted = "" if bar is None else f"{'≤' if less else '≥'} {bar:g}"
         met = "" if bar is None else "met" if (value <= bar if less else value >= bar) else "**missed**"
         lines.append(f"| {work} | {what} | {value:.3g} | {wanted} | {met} |")
-    lines += ["", "All figures: `kernels.json`."]
+    lines += ["", "All figures: the `.json` of this name."]
     return "\n".join(lines) + "\n"
