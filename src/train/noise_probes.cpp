@@ -94,7 +94,7 @@ void PassRecord::keep_weight_gradients(const Parameters& parameters) {
 }
 
 bool ErrorHalf::contains(std::size_t linear, std::int64_t window) const {
-  const CounterRng of_window(key, 16 + static_cast<std::uint64_t>(window));
+  const CounterRng of_window(key, 16 + static_cast<std::uint64_t>(window));  // the backward probe's stream is 2
   return (of_window.bits(linear) >> 63 == 1) != second;
 }
 

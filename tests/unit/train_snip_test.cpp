@@ -255,6 +255,16 @@ TEST(Snip, ACurvatureFoundNegativeIsNotFree) {
     EXPECT_EQ(loss_divergence(measured.statistics, response, linear, NumberFormat::fp4).total(), before);
     EXPECT_EQ(loss_divergence(measured.statistics, response, linear, NumberFormat::bf16).total(), 0);
   }
+  // All of them are turned by now: the weights' divergence is as it was, too.
+  const ModelSpec& spec = s.parameters.spec();
+  const WeightDivergences before(spec, measured.statistics, measured.response);
+  const WeightDivergences turned(spec, measured.statistics, response);
+  for (std::int64_t layer = 0; layer < spec.layers; ++layer)
+    for (const LinearKind kind : linear_kinds(spec)) {
+      const LinearFormats fp4 = LinearFormats::uniform(NumberFormat::fp4);
+      EXPECT_GT(turned.of(layer, kind, fp4).forward, 0);
+      EXPECT_EQ(turned.of(layer, kind, fp4).forward, before.of(layer, kind, fp4).forward);
+    }
 }
 
 TEST(Snip, RulesPerProductGiveLowPrecisionToGradientsFirst) {
