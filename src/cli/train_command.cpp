@@ -30,7 +30,7 @@ struct TrainArguments {
 TrainConfig config_of(const TrainArguments& arguments) {
   TrainConfig config = train_config_from_json(read_json_file(arguments.config), {}, arguments.config);
   config = with_settings(std::move(config), arguments.settings, "", train_config_from_json);
-  require_valid(config, arguments.config);
+  require_valid(config, arguments.settings.empty() ? arguments.config : arguments.config + " with --set");
   return config;
 }
 
