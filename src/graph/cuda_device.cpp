@@ -32,7 +32,9 @@ int load_cuda() {
 
 std::uint64_t free_device_bytes(at::Device device) {
   if (device.is_cpu()) return half_of_physical_memory_bytes();
-  return static_cast<std::uint64_t>(at::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first);
+  at::DeviceAllocator& allocator = *at::getDeviceAllocator(device.type());
+  allocator.emptyCache();
+  return static_cast<std::uint64_t>(allocator.getMemoryInfo(device.index()).first);
 }
 
 std::uint64_t take_peak_device_bytes(at::Device device) {

@@ -11,7 +11,8 @@ namespace scalebits {
 /// saying what is missing: that library, one of CUDA's own, a driver or a card. Returns how many cards there are.
 int load_cuda();
 
-/// Bytes that a device has free; of the CPU, half of the physical memory.
+/// Bytes that a device has free, once torch has given back what it holds unused; of the CPU, half of the physical
+/// memory.
 std::uint64_t free_device_bytes(at::Device device);
 
 /// The most that torch's tensors took of a card since the last call, in bytes, with what its allocator held back; waits

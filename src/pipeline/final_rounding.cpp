@@ -3,6 +3,7 @@
 #include "core/hash.h"
 #include "core/units.h"
 #include "graph/memory_budget.h"
+#include "graph/sent_weights.h"
 #include "pipeline/search_passes.h"
 #include "refine/tune.h"
 #include "refine/tuned_matrix.h"
@@ -26,14 +27,21 @@ void stop_if_interrupted() {
   if (interrupt_requested) fail(ErrorKind::interrupted, "interrupted");
 }
 
-PackedBlobs rounded_with_feedback(const FinalRoundingJob& job, const FeedbackOptions& options,
+FeedbackOptions feedback_options(const FinalRoundingJob& job, const RoundingEngine& engine) {
+  FeedbackOptions options = job.recipe.feedback;
+  options.clip_search = job.recipe.clip != ClipWeighting::none;
+  options.decoder = engine.decoder;
+  return options;
+}
+
+PackedBlobs rounded_with_feedback(const FinalRoundingJob& job, const RoundingEngine& engine,
                                   const ProgressSink& progress) {
   const at::Tensor& windows = job.calibration.gradient_windows;
   const std::int64_t count = std::min<std::int64_t>(job.recipe.feedback_windows, windows.size(0));
   const auto layers = static_cast<double>(job.checkpoint.spec.layers);
   return round_with_feedback(
-      job.checkpoint, job.result.matrices, job.result.state.plan, windows.narrow(0, 0, count).contiguous(), options,
-      [&](std::int64_t layer) {
+      job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan,
+      windows.narrow(0, 0, count).contiguous(), feedback_options(job, engine), [&](std::int64_t layer) {
         stop_if_interrupted();
         if (progress) progress({static_cast<double>(layer) / layers, "rounding", fmt::format("layer {}", layer)});
       });
@@ -49,16 +57,16 @@ Json provenance_of_tuning(const FinalRoundingJob& job) {
           {"plan", plan.hex()}};
 }
 
-PackedBlobs tuned(const FinalRoundingJob& job, const FeedbackOptions& feedback, const ProgressSink& progress) {
+PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, const ProgressSink& progress) {
   const auto start = std::chrono::steady_clock::now();
   const std::filesystem::path path = job.folder / "tuning.safetensors";
   const Json provenance = provenance_of_tuning(job);
   const bool resumed = job.resume && std::filesystem::exists(path);
   const PackedBlobs first = resumed ? PackedBlobs(job.result.matrices.size())
-                                    : rounded_with_feedback(job, feedback, part_of(progress, 0, 0.2));
+                                    : rounded_with_feedback(job, engine, part_of(progress, 0, 0.2));
   TuneOptions options = job.recipe.tune;
-  options.decoder = feedback.decoder;
-  CodeTuner tuner(job.checkpoint, job.result.matrices, job.result.state.plan, first, job.calibration.gradient_windows,
+  options.decoder = engine.decoder;
+  CodeTuner tuner(job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan, first, job.calibration.gradient_windows,
                   options);
   if (resumed)
     tuner.load(path, provenance);
@@ -116,19 +124,17 @@ FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& pr
   const SearchResult& result = job.result;
   if (job.recipe.rounding == FinalRoundingMethod::nearest)
     return {PackedBlobs(result.matrices.size()), result.state.best_validation_loss};
-  FeedbackOptions options = job.recipe.feedback;
-  options.clip_search = job.recipe.clip != ClipWeighting::none;
-  options.decoder.compute = job.recipe.compute;
+  const RoundingEngine engine = make_rounding_engine(job.device, job.checkpoint, job.recipe);
   FinalRounding rounding;
-  rounding.blobs = job.recipe.rounding == FinalRoundingMethod::tuned ? tuned(job, options, progress)
-                                                                     : rounded_with_feedback(job, options, progress);
+  rounding.blobs = job.recipe.rounding == FinalRoundingMethod::tuned ? tuned(job, engine, progress)
+                                                                     : rounded_with_feedback(job, engine, progress);
   RefinedModel model(job.checkpoint, result.matrices, rounding.blobs);
   model.use(result.state.plan);
-  CheckpointWeights reference(job.checkpoint);
-  Decoder full_precision(job.checkpoint.spec, reference, options.decoder);
-  const LossTarget target = loss_target(job.recipe.loss, job.calibration.validation_windows, full_precision, reference);
-  rounding.validation_loss =
-      Decoder(job.checkpoint.spec, model, options.decoder).loss(job.calibration.validation_windows, target).mean;
+  SentWeights rounded(model, engine.decoder);
+  Decoder full_precision(job.checkpoint.spec, *engine.exact, engine.decoder);
+  const at::Tensor& windows = job.calibration.validation_windows;
+  const LossTarget target = loss_target(job.recipe.loss, windows, full_precision, *engine.exact);
+  rounding.validation_loss = Decoder(job.checkpoint.spec, rounded, engine.decoder).loss(windows, target).mean;
   return rounding;
 }
 

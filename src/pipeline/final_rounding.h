@@ -4,6 +4,7 @@
 
 #include "core/progress.h"
 #include "pipeline/search.h"
+#include "pipeline/search_device.h"
 #include "pipeline/search_state.h"
 #include "refine/refine_model.h"
 
@@ -25,6 +26,7 @@ struct FinalRoundingJob {
   std::filesystem::path folder;  // for the state of a tuning
   bool resume = false;
   double seconds_left = 1e30;  // of a time limit: tuning takes fewer steps to keep it
+  SearchDevice device = {};    // for the passes; open_compute_device() was called
 };
 
 /// Throws Error(unsupported_hardware) when the recipe's rounding would not fit this machine's memory: known before the

@@ -164,6 +164,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   if ((job.recipe.bpw ? sizes.linear_bytes : sizes.file()) > budget.bytes)
     throw InternalError("the plan that the search ended with does not meet the budget");
   FinalRoundingJob rounding_job{checkpoint, calibration, job.recipe, result, provenance, folder, job.resume};
+  rounding_job.device = job.device;
   if (job.time_limit_seconds)
     rounding_job.seconds_left = kPartBeforePacking * *job.time_limit_seconds - seconds_since(start);
   const FinalRounding rounding = final_rounding(rounding_job, part_of(progress, search_share, kPartBeforePacking));

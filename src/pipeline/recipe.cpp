@@ -86,9 +86,9 @@ Field named_field(std::string key, Access access, Name name, Parse parse) {
   return {std::move(key),
           [=](const Recipe& recipe) { return Json(std::string(name(access(const_cast<Recipe&>(recipe))))); },
           [=](Recipe& recipe, const Json& json) {
-            std::string name;
-            read_exactly(json, name);
-            access(recipe) = parse(name);
+            std::string text;
+            read_exactly(json, text);
+            access(recipe) = parse(text);
           }};
 }
 

@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/units.h"
 #include "graph/cuda_device.h"
+#include "graph/device_weights.h"
 #include "graph/tensor_arithmetic.h"
 #include "sensitivity/device_memory.h"
 #include "sensitivity/device_search_model.h"
@@ -18,22 +19,31 @@ at::Device device_of(const SearchDevice& device, const ProcessGroup& group) {
   return numbered_device(device.kind, group.rank());
 }
 
-DeviceMemoryNeed need_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe) {
+at::ScalarType operand_of(const Recipe& recipe) { return recipe.compute == Compute::f32 ? at::kFloat : at::kBFloat16; }
+
+/// Whose passes; they do not run at the same time.
+enum class Passes { search, rounding };
+
+DeviceMemoryNeed need_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
+                         Passes passes) {
   DeviceMemoryNeed need{.stored = DType::bf16,
                         .compute = recipe.compute,
                         .keep_weights = !device.offload,
                         .vocabulary = recipe.embedding != EmbeddingMode::sixteen_bits,
-                        .reference = recipe.loss == LossTarget::Kind::kl};
+                        .reference = recipe.loss == LossTarget::Kind::kl || passes == Passes::rounding,
+                        .decoders = passes == Passes::rounding ? 2 : 1};
   for (const auto& [name, tensor] : checkpoint.tensors)
     if (tensor.shape.size() == 2 && tensor.dtype == DType::f32) need.stored = DType::f32;
   return need;
 }
 
+/// Of each decoder.
 std::uint64_t activation_bytes(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
-                               const ProcessGroup& group) {
-  const std::uint64_t free = free_device_bytes(device_of(device, group)), usable = free - free / kSparedPart;
+                               Passes passes, at::Device on) {
+  const std::uint64_t free = free_device_bytes(on), usable = free - free / kSparedPart;
   const std::uint64_t memory = device.memory_bytes > 0 ? std::min(device.memory_bytes, usable) : usable;
-  return activation_bytes_within(memory, checkpoint.spec, need_of(device, checkpoint, recipe), recipe.window_length);
+  return activation_bytes_within(memory, checkpoint.spec, need_of(device, checkpoint, recipe, passes),
+                                 recipe.window_length);
 }
 
 }  // namespace
@@ -43,18 +53,27 @@ SearchEngine make_search_engine(const SearchDevice& device, const Checkpoint& ch
   if (device.kind == SearchDevice::Kind::cpu)
     return {std::make_unique<SearchModel>(checkpoint, matrices), {.compute = recipe.compute}};
   const ComputePlace place = tensor_place(device_of(device, group));
-  return {
-      std::make_unique<DeviceSearchModel>(checkpoint, matrices, place.device,
-                                          recipe.compute == Compute::f32 ? at::kFloat : at::kBFloat16, !device.offload),
-      {recipe.compute, activation_bytes(device, checkpoint, recipe, group), place}};
+  return {std::make_unique<DeviceSearchModel>(checkpoint, matrices, place.device, operand_of(recipe), !device.offload),
+          {recipe.compute, activation_bytes(device, checkpoint, recipe, Passes::search, place.device), place}};
+}
+
+RoundingEngine make_rounding_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe) {
+  if (device.kind == SearchDevice::Kind::cpu)
+    return {std::make_unique<CheckpointWeights>(checkpoint), {.compute = recipe.compute}};
+  const ComputePlace place = tensor_place(numbered_device(device.kind, 0));
+  return {std::make_unique<DeviceWeights>(checkpoint, place.device, operand_of(recipe), !device.offload),
+          {recipe.compute, activation_bytes(device, checkpoint, recipe, Passes::rounding, place.device), place}};
 }
 
 std::string account_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
                        const ProcessGroup& group) {
   if (device.kind == SearchDevice::Kind::cpu) return {};
-  const std::uint64_t activations = activation_bytes(device, checkpoint, recipe, group);
+  const at::Device on = device_of(device, group);
+  if (recipe.rounding != FinalRoundingMethod::nearest && group.is_first())
+    activation_bytes(device, checkpoint, recipe, Passes::rounding, on);
+  const std::uint64_t activations = activation_bytes(device, checkpoint, recipe, Passes::search, on);
   return fmt::format("{} for activations, beside {}", format_bytes(activations),
-                     device_memory(checkpoint.spec, need_of(device, checkpoint, recipe)).text());
+                     device_memory(checkpoint.spec, need_of(device, checkpoint, recipe, Passes::search)).text());
 }
 
 }  // namespace scalebits

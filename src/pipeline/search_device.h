@@ -1,5 +1,6 @@
-// Where a search's passes run: this machine's processor with kernels of our own, or tensors on a CUDA card, which torch
-// multiplies. No part of the recipe: it changes the order of sums, as the number of threads does, and nothing else.
+// Where the passes of a search and of the rounding after it run: this machine's processor with kernels of our own, or
+// tensors on a CUDA card, which torch multiplies. No part of the recipe: it changes the order of sums, as the number of
+// threads does, and nothing else.
 #pragma once
 
 #include "distributed/process_group.h"
@@ -33,8 +34,17 @@ struct SearchEngine {
 SearchEngine make_search_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
                                 const RoundedMatrices& matrices, const ProcessGroup& group);
 
+/// What the final rounding's passes need: the full-precision model's weights where they run, and how two decoders are
+/// to work there, of that model and of the rounded one.
+struct RoundingEngine {
+  std::unique_ptr<WeightSource> exact;
+  DecoderOptions decoder;
+};
+/// Of the job's first process; the search's engine is gone. Throws Error(unsupported_hardware) as make_search_engine().
+RoundingEngine make_rounding_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe);
+
 /// How the device's memory will be shared out, without making anything; empty for the CPU. Throws as
-/// make_search_engine() would.
+/// make_search_engine() would, and as make_rounding_engine() where the recipe's rounding has passes.
 std::string account_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
                        const ProcessGroup& group);
 

@@ -11,38 +11,40 @@
 
 namespace scalebits {
 
-/// Keeps the inputs of one layer, all four sites.
+/// Keeps the inputs of one layer, all four sites, in host memory.
 class LayerInputs : public PassObserver {
  public:
   bool wants_linear_inputs() const override { return true; }
   bool wants_linear_gradients() const override { return false; }
   void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override;
   void clear();
-  /// [tokens, cols] of micro-batch `batch`.
-  const at::Tensor& at_site(InputSite site, std::size_t batch) const {
-    return parts_[static_cast<std::size_t>(site)].at(batch);
-  }
+  /// Those of `site`, each [tokens, cols], as they were handed over.
+  const std::vector<at::Tensor>& at_site(InputSite site) const { return parts_[static_cast<std::size_t>(site)]; }
 
  private:
   std::array<std::vector<at::Tensor>, 4> parts_;
 };
 
-/// Second moments of one site of one layer, over all tokens of a pass; [cols, cols] f64.
+/// Second moments of one site of one layer, over all tokens of a pass; [cols, cols] f64, in host memory.
 class SiteMoments : public PassObserver {
  public:
-  /// `reference` holds the full-precision inputs of the same windows, or is null.
+  /// `reference` holds the full-precision inputs of the same windows, handed over in the same pieces, or is null.
   SiteMoments(InputSite site, const LayerInputs* reference) : site_(site), reference_(reference) {}
   bool wants_linear_inputs() const override { return true; }
   bool wants_linear_gradients() const override { return false; }
   void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override;
 
+  /// After the pass.
+  void finish() { add_waiting(); }
   const at::Tensor& inputs() const { return inputs_; }           // Σ x xᵀ
   const at::Tensor& differences() const { return difference_; }  // Σ (x̂ − x) xᵀ; undefined without a reference
 
  private:
+  void add_waiting();
   InputSite site_;
   const LayerInputs* reference_;
-  std::size_t batch_ = 0;
+  std::vector<at::Tensor> waiting_;  // pieces of few rows, for a product that is worth its sum
+  std::size_t done_ = 0;             // pieces
   at::Tensor inputs_, difference_;
 };
 

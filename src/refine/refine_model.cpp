@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "format/packed_matrix.h"
+#include "graph/sent_weights.h"
 #include "refine/gptq.h"
 #include "refine/layer_moments.h"
 
@@ -107,15 +108,15 @@ void RefinedModel::dequantize(std::size_t index, float* out) {
   });
 }
 
-PackedBlobs round_with_feedback(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
-                                const at::Tensor& ids, const FeedbackOptions& options,
+PackedBlobs round_with_feedback(const Checkpoint& checkpoint, WeightSource& exact, const RoundedMatrices& matrices,
+                                const BitPlan& plan, const at::Tensor& ids, const FeedbackOptions& options,
                                 const std::function<void(std::int64_t layer)>& on_layer) {
   const at::NoGradGuard no_grad;
   PackedBlobs blobs(matrices.size());
   RefinedModel model(checkpoint, matrices, blobs);
   model.use(plan);
-  CheckpointWeights exact(checkpoint);
-  Decoder decoder(checkpoint.spec, model, options.decoder), exact_decoder(checkpoint.spec, exact, options.decoder);
+  SentWeights rounded(model, options.decoder);
+  Decoder decoder(checkpoint.spec, rounded, options.decoder), exact_decoder(checkpoint.spec, exact, options.decoder);
   Decoder::Walk walk(decoder, ids), exact_walk(exact_decoder, ids);
   const bool asymmetric = options.asymmetry > 0;
   LayerInputs exact_inputs;
@@ -132,6 +133,7 @@ PackedBlobs round_with_feedback(const Checkpoint& checkpoint, const RoundedMatri
           rows += matrix->format().rows;
       if (rows == 0) continue;
       walk.look(moments);
+      moments.finish();
       SiteFactors factors(moments, rows, options, linear_name(layer, LinearKind::q));
       for (const LinearKind kind : linear_kinds(checkpoint.spec)) {
         const std::size_t index = linear_index(checkpoint.spec, layer, kind);

@@ -1,6 +1,7 @@
 // Rounding at fixed widths with feedback, layer after layer: each layer is rounded for the inputs that the layers
 // before it, already rounded, give it; and, as far as `asymmetry` says, so that its outputs come near to what the
-// full-precision layer gives for full-precision inputs. Embedding and head are rounded to nearest.
+// full-precision layer gives for full-precision inputs. Embedding and head are rounded to nearest. Passes run where the
+// options say; matrices are rounded in host memory.
 #pragma once
 
 #include "graph/decoder.h"
@@ -44,10 +45,10 @@ class RefinedModel : public SearchModel {
   const PackedBlobs& blobs_;
 };
 
-/// `ids` [windows, length] int64: calibration text. `on_layer(layer)` is called before each layer; what it throws ends
-/// the work.
-PackedBlobs round_with_feedback(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
-                                const at::Tensor& ids, const FeedbackOptions& options,
+/// `exact`: the checkpoint's weights, where the options' decoder computes. `ids` [windows, length] int64: calibration
+/// text. `on_layer(layer)` is called before each layer; what it throws ends the work.
+PackedBlobs round_with_feedback(const Checkpoint& checkpoint, WeightSource& exact, const RoundedMatrices& matrices,
+                                const BitPlan& plan, const at::Tensor& ids, const FeedbackOptions& options,
                                 const std::function<void(std::int64_t layer)>& on_layer);
 
 }  // namespace scalebits

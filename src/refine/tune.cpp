@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "format/packed_matrix.h"
+#include "graph/sent_weights.h"
 #include "refine/tuned_matrix.h"
 #include "safetensors/safetensors.h"
 #include "safetensors/safetensors_writer.h"
@@ -55,15 +56,16 @@ struct CodeTuner::State {
   at::Tensor ids;
   TuneOptions options;
   TunedModel model;
-  CheckpointWeights exact;
+  SentWeights rounded;
+  WeightSource& exact;
   Decoder decoder, teacher;
   int done = 0;
 
-  State(const Checkpoint& of, const RoundedMatrices& rounded, const BitPlan& widths, const PackedBlobs& start,
-        at::Tensor windows, const TuneOptions& how)
-      : checkpoint(of), matrices(rounded), plan(widths), ids(std::move(windows)), options(how),
-        model(of, rounded, widths, start, how), exact(of), decoder(of.spec, model, how.decoder),
-        teacher(of.spec, exact, how.decoder) {}
+  State(const Checkpoint& of, WeightSource& exact_weights, const RoundedMatrices& of_plan, const BitPlan& widths,
+        const PackedBlobs& start, at::Tensor windows, const TuneOptions& how)
+      : checkpoint(of), matrices(of_plan), plan(widths), ids(std::move(windows)), options(how),
+        model(of, of_plan, widths, start, how), rounded(model, how.decoder), exact(exact_weights),
+        decoder(of.spec, rounded, how.decoder), teacher(of.spec, exact, how.decoder) {}
 
   template <typename Body>
   void each_tensor(const Body& body) const {
@@ -74,9 +76,9 @@ struct CodeTuner::State {
   }
 };
 
-CodeTuner::CodeTuner(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
-                     const PackedBlobs& start, const at::Tensor& ids, const TuneOptions& options)
-    : state_(std::make_unique<State>(checkpoint, matrices, plan, start, ids, options)) {}
+CodeTuner::CodeTuner(const Checkpoint& checkpoint, WeightSource& exact, const RoundedMatrices& matrices,
+                     const BitPlan& plan, const PackedBlobs& start, const at::Tensor& ids, const TuneOptions& options)
+    : state_(std::make_unique<State>(checkpoint, exact, matrices, plan, start, ids, options)) {}
 CodeTuner::~CodeTuner() = default;
 
 int CodeTuner::steps() const { return state_->options.steps; }
@@ -101,7 +103,7 @@ double CodeTuner::step() {
   GradientReducer update(state.matrices, state.checkpoint.spec, GradientKind::mean,
                          [&](std::size_t m, const at::Tensor& gradient) {
                            if (const auto& tuned = state.model.tuned()[m])
-                             tuned->update(gradient.const_data_ptr<float>(), rates, state.done);
+                             tuned->update(gradient.cpu().const_data_ptr<float>(), rates, state.done);
                          });
   const LossTarget target{LossTarget::Kind::kl, state.teacher.hidden(windows), state.exact.head()};
   return state.decoder.loss_and_gradients(windows, target, update).mean;

@@ -1,7 +1,7 @@
 // Codes tuned against the whole model: at fixed widths, the levels of weights, ranges and zeros (tuned_matrix.h) follow
 // the gradient that the rounded model sees and are rounded anew in every pass. What is brought down is the divergence
 // from the full-precision model on calibration text, so no layer has to imitate its own full-precision outputs. Our own
-// form of quantisation-aware distillation.
+// form of quantisation-aware distillation. Passes run where the options say; levels lie and move in host memory.
 #pragma once
 
 #include "core/json.h"
@@ -27,9 +27,10 @@ struct TuneOptions {
 
 class CodeTuner {
  public:
-  /// Keeps references to checkpoint, matrices and plan. `start`: what round_with_feedback gave, or empty blobs for
+  /// Keeps references to checkpoint, exact, matrices and plan. `exact`: the checkpoint's weights, where the options'
+  /// decoder computes. `start`: what round_with_feedback gave, or empty blobs for
   /// nearest rounding. `ids` [windows, length] int64: calibration text, read in turn.
-  CodeTuner(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
+  CodeTuner(const Checkpoint& checkpoint, WeightSource& exact, const RoundedMatrices& matrices, const BitPlan& plan,
             const PackedBlobs& start, const at::Tensor& ids, const TuneOptions& options);
   ~CodeTuner();
 

@@ -57,13 +57,14 @@ DeviceMemory device_memory(const ModelSpec& spec, const DeviceMemoryNeed& need) 
 std::uint64_t activation_bytes_within(std::uint64_t memory_bytes, const ModelSpec& spec, const DeviceMemoryNeed& need,
                                       std::int64_t length) {
   const DeviceMemory memory = device_memory(spec, need);
-  const std::uint64_t window = staged_window_bytes(spec, operand_of(need.compute), length);
+  const auto decoders = static_cast<std::uint64_t>(need.decoders);
+  const std::uint64_t window = decoders * staged_window_bytes(spec, operand_of(need.compute), length);
   if (memory.total() + window > memory_bytes)
     fail(ErrorKind::unsupported_hardware,
-         "the search needs {} of the device's memory ({}, {} of one window's activations), and {} are to be had{}",
-         format_bytes(memory.total() + window), memory.text(), format_bytes(window), format_bytes(memory_bytes),
+         "{} needs {} of the device's memory ({}, {} of one window's activations), and {} are to be had{}",
+         decoders > 1 ? "the final rounding" : "the search", format_bytes(memory.total() + window), memory.text(), format_bytes(window), format_bytes(memory_bytes),
          need.keep_weights ? "; --offload keeps the weights in host memory" : "");
-  return memory_bytes - memory.total();
+  return (memory_bytes - memory.total()) / decoders;
 }
 
 }  // namespace scalebits

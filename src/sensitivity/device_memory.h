@@ -1,5 +1,5 @@
-// What a search's passes take of a device's memory, counted beforehand: all but the activations, for which the rest is
-// left. Each figure is a most, and they are added up though not all are there at once.
+// What the passes of a search or of a rounding take of a device's memory, counted beforehand: all but the activations,
+// for which the rest is left. Each figure is a most, and they are added up though not all are there at once.
 #pragma once
 
 #include "core/float_types.h"
@@ -17,6 +17,7 @@ struct DeviceMemoryNeed {
   bool keep_weights = true;  // on the device; false: in host memory
   bool vocabulary = false;   // embedding and head are rounded and scored, too
   bool reference = false;    // the loss is the divergence from the full-precision model
+  int decoders = 1;          // that share what is left, each with activations of its own
 };
 
 /// Bytes.
@@ -34,7 +35,7 @@ struct DeviceMemory {
 
 DeviceMemory device_memory(const ModelSpec& spec, const DeviceMemoryNeed& need);
 
-/// What `memory_bytes` of a device leave for activations. Throws Error(unsupported_hardware) with the sum when it is
+/// What `memory_bytes` of a device leave for the activations of each decoder. Throws Error(unsupported_hardware) with the sum when it is
 /// less than one window of `length` tokens takes.
 std::uint64_t activation_bytes_within(std::uint64_t memory_bytes, const ModelSpec& spec, const DeviceMemoryNeed& need,
                                       std::int64_t length);

@@ -46,8 +46,9 @@ TEST_P(EveryReordering, ThePackedFileComputesWhatTheSearchMeasured) {
                                                                    name_of(reordering), searched_embedding);
   // Every other case with feedback, so that both ways of rounding are packed under every order.
   PackedBlobs blobs(result.matrices.size());
+  CheckpointWeights exact(checkpoint);
   if (!searched_embedding)
-    blobs = round_with_feedback(checkpoint, result.matrices, result.state.plan, calibration.gradient_windows, {}, {});
+    blobs = round_with_feedback(checkpoint, exact, result.matrices, result.state.plan, calibration.gradient_windows, {}, {});
   write_packed_model(
       path, description, checkpoint, result.state.partition, result.matrices,
       [&](std::size_t i, auto blob) { pack_refined(result.matrices, result.state.plan, blobs, i, blob); });
