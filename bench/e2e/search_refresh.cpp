@@ -1,14 +1,14 @@
 // One gradient refresh of a search on a device, with a random Llama: forward and backward at rounded weights, and every
 // block of every linear layer scored at nine widths (issue 6: 8 B, 32 windows of 2048 tokens, within 30 s and 24 GB,
-// and within 8 GB offloaded). The weights repeat a piece of random numbers, and ranges are not searched: neither
-// changes the work of a pass.
+// and within 8 GB offloaded).
 //   bench_search_refresh OUT.json DEVICE [8b|1b|tiny] [windows=32] [length=2048] [compute=bf16] [memory=BYTES]
 //   [offload]
 // DEVICE: cuda, or cpu-tensors, the card's path on this processor.
+#include "random_decoder.h"
+
 #include "core/error.h"
 #include "core/json.h"
 #include "core/parallel.h"
-#include "core/random.h"
 #include "core/units.h"
 #include "graph/batch_plan.h"
 #include "graph/cuda_device.h"
@@ -21,69 +21,16 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <cmath>
 #include <fstream>
-#include <map>
 #include <string>
 
 using namespace scalebits;
-
-namespace {
-
-ModelSpec spec_of(const std::string& size) {
-  ModelSpec spec;
-  spec.layers = 32, spec.hidden = 4096, spec.intermediate = 14336, spec.heads = 32, spec.kv_heads = 8;
-  spec.head_dim = 128, spec.vocab = 128256, spec.max_positions = 8192, spec.rope_theta = 500000;
-  if (size == "1b") spec.layers = 16, spec.hidden = 2048, spec.intermediate = 8192, spec.head_dim = 64;
-  if (size == "tiny")
-    spec.layers = 2, spec.hidden = 256, spec.intermediate = 700, spec.heads = 8, spec.kv_heads = 2, spec.head_dim = 32,
-    spec.vocab = 1000;
-  if (size != "8b" && size != "1b" && size != "tiny") fail(ErrorKind::usage, "unknown size '{}'", size);
-  return spec;
-}
-
-Checkpoint random_checkpoint(const ModelSpec& spec) {
-  constexpr std::size_t kPiece = std::size_t{1} << 22;
-  const CounterRng rng(1);
-  std::vector<std::uint16_t> piece(kPiece);
-  for (std::size_t i = 0; i < kPiece; ++i) piece[i] = f32_to_bf16(static_cast<float>(rng.normal(i)) * 0.02f);
-  Checkpoint checkpoint;
-  checkpoint.spec = spec;
-  std::size_t start = 0;
-  for (const TensorShape& tensor : required_tensors(spec)) {
-    std::size_t count = 1;
-    for (const std::int64_t extent : tensor.shape) count *= static_cast<std::size_t>(extent);
-    if (tensor.shape.size() == 1) {
-      checkpoint.tensors[tensor.name] = HostTensor::from_f32(tensor.shape, std::vector<float>(count, 1.0f));
-      continue;
-    }
-    const auto values = std::make_shared<std::vector<std::uint16_t>>(count);
-    start += 7919;  // no two matrices alike
-    for (std::size_t i = 0; i < count; ++i) (*values)[i] = piece[(start + i) % kPiece];
-    checkpoint.tensors[tensor.name] = {DType::bf16, tensor.shape, std::as_bytes(std::span(*values)), values};
-  }
-  return checkpoint;
-}
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-}  // namespace
+using namespace scalebits::random_decoder;
 
 int main(int argc, char** argv) try {
   limit_spinning(argv);
   if (argc < 3) fail(ErrorKind::usage, "usage: bench_search_refresh OUT.json DEVICE [OPTION=VALUE…]");
-  std::map<std::string, std::string> given = {
-      {"size", "8b"}, {"windows", "32"}, {"length", "2048"}, {"compute", "bf16"}};
-  for (int i = 3; i < argc; ++i) {
-    const std::string argument = argv[i];
-    const auto equals = argument.find('=');
-    if (equals != std::string::npos)
-      given[argument.substr(0, equals)] = argument.substr(equals + 1);
-    else
-      given[argument == "offload" ? "offload" : "size"] = argument;
-  }
+  auto given = options_of(argc, argv, {{"size", "8b"}, {"windows", "32"}, {"length", "2048"}, {"compute", "bf16"}});
   const std::string where = argv[2];
   if (where != "cuda" && where != "cpu-tensors") fail(ErrorKind::usage, "unknown device '{}'", where);
   if (where == "cuda") load_cuda();
@@ -94,22 +41,9 @@ int main(int argc, char** argv) try {
   const std::int64_t windows = std::stol(given["windows"]), length = std::stol(given["length"]);
 
   const ModelSpec spec = spec_of(given["size"]);
-  const Checkpoint checkpoint = random_checkpoint(spec);
-  const Partition partition = identity_partition(spec, false);
-  RoundedMatrices matrices;
-  BitPlan plan;
-  const CounterRng rng(2);
-  for (const MatrixPartition& matrix : partition.matrices) {
-    matrices.push_back(std::make_unique<RoundedMatrix>(checkpoint.tensor(matrix.name), matrix, BlockShape{64, 64},
-                                                       GroupOptions{.clip_search = false}, std::span<const float>()));
-    plan.widths.emplace_back();
-    for (std::int64_t i = 0; i < matrices.back()->format().block_count(); ++i)
-      plan.widths.back().push_back(static_cast<std::uint8_t>(2 + rng.below(static_cast<std::uint64_t>(i), 3)));
-  }
-  at::Tensor ids = at::empty({windows, length}, at::kLong);
-  for (std::int64_t i = 0; i < ids.numel(); ++i)
-    ids.data_ptr<std::int64_t>()[i] =
-        static_cast<std::int64_t>(rng.below(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(spec.vocab)));
+  const Checkpoint checkpoint = checkpoint_of(spec);
+  const auto [matrices, plan] = rounded(checkpoint);
+  const at::Tensor ids = ids_of(spec, windows, length);
 
   const DeviceMemoryNeed need{.compute = compute, .keep_weights = !offload};
   const std::uint64_t memory = given.contains("memory") ? parse_bytes(given["memory"])

@@ -164,9 +164,10 @@ void add_quantize(CLI::App& app) {
       ->check(CLI::Range(1, 4096))
       ->type_name("N");
   command
-      ->add_option("--device", options->device,
-                   "Where the search's passes run: cpu, or cuda, a card by way of a libtorch with CUDA; cpu-tensors is "
-                   "the card's path on this processor, for tests [cpu]")
+      ->add_option(
+          "--device", options->device,
+          "Where the model runs meanwhile: cpu, or cuda, a card by way of a libtorch with CUDA; cpu-tensors is "
+          "the card's path on this processor, for tests [cpu]")
       ->type_name("DEVICE");
   command->add_flag("--offload", options->offload, "cuda: keep the weights in host memory, sent layer by layer");
   command

@@ -5,11 +5,9 @@
 #include "core/random.h"
 #include "core/units.h"
 #include "graph/denormals.h"
-#include "graph/elementwise.h"
 #include "graph/embedding.h"
 #include "graph/layer.h"
 #include "graph/memory_budget.h"
-#include "graph/product.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/bmm.h>
@@ -31,9 +29,10 @@ constexpr std::int64_t kTokensPerReport = 8;
 class Continuation {
  public:
   Continuation(const ModelSpec& spec, WeightSource& source, std::int64_t sequences, std::int64_t capacity,
-               Compute compute);
+               Compute compute, const ComputePlace& place);
 
-  /// ids [sequences, length] int64 follow what was there → the logits [sequences, vocab] f32 after the last of them.
+  /// ids [sequences, length] int64 follow what was there → the logits [sequences, vocab] f32 after the last of them,
+  /// in host memory.
   at::Tensor advance(const at::Tensor& ids);
 
  private:
@@ -52,6 +51,8 @@ class Continuation {
   const ModelSpec& spec_;
   WeightSource& source_;
   const at::ScalarType operand_;
+  const ComputePlace place_;
+  const Arithmetic& run_ = *place_.arithmetic;
   const std::int64_t sequences_, capacity_;
   RopeTable rope_;
   Workspace workspace_;
@@ -64,9 +65,9 @@ class Continuation {
 };
 
 Continuation::Continuation(const ModelSpec& spec, WeightSource& source, std::int64_t sequences, std::int64_t capacity,
-                           Compute compute)
-    : spec_(spec), source_(source), operand_(compute == Compute::f32 ? at::kFloat : at::kBFloat16),
-      sequences_(sequences), capacity_(capacity), rope_(spec) {
+                           Compute compute, const ComputePlace& place)
+    : spec_(spec), source_(source), operand_(compute == Compute::f32 ? at::kFloat : at::kBFloat16), place_(place),
+      sequences_(sequences), capacity_(capacity), rope_(spec, place.device), workspace_(place.device) {
   at::set_num_threads(thread_count());
   rope_.reserve(capacity);
   std::uint64_t weight_bytes = 0;
@@ -74,19 +75,23 @@ Continuation::Continuation(const ModelSpec& spec, WeightSource& source, std::int
     const auto [rows, cols] = linear_shape(spec, kind);
     weight_bytes += static_cast<std::uint64_t>(rows * cols) * 4 * static_cast<std::uint64_t>(spec.layers);
   }
-  const bool keep = weight_bytes <= half_of_physical_memory_bytes();
+  // A source on another device keeps what that has room for.
+  const bool keep = !place.separate_memory && weight_bytes <= half_of_physical_memory_bytes();
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
-    const auto cache = [&] { return at::empty({sequences * spec.kv_heads, capacity, spec.head_dim}, operand_); };
+    const auto cache = [&] {
+      return at::empty({sequences * spec.kv_heads, capacity, spec.head_dim},
+                       at::TensorOptions(operand_).device(place.device));
+    };
     caches_.push_back({cache(), cache()});
     if (!keep) continue;
     kept_.push_back(std::make_unique<KeptLayer>());
-    kept_.back()->weights = fetch_layer(spec, source, layer, operand_, kept_.back()->memory);
+    kept_.back()->weights = fetch_layer(spec, source, layer, operand_, kept_.back()->memory, run_);
   }
   positions_ = fetch_positions(spec, source);
   head_ = source.head();
-  if (operand_ != at::kFloat) {
-    const at::Tensor rounded = at::empty(head_.sizes(), operand_);
-    convert(head_, rounded);
+  if (head_.scalar_type() != operand_) {
+    const at::Tensor rounded = at::empty(head_.sizes(), head_.options().dtype(operand_));
+    run_.convert(head_, rounded);
     head_ = rounded;
   }
   final_norm_ = fetch_norm(spec, source, std::string(kFinalNormName));
@@ -119,7 +124,7 @@ void Continuation::attend_past(Cache& cache, const Attention& attention) {
   };
   store(cache.keys, attention.k);
   store(cache.values, attention.v);
-  if (length > 1) return attend(attention);  // only the prompt comes in one piece, and it has no past
+  if (length > 1) return run_.attend(attention);  // only the prompt comes in one piece, and it has no past
 
   const std::int64_t seen = spec_.sliding_window == 0 ? position_ + 1 : std::min(position_ + 1, spec_.sliding_window);
   const auto past = [&](const at::Tensor& all) { return all.narrow(1, position_ + 1 - seen, seen); };
@@ -137,24 +142,25 @@ at::Tensor Continuation::advance(const at::Tensor& ids) {
   const std::int64_t length = ids.size(1);
   SCALEBITS_ASSERT(ids.size(0) == sequences_ && position_ + length <= capacity_ && (length == 1 || position_ == 0));
   const at::Tensor x = workspace_.take("x", {sequences_ * length, spec_.hidden}, at::kFloat);
-  embed(source_, positions_, ids, position_, x);
+  embed(source_, positions_, ids, position_, x, run_.add);
   for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
     const auto index = static_cast<std::size_t>(layer);
     const LayerWeights weights =
-        kept_.empty() ? fetch_layer(spec_, source_, layer, operand_, workspace_) : kept_[index]->weights;
+        kept_.empty() ? fetch_layer(spec_, source_, layer, operand_, workspace_, run_) : kept_[index]->weights;
     const LayerContext context{
         spec_,      rope_,  workspace_, operand_,
-        sequences_, length, position_,  [&](const Attention& attention) { attend_past(caches_[index], attention); }};
+        sequences_, length, position_,  [&](const Attention& attention) { attend_past(caches_[index], attention); },
+        run_};
     layer_forward(context, weights, buffers(x, length), x, {});
   }
   position_ += length;
   const at::Tensor last = workspace_.take("last", {sequences_, spec_.hidden}, at::kFloat);
   last.copy_(x.view({sequences_, length, spec_.hidden}).select(1, length - 1));
   const at::Tensor normed = workspace_.take("normed last", {sequences_, spec_.hidden}, operand_);
-  add_norm(last, {}, final_norm_, {}, normed);
+  run_.add_norm(last, {}, final_norm_, {}, normed);
   const at::Tensor logits = workspace_.take("logits", {sequences_, spec_.vocab}, at::kFloat);
-  product_forward(normed, head_, logits);
-  return logits;
+  run_.product_forward(normed, head_, logits);
+  return logits.cpu();
 }
 
 at::Tensor ids_of(const std::vector<std::vector<std::int32_t>>& prompts, const ModelSpec& spec) {
@@ -191,7 +197,7 @@ std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSou
     fail_input("{} prompt tokens and {} new ones are more than the model's {} positions", ids.size(1), max_new_tokens,
                spec.max_positions);
 
-  Continuation model(spec, weights, sequences, capacity, options.compute);
+  Continuation model(spec, weights, sequences, capacity, options.compute, options.place);
   std::vector<std::vector<std::int32_t>> said = prompts, generated(prompts.size());
   std::vector<std::uint8_t> ended(prompts.size(), 0);
   at::Tensor next = at::empty({sequences, 1}, at::kLong);
@@ -201,7 +207,7 @@ std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSou
     auto* chosen = next.data_ptr<std::int64_t>();
     const auto* rows = logits.const_data_ptr<float>();
     for_rows(sequences, spec.vocab, [&](std::int64_t sequence) {
-      const CounterRng rng(sampling.seed, static_cast<std::uint64_t>(sequence));
+      const CounterRng rng(sampling.seed, options.first_sequence + static_cast<std::uint64_t>(sequence));
       chosen[sequence] =
           choose_token({rows + sequence * spec.vocab, static_cast<std::size_t>(spec.vocab)}, sampling,
                        said[static_cast<std::size_t>(sequence)], rng.uniform(static_cast<std::uint64_t>(step)));
@@ -221,6 +227,17 @@ std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSou
   return generated;
 }
 
+std::uint64_t own_text_bytes(const ModelSpec& spec, Compute compute, std::int64_t length) {
+  const at::ScalarType operand = compute == Compute::f32 ? at::kFloat : at::kBFloat16;
+  const auto width = static_cast<std::uint64_t>(c10::elementSize(operand));
+  const auto cached = static_cast<std::uint64_t>(2 * spec.layers * spec.kv_heads * spec.head_dim * length) * width;
+  // Attention makes its keys, values and scores contiguous, a layer at a time.
+  const auto scores = static_cast<std::uint64_t>(2 * spec.heads * length) * sizeof(float);
+  return cached + cached / static_cast<std::uint64_t>(spec.layers) + scores +
+         static_cast<std::uint64_t>(spec.vocab + 3 * spec.hidden) * sizeof(float) +
+         layer_activation_bytes(spec, operand) + layer_temporary_bytes(spec, operand);
+}
+
 at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const SelfTextOptions& options,
                            const ProgressSink& progress) {
   using Clock = std::chrono::steady_clock;
@@ -235,24 +252,40 @@ at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const S
     prompts.push_back({options.start_token.value_or(spec.eos_ids.empty() ? random : spec.eos_ids.front())});
   }
   double all_seconds = 0;  // what all windows would take, once some of their tokens are there
+  const std::size_t at_once =
+      options.windows_at_once > 0 ? static_cast<std::size_t>(options.windows_at_once) : prompts.size();
+  bool in_time = true;
   const auto write = [&](bool try_only) {
     std::int64_t tokens = 0;
-    const auto windows = static_cast<std::int64_t>(prompts.size()), wanted = windows * options.length;
-    return generate(spec, weights, prompts,
-                    {.max_new_tokens = options.length,
-                     .sampling = {.temperature = 1.0, .seed = options.seed},
-                     .compute = options.compute},
-                    [&](std::size_t, std::int32_t) {
-                      if (++tokens % (kTokensPerReport * windows) != 0) return true;
-                      if (progress)
-                        progress({static_cast<double>(tokens) / static_cast<double>(wanted), "writing calibration text",
-                                  fmt::format("{} of {} tokens", tokens, wanted)});
-                      all_seconds = seconds() * static_cast<double>(wanted) / static_cast<double>(tokens);
-                      return !try_only || all_seconds <= options.seconds;
-                    });
+    const auto wanted = static_cast<std::int64_t>(prompts.size()) * options.length;
+    std::vector<std::vector<std::int32_t>> written;
+    for (std::size_t first = 0; first < prompts.size() && in_time; first += at_once) {
+      const std::vector some(prompts.begin() + static_cast<std::ptrdiff_t>(first),
+                             prompts.begin() + static_cast<std::ptrdiff_t>(std::min(first + at_once, prompts.size())));
+      const auto tokens_per_report = kTokensPerReport * static_cast<std::int64_t>(some.size());
+      const auto part =
+          generate(spec, weights, some,
+                   {.max_new_tokens = options.length,
+                    .sampling = {.temperature = 1.0, .seed = options.seed},
+                    .compute = options.compute,
+                    .place = options.place,
+                    .first_sequence = first},
+                   [&](std::size_t, std::int32_t) {
+                     if (++tokens % tokens_per_report != 0) return true;
+                     if (progress)
+                       progress({static_cast<double>(tokens) / static_cast<double>(wanted), "writing calibration text",
+                                 fmt::format("{} of {} tokens", tokens, wanted)});
+                     all_seconds = seconds() * static_cast<double>(wanted) / static_cast<double>(tokens);
+                     in_time = !try_only || all_seconds <= options.seconds;
+                     return in_time;
+                   });
+      written.insert(written.end(), part.begin(), part.end());
+    }
+    return written;
   };
   auto generated = write(true);
-  if (static_cast<std::int64_t>(generated.front().size()) < options.length) {
+  if (generated.size() < prompts.size() || static_cast<std::int64_t>(generated.back().size()) < options.length) {
+    in_time = true;
     const auto affordable =
         static_cast<std::int64_t>(static_cast<double>(options.windows) * (options.seconds - seconds()) / all_seconds);
     if (affordable < options.least_windows)

@@ -73,9 +73,8 @@ CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::ve
 }
 
 CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe, const ProgressSink& progress,
-                                      ProcessGroup& group, double seconds) {
+                                      ProcessGroup& group, double seconds, const SearchDevice& device) {
   require_resolved(recipe);
-  CheckpointWeights weights(checkpoint);
   const std::int64_t passes = recipe.descent_steps + recipe.swap_steps + 1;
   SelfTextOptions options{
       .windows = recipe.validation_windows + std::min<std::int64_t>(passes, kOwnBatches) * recipe.windows_per_gradient,
@@ -86,7 +85,12 @@ CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe
       .least_windows = recipe.validation_windows + recipe.windows_per_gradient};
   if (checkpoint.tokenizer) options.start_token = checkpoint.tokenizer->bos();
   at::Tensor windows;
-  if (group.is_first()) windows = sample_own_text(checkpoint.spec, weights, options, progress).contiguous();
+  if (group.is_first()) {
+    const TextEngine engine = make_text_engine(device, checkpoint, recipe);
+    options.place = engine.place;
+    options.windows_at_once = engine.windows_at_once;
+    windows = sample_own_text(checkpoint.spec, *engine.weights, options, progress).contiguous();
+  }
   const auto count =
       static_cast<std::int64_t>(group.from_first(windows.defined() ? static_cast<double>(windows.size(0)) : 0));
   if (!windows.defined()) windows = at::empty({count, options.length}, at::kLong);

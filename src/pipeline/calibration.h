@@ -18,9 +18,9 @@ namespace scalebits {
 CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::vector<std::filesystem::path>& files,
                                      const Recipe& recipe);
 
-/// Windows that the full-precision model writes by sampling, seeded: the group's first process does, the others get
-/// them.
+/// Windows that the full-precision model writes by sampling, seeded: the group's first process does, on its `device`,
+/// the others get them. Throws Error(unsupported_hardware) when the device's memory does not suffice.
 CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe, const ProgressSink& progress,
-                                      ProcessGroup& group, double seconds);
+                                      ProcessGroup& group, double seconds, const SearchDevice& device = {});
 
 }  // namespace scalebits

@@ -82,7 +82,7 @@ CalibrationSet calibration_of(const QuantizeJob& job, const Checkpoint& checkpoi
   group.require_same("recipe", to_json(job.recipe).dump());
   const double seconds = job.time_limit_seconds ? kPartForOwnText * *job.time_limit_seconds : 1e30;
   CalibrationSet set = job.calibration.empty()
-                           ? calibration_from_model(checkpoint, job.recipe, progress, group, seconds)
+                           ? calibration_from_model(checkpoint, job.recipe, progress, group, seconds, job.device)
                            : calibration_from_text(checkpoint, job.calibration, job.recipe);
   group.require_same("calibration text", set.hash);
   return set;

@@ -4,6 +4,7 @@
 #include "core/units.h"
 #include "graph/cuda_device.h"
 #include "graph/device_weights.h"
+#include "graph/generate.h"
 #include "graph/tensor_arithmetic.h"
 #include "sensitivity/device_memory.h"
 #include "sensitivity/device_search_model.h"
@@ -63,6 +64,20 @@ RoundingEngine make_rounding_engine(const SearchDevice& device, const Checkpoint
   const ComputePlace place = tensor_place(numbered_device(device.kind, 0));
   return {std::make_unique<DeviceWeights>(checkpoint, place.device, operand_of(recipe), !device.offload),
           {recipe.compute, activation_bytes(device, checkpoint, recipe, Passes::rounding, place.device), place}};
+}
+
+TextEngine make_text_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe) {
+  if (device.kind == SearchDevice::Kind::cpu) return {std::make_unique<CheckpointWeights>(checkpoint), {}, 0};
+  const ComputePlace place = tensor_place(numbered_device(device.kind, 0));
+  const std::uint64_t left = activation_bytes(device, checkpoint, recipe, Passes::search, place.device),
+                      window = own_text_bytes(checkpoint.spec, recipe.compute, recipe.window_length);
+  if (window > left)
+    fail(ErrorKind::unsupported_hardware,
+         "writing one window of calibration text takes {} of the device's memory, and {} are left for it; give "
+         "--calibration",
+         format_bytes(window), format_bytes(left));
+  return {std::make_unique<DeviceWeights>(checkpoint, place.device, operand_of(recipe), !device.offload), place,
+          static_cast<std::int64_t>(left / window)};
 }
 
 std::string account_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,

@@ -1,6 +1,6 @@
-// Where the passes of a search and of the rounding after it run: this machine's processor with kernels of our own, or
-// tensors on a CUDA card, which torch multiplies. No part of the recipe: it changes the order of sums, as the number of
-// threads does, and nothing else.
+// Where the passes of a search run, those of the rounding after it and of the text before it: this machine's processor
+// with kernels of our own, or tensors on a CUDA card, which torch multiplies. No part of the recipe: it changes the
+// order of sums, as the number of threads does, and nothing else.
 #pragma once
 
 #include "distributed/process_group.h"
@@ -42,6 +42,15 @@ struct RoundingEngine {
 };
 /// Of the job's first process; the search's engine is gone. Throws Error(unsupported_hardware) as make_search_engine().
 RoundingEngine make_rounding_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe);
+
+/// What writing the model's own text needs.
+struct TextEngine {
+  std::unique_ptr<WeightSource> weights;
+  ComputePlace place;
+  std::int64_t windows_at_once;  // 0: all
+};
+/// Of the job's first process. Throws Error(unsupported_hardware) when the memory does not suffice for one window.
+TextEngine make_text_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe);
 
 /// How the device's memory will be shared out, without making anything; empty for the CPU. Throws as
 /// make_search_engine() would, and as make_rounding_engine() where the recipe's rounding has passes.
