@@ -22,7 +22,7 @@ struct QuantizeJob {
   std::filesystem::path frontier;            // such a file: no search, a plan from the descent it holds
   std::optional<double> time_limit_seconds;  // for the whole job; swaps are cut short to keep it
   ProcessGroup* group = nullptr;             // who shares the search; null: this process alone
-  SearchDevice device = {};                  // where the search's passes run; open_compute_device() was called
+  SearchDevice device = {};                  // where all passes run; open_compute_device() was called
 };
 
 struct QuantizeReport {
