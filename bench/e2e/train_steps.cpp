@@ -4,10 +4,11 @@
 // its largest product with operands that are ready, in bf16 and in FP8.
 //   bench_train_steps OUT.json DEVICE [1b|tiny] [windows=4] [length=2048] [steps=10]
 // DEVICE: cuda, or cpu-tensors, the card's path on this processor. Exit status 1: something was not as it must be.
+#include "random_decoder.h"
+
 #include "core/error.h"
 #include "core/json.h"
 #include "core/parallel.h"
-#include "core/random.h"
 #include "graph/cuda_device.h"
 #include "train/training_graph.h"
 
@@ -35,19 +36,6 @@ ModelSpec spec_of(const std::string& size) {
   return spec;
 }
 
-at::Tensor random_ids(const ModelSpec& spec, std::int64_t windows, std::int64_t length) {
-  const CounterRng rng(2);
-  at::Tensor ids = at::empty({windows, length}, at::kLong);
-  for (std::int64_t i = 0; i < ids.numel(); ++i)
-    ids.data_ptr<std::int64_t>()[i] =
-        static_cast<std::int64_t>(rng.below(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(spec.vocab)));
-  return ids;
-}
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 /// Seconds of one call; `wait` returns when the device has done all it was given.
 template <typename Body>
 double seconds_of(int repetitions, const std::function<void()>& wait, Body&& body) {
@@ -56,7 +44,7 @@ double seconds_of(int repetitions, const std::function<void()>& wait, Body&& bod
   const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < repetitions; ++i) body();
   wait();
-  return seconds_since(start) / repetitions;
+  return random_decoder::seconds_since(start) / repetitions;
 }
 
 /// Elements of a random matrix that the device puts elsewhere on the grid than the host, over formats and tilings.
@@ -82,7 +70,7 @@ std::int64_t elements_off_the_grid(const TrainPlace& place) {
 at::Tensor gradients_of(const TrainPlace& place, NumberFormat format) {
   Parameters parameters = Parameters::random(spec_of("tiny"), 3, place);
   TrainingGraph graph(parameters, {.operand = at::kFloat, .seed = 2});
-  graph.loss_and_gradients(random_ids(graph.spec(), 4, 128), uniform_scheme(graph.spec(), format), 1);
+  graph.loss_and_gradients(random_decoder::ids_of(graph.spec(), 4, 128), uniform_scheme(graph.spec(), format), 1);
   std::vector<at::Tensor> all;
   for (const Parameter& parameter : parameters.all()) all.push_back(parameter.gradient.to(at::kCPU).flatten());
   return at::cat(all);
@@ -123,7 +111,7 @@ Json timed_steps(Parameters& parameters, const at::Tensor& ids, NumberFormat for
   const auto start = std::chrono::steady_clock::now();
   for (int i = 1; i <= steps; ++i) step(static_cast<std::uint64_t>(i));
   const std::uint64_t peak = take_peak_device_bytes(graph.place().device);  // waits for the device
-  const double seconds = seconds_since(start) / steps;
+  const double seconds = random_decoder::seconds_since(start) / steps;
   return {{"format", name_of(format)},
           {"fp8_products", graph.place().fp8_product != nullptr ? "hardware" : "emulated"},
           {"seconds_per_step", seconds},
@@ -201,7 +189,7 @@ int main(int argc, char** argv) try {
   }
 
   const ModelSpec spec = spec_of(given["size"]);
-  const at::Tensor ids = random_ids(spec, std::stol(given["windows"]), std::stol(given["length"]));
+  const at::Tensor ids = random_decoder::ids_of(spec, std::stol(given["windows"]), std::stol(given["length"]));
   const int steps = std::stoi(given["steps"]);
   const auto timed = [&](const TrainPlace& place, NumberFormat format) {
     Parameters parameters = Parameters::random(spec, 3, place);
