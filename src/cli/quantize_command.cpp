@@ -28,6 +28,7 @@ struct QuantizeOptions {
   std::optional<double> bpw;
   int threads = 0;
   bool resume = false, quiet = false, offload = false;
+  int stages = 1;
 };
 
 KeepRule parse_keep(const std::string& text) {
@@ -91,6 +92,7 @@ void quantize_model(const QuantizeOptions& options) {
   open_compute_device(job.device.kind);
   ProcessGroup group = ProcessGroup::from_environment(end_for_lost_process);
   job.group = &group;
+  job.stages = options.stages;
   const bool tells = group.is_first();
   if (const auto folder = search_folder(options.output); tells && options.resume && !std::filesystem::exists(folder))
     fmt::print(stderr, "scalebits: nothing is kept in {}: from the beginning\n", folder.string());
@@ -174,6 +176,12 @@ void add_quantize(CLI::App& app) {
       ->add_option("--gpu-memory", options->device_memory,
                    "cuda: memory of the card to take at most [all that is free]")
       ->type_name("SIZE");
+  command
+      ->add_option("--stages", options->stages,
+                   "Of a job of several processes: share the layers out to so many in a row, for models larger than "
+                   "one device [1]")
+      ->check(CLI::Range(1, 4096))
+      ->type_name("N");
   command->add_option("--report", options->report, "Write sizes and the search's steps as JSON")->type_name("FILE");
   command->add_flag("--quiet", options->quiet, "No progress");
   command->footer(

@@ -75,9 +75,19 @@ std::string first_line(const std::exception& error) {
 
 struct ProcessGroup::State {
   int rank = 0, size = 1;
+  std::string master;
   c10::intrusive_ptr<c10d::Store> store;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
-  std::unique_ptr<Heartbeat> heartbeat;
+  std::unique_ptr<Heartbeat> heartbeat;  // of the whole group alone
+
+  /// Meets the others who come by that name.
+  void connect(const std::string& name) {
+    auto options = c10d::ProcessGroupGloo::Options::create(kMeeting);
+    options->devices.push_back(device_for(master));
+    gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(c10::make_intrusive<c10d::PrefixStore>(name, store), rank, size,
+                                                       options);
+    gloo->setTimeout(kPatience);
+  }
 
   void broadcast(const at::Tensor& tensor, int root) const {
     collective(
@@ -87,6 +97,14 @@ struct ProcessGroup::State {
           return gloo->broadcast(tensors, options);
         },
         tensor);
+  }
+
+  void send(const at::Tensor& tensor, int to) const {
+    collective([&](std::vector<at::Tensor>& tensors) { return gloo->send(tensors, to, 0); }, tensor);
+  }
+
+  void receive(const at::Tensor& tensor, int from) const {
+    collective([&](std::vector<at::Tensor>& tensors) { return gloo->recv(tensors, from, 0); }, tensor);
   }
 
   void largest(const at::Tensor& tensor) const {
@@ -135,6 +153,7 @@ ProcessGroup ProcessGroup::from_environment(OnLost on_lost) {
   auto state = std::make_unique<State>();
   state->rank = rank;
   state->size = size;
+  state->master = master;
   try {
     const auto connect = [&] {
       auto store = c10::make_intrusive<c10d::TCPStore>(master, options);
@@ -142,11 +161,7 @@ ProcessGroup ProcessGroup::from_environment(OnLost on_lost) {
       return c10::make_intrusive<c10d::PrefixStore>(key_prefix(), std::move(store));
     };
     state->store = connect();
-    auto gloo_options = c10d::ProcessGroupGloo::Options::create(kMeeting);
-    gloo_options->devices.push_back(device_for(master));
-    state->gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(
-        c10::make_intrusive<c10d::PrefixStore>("gloo", state->store), rank, size, gloo_options);
-    state->gloo->setTimeout(kPatience);
+    state->connect("gloo");
     state->heartbeat = std::make_unique<Heartbeat>(connect(), rank, size, std::move(on_lost));
   } catch (const std::exception& error) {
     fail(ErrorKind::lost_process, "not all of the {} processes have met at {}:{} ({})", size, master, options.port,
@@ -161,6 +176,33 @@ int ProcessGroup::size() const { return state_ ? state_->size : 1; }
 
 void ProcessGroup::broadcast(const at::Tensor& tensor, int root) {
   if (state_) state_->broadcast(tensor, root);
+}
+
+void ProcessGroup::send(const at::Tensor& tensor, int to) {
+  SCALEBITS_ASSERT(state_ && to != state_->rank);
+  state_->send(tensor, to);
+}
+
+void ProcessGroup::receive(const at::Tensor& tensor, int from) {
+  SCALEBITS_ASSERT(state_ && from != state_->rank);
+  state_->receive(tensor, from);
+}
+
+ProcessGroup ProcessGroup::part(const std::string& name, int rank, int size) const {
+  ProcessGroup part;
+  if (size == 1) return part;
+  SCALEBITS_ASSERT(state_ && rank < size && size <= state_->size);
+  part.state_ = std::make_unique<State>();
+  part.state_->rank = rank;
+  part.state_->size = size;
+  part.state_->master = state_->master;
+  part.state_->store = state_->store;
+  try {
+    part.state_->connect(name);
+  } catch (const std::exception& error) {
+    fail(ErrorKind::lost_process, "the {} processes of {} have not met ({})", size, name, first_line(error));
+  }
+  return part;
 }
 
 double ProcessGroup::from_first(double mine) {
@@ -184,7 +226,7 @@ void ProcessGroup::require_same(const std::string& what, const std::string& valu
 }
 
 void ProcessGroup::leave() {
-  if (state_) state_->heartbeat->end(true);
+  if (state_ && state_->heartbeat) state_->heartbeat->end(true);
   state_.reset();
 }
 

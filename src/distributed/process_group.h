@@ -37,6 +37,13 @@ class ProcessGroup {
   /// Overwrites everyone's `tensor` with that of process `root`: CPU, contiguous, of the same shape and type
   /// everywhere.
   void broadcast(const at::Tensor& tensor, int root = 0);
+  /// To one process, which receives() it: CPU, contiguous, of the same shape and type on both sides. Returns when the
+  /// tensor may be changed.
+  void send(const at::Tensor& tensor, int to);
+  void receive(const at::Tensor& tensor, int from);
+  /// The group of the `size` processes that give the same `name`, this one being number `rank` there. All processes of
+  /// this group call it together, and it minds for all who is lost.
+  ProcessGroup part(const std::string& name, int rank, int size) const;
   /// The first process's value.
   double from_first(double mine);
   /// Whether anyone says so.

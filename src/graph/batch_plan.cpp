@@ -21,7 +21,7 @@ std::uint64_t staged_window_bytes(const ModelSpec& spec, at::ScalarType operand,
 BatchPlan plan_batch(const ModelSpec& spec, at::ScalarType operand, const BatchShape& batch,
                      const ActivationBudget& budget) {
   const auto layers = static_cast<std::uint64_t>(spec.layers), length = static_cast<std::uint64_t>(batch.length);
-  const std::uint64_t tokens = static_cast<std::uint64_t>(batch.windows) * length;
+  const std::uint64_t tokens = static_cast<std::uint64_t>(batch.begun * batch.windows) * length;
   const std::uint64_t kept = layer_activation_bytes(spec, operand), temporary = layer_temporary_bytes(spec, operand);
   // Layer inputs, the last one's output and their gradient; another device has no room to spare for the head's two.
   const std::uint64_t spanning = !batch.backward ? 2 : layers + (budget.host_bytes > 0 ? 4 : 2);

@@ -12,6 +12,7 @@ namespace scalebits {
 struct BatchShape {
   std::int64_t windows = 0, length = 0;
   bool backward = false;
+  std::int64_t begun = 1;  // batches of this shape whose forward passes are made before the first backward pass
 };
 
 struct ActivationBudget {

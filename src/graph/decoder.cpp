@@ -45,20 +45,23 @@ struct Decoder::State {
   at::ScalarType operand;
   ComputePlace place;
   std::uint64_t budget_bytes;
+  PipelineStage* pipeline;
   RopeTable rope;
+  LayerRange own = own_layers(spec, pipeline);
   Workspace workspace{place.device}, host_workspace{at::kCPU};
 
   /// What a pass over one batch keeps and how it is cut.
   struct Plan {
     std::int64_t windows = 0, length = 0;
-    bool keep_all = false;  // every layer's activations are kept; else only layer inputs, and layers run again
-    bool staged = false;    // what spans the whole batch lies in host memory; a micro-batch's rows are brought over
+    std::int64_t number = 0;  // of the batch among those begun together
+    bool keep_all = false;    // every layer's activations are kept; else only layer inputs, and layers run again
+    bool staged = false;      // what spans the whole batch lies in host memory; a micro-batch's rows are brought over
     std::vector<MicroBatch> batches;
     std::int64_t tokens() const { return windows * length; }
   };
 
-  Plan plan(const at::Tensor& ids, bool backward);
-  LayerActivations activations(const Plan& plan, std::int64_t slot, const MicroBatch& batch, const at::Tensor& x);
+  Plan plan(const at::Tensor& ids, bool backward, std::int64_t number = 0, std::int64_t begun = 1);
+  LayerActivations activations(const Plan& plan, std::int64_t layer, const MicroBatch& batch, const at::Tensor& x);
   const Arithmetic& run() const { return *place.arithmetic; }
   static at::Tensor rows_of(const Plan& plan, const at::Tensor& tensor, const MicroBatch& batch);
   /// A tensor [tokens, width] that spans the whole batch.
@@ -82,6 +85,18 @@ struct Decoder::State {
     return {spec, rope, workspace, operand, batch.windows, plan.length, 0, run().attend, run()};
   }
   void embed(const at::Tensor& ids, const Plan& plan, const at::Tensor& x);
+  bool is_first() const { return !pipeline || pipeline->is_first(); }
+  bool is_last() const { return !pipeline || pipeline->is_last(); }
+  /// A tensor that spans the batch, to and from another stage.
+  void send(const at::Tensor& tensor, int stage);
+  void receive(const at::Tensor& tensor, int stage);
+  void send_to_next(const at::Tensor& x) {
+    if (!is_last()) send(x, pipeline->index() + 1);
+  }
+  /// Fills the input of the first layer that is here: from the tokens, or from the stage before.
+  void enter(const at::Tensor& ids, const Plan& plan, const at::Tensor& x) {
+    is_first() ? embed(ids, plan, x) : receive(x, pipeline->index() - 1);
+  }
   void add_embedding_gradients(const at::Tensor& ids, const Plan& plan, const at::Tensor& dx, bool squared,
                                const at::Tensor& table);
   /// A copy in host memory of a tensor that spans the batch, [windows, length, hidden].
@@ -94,7 +109,7 @@ struct Decoder::State {
   void run_layer(const Plan& plan, std::int64_t layer, const at::Tensor& x, const at::Tensor& y,
                  PassObserver* observer);
   at::Tensor layer_input(const Plan& plan, std::int64_t layer) {
-    return spanning(plan, fmt::format("input of layer {}", layer), at::kFloat);
+    return spanning(plan, fmt::format("input of layer {}, {}", layer, plan.number), at::kFloat);
   }
   at::Tensor squared(const at::Tensor& x, const char* buffer) {
     at::Tensor squares = workspace.take(buffer, x.sizes(), operand);
@@ -116,14 +131,18 @@ void Decoder::State::check(const at::Tensor& ids) const {
     if (id[i] < 0 || id[i] >= spec.vocab) fail_input("token id {} is outside the vocabulary of {}", id[i], spec.vocab);
 }
 
-Decoder::State::Plan Decoder::State::plan(const at::Tensor& ids, bool backward) {
+Decoder::State::Plan Decoder::State::plan(const at::Tensor& ids, bool backward, std::int64_t number,
+                                          std::int64_t begun) {
   check(ids);
   Plan plan;
+  plan.number = number;
   plan.windows = ids.size(0);
   plan.length = ids.size(1);
   rope.reserve(plan.length);
+  ModelSpec here = spec;
+  here.layers = own.count();
   const BatchPlan cuts =
-      plan_batch(spec, operand, {plan.windows, plan.length, backward},
+      plan_batch(here, operand, {plan.windows, plan.length, backward, begun},
                  {budget_bytes, place.separate_memory ? half_of_physical_memory_bytes() : std::uint64_t{0}});
   plan.keep_all = cuts.keep_all;
   plan.staged = cuts.staged;
@@ -135,12 +154,13 @@ at::Tensor Decoder::State::rows_of(const Plan& plan, const at::Tensor& tensor, c
   return tensor.narrow(0, batch.first_window * plan.length, batch.windows * plan.length);
 }
 
-LayerActivations Decoder::State::activations(const Plan& plan, std::int64_t slot, const MicroBatch& batch,
+LayerActivations Decoder::State::activations(const Plan& plan, std::int64_t layer, const MicroBatch& batch,
                                              const at::Tensor& x) {
   // Kept activations hold the whole batch and are cut; others live only as long as their micro-batch.
   const std::int64_t held = plan.keep_all ? plan.windows : batch.windows;
   const auto take = [&](const char* name, at::IntArrayRef shape, at::ScalarType type) {
-    const at::Tensor whole = workspace.take(fmt::format("{} {}", name, slot), shape, type);
+    const std::string kept = plan.keep_all ? fmt::format("{} {}, {}", name, layer, plan.number) : name;
+    const at::Tensor whole = workspace.take(kept, shape, type);
     if (!plan.keep_all) return whole;
     const std::int64_t per_window = whole.size(0) / held;
     return whole.narrow(0, batch.first_window * per_window, batch.windows * per_window);
@@ -179,16 +199,29 @@ void Decoder::State::add_embedding_gradients(const at::Tensor& ids, const Plan& 
                                  fetched(plan, dx, batch, "layer gradient"), squared, table);
 }
 
-/// Returns the output of the last layer, before the final norm.
+void Decoder::State::send(const at::Tensor& tensor, int stage) {
+  if (tensor.is_cpu()) return pipeline->send(tensor, stage);
+  pipeline->send(host_workspace.take("handed on", tensor.sizes(), tensor.scalar_type()).copy_(tensor), stage);
+}
+
+void Decoder::State::receive(const at::Tensor& tensor, int stage) {
+  if (tensor.is_cpu()) return pipeline->receive(tensor, stage);
+  const at::Tensor here = host_workspace.take("handed on", tensor.sizes(), tensor.scalar_type());
+  pipeline->receive(here, stage);
+  tensor.copy_(here);
+}
+
+/// Returns the output of the last layer that is here, before the final norm.
 at::Tensor Decoder::State::forward(const at::Tensor& ids, const Plan& plan, bool backward_follows,
                                    PassObserver* observer) {
-  at::Tensor x = layer_input(plan, 0);
-  embed(ids, plan, x);
-  for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
+  at::Tensor x = layer_input(plan, own.first);
+  enter(ids, plan, x);
+  for (std::int64_t layer = own.first; layer < own.last; ++layer) {
     const at::Tensor y = backward_follows ? layer_input(plan, layer + 1) : x;
     run_layer(plan, layer, x, y, observer);
     x = y;
   }
+  send_to_next(x);
   return x;
 }
 
@@ -213,7 +246,7 @@ void Decoder::State::run_layer(const Plan& plan, std::int64_t layer, const at::T
     };
   for (const MicroBatch& batch : plan.batches) {
     const at::Tensor input = fetched(plan, x, batch, "layer input"), output = room(plan, y, batch, "layer output");
-    layer_forward(context(plan, batch), layer_weights, activations(plan, plan.keep_all ? layer : 0, batch, input),
+    layer_forward(context(plan, batch), layer_weights, activations(plan, layer, batch, input),
                   output, observe);
     store(plan, output, y, batch);
   }
@@ -249,16 +282,16 @@ LossResult Decoder::State::loss_of(const at::Tensor& ids, const at::Tensor& rows
                    workspace);
 }
 
-/// dx: d(output of the last layer) in, d(embedded tokens) out.
+/// dx: d(output of the last layer here) in, d(input of the first layer here) out.
 void Decoder::State::backward(const Plan& plan, const at::Tensor& dx, PassObserver& observer) {
-  for (std::int64_t layer = spec.layers; layer-- > 0;) {
+  for (std::int64_t layer = own.last; layer-- > own.first;) {
     const LayerWeights layer_weights = fetch_layer(spec, weights, layer, operand, workspace, run());
     const at::Tensor x = layer_input(plan, layer);
     for (std::size_t i = 0; i < plan.batches.size(); ++i) {
       const MicroBatch& batch = plan.batches[i];
       const bool last = i + 1 == plan.batches.size();
       const LayerActivations a =
-          activations(plan, plan.keep_all ? layer : 0, batch, fetched(plan, x, batch, "layer input"));
+          activations(plan, layer, batch, fetched(plan, x, batch, "layer input"));
       if (!plan.keep_all) {
         // The output is known already; this run only brings back what lies between.
         const at::Tensor unused = workspace.take("layer output", a.x.sizes(), at::kFloat);
@@ -294,7 +327,7 @@ Decoder::Decoder(const ModelSpec& spec, WeightSource& weights, const DecoderOpti
     : state_(
           new State{spec, weights, options.compute == Compute::f32 ? at::kFloat : at::kBFloat16, options.place,
                     options.activation_budget_bytes ? options.activation_budget_bytes : half_of_physical_memory_bytes(),
-                    RopeTable(spec, options.place.device)}) {
+                    options.pipeline, RopeTable(spec, options.place.device)}) {
   validate(spec, "decoder");
   at::set_num_threads(thread_count());
 }
@@ -307,8 +340,8 @@ at::Tensor Decoder::hidden(const at::Tensor& ids, PassObserver* observer) {
   const at::NoGradGuard no_grad;
   const DenormalsAreZero fast_numbers;
   const auto plan = state_->plan(ids, false);
-  const at::Tensor hidden = state_->final_norm(plan, state_->forward(ids, plan, false, observer));
-  return state_->handed_out(plan, hidden);
+  const at::Tensor last = state_->forward(ids, plan, false, observer);
+  return state_->is_last() ? state_->handed_out(plan, state_->final_norm(plan, last)) : at::Tensor();
 }
 
 at::Tensor Decoder::logits(const at::Tensor& ids) {
@@ -326,8 +359,8 @@ LossResult Decoder::loss(const at::Tensor& ids, const LossTarget& target) {
   const at::NoGradGuard no_grad;
   const DenormalsAreZero fast_numbers;
   const auto plan = state_->plan(ids, false);
-  const at::Tensor hidden = state_->final_norm(plan, state_->forward(ids, plan, false, nullptr));
-  return state_->loss_of(ids, hidden, target, plan.staged);
+  const at::Tensor last = state_->forward(ids, plan, false, nullptr);
+  return state_->is_last() ? state_->loss_of(ids, state_->final_norm(plan, last), target, plan.staged) : LossResult();
 }
 
 LossResult Decoder::loss_of_hidden(const at::Tensor& hidden, const at::Tensor& ids, const LossTarget& target) {
@@ -340,42 +373,66 @@ LossResult Decoder::loss_of_hidden(const at::Tensor& hidden, const at::Tensor& i
 }
 
 LossResult Decoder::loss_and_gradients(const at::Tensor& ids, const LossTarget& target, PassObserver& observer) {
+  return finish(begin(ids, 0, 1, &observer), target, observer);
+}
+
+Decoder::Begun Decoder::begin(const at::Tensor& ids, std::int64_t number, std::int64_t all, PassObserver* observer) {
+  const at::NoGradGuard no_grad;
+  const DenormalsAreZero fast_numbers;
+  state_->forward(ids, state_->plan(ids, true, number, all), true, observer);
+  return {ids, number, all};
+}
+
+LossResult Decoder::finish(const Begun& batch, const LossTarget& target, PassObserver& observer) {
   const at::NoGradGuard no_grad;
   const DenormalsAreZero fast_numbers;
   State& s = *state_;
-  const auto plan = s.plan(ids, true);
-  const at::Tensor last = s.forward(ids, plan, true, &observer);
-  const at::Tensor hidden = s.final_norm(plan, last);
-
-  const bool wants_embedding = observer.wants_embedding_gradient();
-  HeadGradients gradients{s.spanning(plan, "hidden gradient", s.operand), {}};
-  if (wants_embedding)
+  const auto plan = s.plan(batch.ids, true, batch.number, batch.all);
+  const bool wants_embedding = observer.wants_embedding_gradient(), squares = observer.gradient_kind() == GradientKind::tokens;
+  const int stages = s.pipeline ? s.pipeline->count() : 1, stage = s.pipeline ? s.pipeline->index() : 0;
+  // Who is handed the look-up's gradient: the stage that has the head's when they are one.
+  const bool has_table = s.spec.tied_head ? s.is_last() : s.is_first();
+  HeadGradients gradients;
+  if (wants_embedding && (has_table || s.is_last()))
     gradients.head = s.workspace.take("head gradient", {s.spec.vocab, s.spec.hidden}, at::kFloat).zero_();
-  const bool squares = observer.gradient_kind() == GradientKind::tokens;
-  const LossResult result = s.loss_of(ids, hidden, target, plan.staged, squares, gradients);
-  if (wants_embedding && !s.spec.tied_head) observer.head_gradient(squares ? gradients.head.sqrt_() : gradients.head);
-
   const at::Tensor dx = s.spanning(plan, "residual gradient", at::kFloat);
-  s.final_norm_backward(plan, gradients.hidden, last, dx);
-  s.backward(plan, dx, observer);
-  if (wants_embedding) {
-    if (!s.spec.tied_head) gradients.head.zero_();
-    s.add_embedding_gradients(ids, plan, dx, squares, gradients.head);
-    observer.embedding_gradient(squares ? gradients.head.sqrt_() : gradients.head);
+  LossResult result;
+  if (s.is_last()) {
+    gradients.hidden = s.spanning(plan, "hidden gradient", s.operand);
+    const at::Tensor last = s.layer_input(plan, s.own.last);
+    result = s.loss_of(batch.ids, s.final_norm(plan, last), target, plan.staged, squares, gradients);
+    if (wants_embedding && !s.spec.tied_head) observer.head_gradient(squares ? gradients.head.sqrt_() : gradients.head);
+    s.final_norm_backward(plan, gradients.hidden, last, dx);
+  } else {
+    s.receive(dx, stage + 1);
   }
+  s.backward(plan, dx, observer);
+  if (!s.is_first()) s.send(dx, stage - 1);
+  if (!wants_embedding) return result;
+  if (stages > 1 && s.spec.tied_head) {
+    if (s.is_first()) s.send(dx, stages - 1);
+    if (s.is_last()) s.receive(dx, 0);
+  }
+  if (!has_table) return result;
+  if (!s.spec.tied_head) gradients.head.zero_();
+  s.add_embedding_gradients(batch.ids, plan, dx, squares, gradients.head);
+  observer.embedding_gradient(squares ? gradients.head.sqrt_() : gradients.head);
   return result;
 }
 
 struct Decoder::Walk::Progress {
   Decoder::State& state;
   Decoder::State::Plan plan;
-  at::Tensor x;
-  std::int64_t layer = 0;
+  at::Tensor ids, x;
+  std::int64_t layer = state.own.first;
+  bool entered = false;
 
   void run(const at::Tensor& y, PassObserver* observer) {
     const at::NoGradGuard no_grad;
     const DenormalsAreZero fast_numbers;
-    SCALEBITS_ASSERT(layer < state.spec.layers);
+    SCALEBITS_ASSERT(layer < state.own.last);
+    if (!entered) state.enter(ids, plan, x);  // another stage may take its time
+    entered = true;
     state.run_layer(plan, layer, x, y, observer);
   }
 };
@@ -383,26 +440,26 @@ struct Decoder::Walk::Progress {
 Decoder::Walk::Walk(Decoder& decoder, const at::Tensor& ids) {
   State& state = *decoder.state_;
   const State::Plan plan = state.plan(ids, false);
-  const at::Tensor x = state.layer_input(plan, 0);
-  state.embed(ids, plan, x);
-  progress_.reset(new Progress{state, plan, x});
+  progress_.reset(new Progress{state, plan, ids, state.layer_input(plan, state.own.first)});
 }
 
 Decoder::Walk::~Walk() = default;
 
 void Decoder::Walk::look(PassObserver& observer) {
   Progress& p = *progress_;
-  p.run(p.state.layer_input(p.plan, 1), &observer);
+  p.run(p.state.layer_input(p.plan, p.state.own.first + 1), &observer);
 }
 
 void Decoder::Walk::advance(PassObserver* observer) {
-  progress_->run(progress_->x, observer);
-  ++progress_->layer;
+  Progress& p = *progress_;
+  p.run(p.x, observer);
+  if (++p.layer == p.state.own.last) p.state.send_to_next(p.x);
 }
 
 at::Tensor Decoder::Walk::hidden() {
   Progress& p = *progress_;
-  SCALEBITS_ASSERT(p.layer == p.state.spec.layers);
+  SCALEBITS_ASSERT(p.layer == p.state.own.last);
+  if (!p.state.is_last()) return {};
   const at::NoGradGuard no_grad;
   return p.state.handed_out(p.plan, p.state.final_norm(p.plan, p.x));
 }

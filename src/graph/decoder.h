@@ -8,6 +8,7 @@
 #include "graph/arithmetic.h"
 #include "graph/loss.h"
 #include "graph/observer.h"
+#include "graph/pipeline_stage.h"
 #include "graph/weight_source.h"
 #include "model/model_spec.h"
 
@@ -27,8 +28,12 @@ struct DecoderOptions {
   Compute compute = Compute::f32;
   std::uint64_t activation_budget_bytes = 0;  // at the place; 0: half of the physical memory
   ComputePlace place = {};
+  PipelineStage* pipeline = nullptr;  // null: all layers are here
 };
 
+/// With a pipeline all its stages call the same methods with the same arguments at the same time; each asks its weights
+/// for its own layers alone, its observers see those alone, and what comes of the head is the last stage's: others get
+/// undefined tensors, and losses of 0.
 class Decoder {
  public:
   /// Keeps a reference to `weights`, which must outlive the decoder. Uses thread_count() threads; results are the same
@@ -53,17 +58,28 @@ class Decoder {
   /// Error(bad_input) when the loss is not finite.
   LossResult loss_and_gradients(const at::Tensor& ids, const LossTarget& target, PassObserver& observer);
 
+  /// The same in two parts, between which other batches may be begun: stages of a pipeline then work side by side.
+  struct Begun {
+    at::Tensor ids;
+    std::int64_t number = 0, all = 1;
+  };
+  /// Batch `number` of `all` that are begun before the first one is finished, equally long and of nearly as many
+  /// windows; `observer` (may be null) sees linear inputs.
+  Begun begin(const at::Tensor& ids, std::int64_t number = 0, std::int64_t all = 1, PassObserver* observer = nullptr);
+  /// Each once, in the order in which they were begun; the weights are still the same.
+  LossResult finish(const Begun& batch, const LossTarget& target, PassObserver& observer);
+
   /// A forward pass that stops before each layer, for who changes the layer's weights on the way.
   class Walk {
    public:
-    /// Before layer 0. One walk at a time and decoder, and no other pass meanwhile; ids as for hidden().
+    /// Before layer 0, or a stage's first. One walk at a time and decoder, and no other pass meanwhile; ids as for hidden().
     Walk(Decoder& decoder, const at::Tensor& ids);
     ~Walk();
     /// Runs the present layer with its weights as they are now and hands `observer` its linear inputs. No step.
     void look(PassObserver& observer);
     /// Runs it and steps behind it; `observer` may be null.
     void advance(PassObserver* observer = nullptr);
-    /// After the last layer: [windows, length, hidden] f32 after the final norm.
+    /// After the last layer, or a stage's: [windows, length, hidden] f32 after the final norm.
     at::Tensor hidden();
 
    private:

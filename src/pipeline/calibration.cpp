@@ -73,8 +73,9 @@ CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::ve
 }
 
 CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe, const ProgressSink& progress,
-                                      ProcessGroup& group, double seconds, const SearchDevice& device) {
+                                      JobProcesses& processes, double seconds, const SearchDevice& device) {
   require_resolved(recipe);
+  ProcessGroup& group = processes.all();
   const std::int64_t passes = recipe.descent_steps + recipe.swap_steps + 1;
   SelfTextOptions options{
       .windows = recipe.validation_windows + std::min<std::int64_t>(passes, kOwnBatches) * recipe.windows_per_gradient,
@@ -86,7 +87,7 @@ CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe
   if (checkpoint.tokenizer) options.start_token = checkpoint.tokenizer->bos();
   at::Tensor windows;
   if (group.is_first()) {
-    const TextEngine engine = make_text_engine(device, checkpoint, recipe);
+    const TextEngine engine = make_text_engine(device, checkpoint, recipe, processes);
     options.place = engine.place;
     options.windows_at_once = engine.windows_at_once;
     windows = sample_own_text(checkpoint.spec, *engine.weights, options, progress).contiguous();

@@ -2,7 +2,6 @@
 // what scored it.
 #pragma once
 
-#include "distributed/process_group.h"
 #include "model/checkpoint.h"
 #include "pipeline/recipe.h"
 #include "pipeline/search.h"
@@ -18,9 +17,9 @@ namespace scalebits {
 CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::vector<std::filesystem::path>& files,
                                      const Recipe& recipe);
 
-/// Windows that the full-precision model writes by sampling, seeded: the group's first process does, on its `device`,
+/// Windows that the full-precision model writes by sampling, seeded: the job's first process does, on its `device`,
 /// the others get them. Throws Error(unsupported_hardware) when the device's memory does not suffice.
 CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe, const ProgressSink& progress,
-                                      ProcessGroup& group, double seconds, const SearchDevice& device = {});
+                                      JobProcesses& processes, double seconds, const SearchDevice& device = {});
 
 }  // namespace scalebits

@@ -8,6 +8,7 @@
 #include "refine/tune.h"
 #include "refine/tuned_matrix.h"
 
+#include <ATen/ops/from_blob.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -38,12 +39,14 @@ PackedBlobs rounded_with_feedback(const FinalRoundingJob& job, const RoundingEng
                                   const ProgressSink& progress) {
   const at::Tensor& windows = job.calibration.gradient_windows;
   const std::int64_t count = std::min<std::int64_t>(job.recipe.feedback_windows, windows.size(0));
-  const auto layers = static_cast<double>(job.checkpoint.spec.layers);
+  const LayerRange layers = own_layers(job.checkpoint.spec, engine.decoder.pipeline);
   return round_with_feedback(
       job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan,
       windows.narrow(0, 0, count).contiguous(), feedback_options(job, engine), [&](std::int64_t layer) {
         stop_if_interrupted();
-        if (progress) progress({static_cast<double>(layer) / layers, "rounding", fmt::format("layer {}", layer)});
+        if (progress)
+          progress({static_cast<double>(layer - layers.first) / static_cast<double>(layers.count()), "rounding",
+                    fmt::format("layer {}", layer)});
       });
 }
 
@@ -57,35 +60,82 @@ Json provenance_of_tuning(const FinalRoundingJob& job) {
           {"plan", plan.hex()}};
 }
 
+/// The stages of a tuning, which do the same at the same step; one alone where there is no pipeline.
+class Stages {
+ public:
+  explicit Stages(PipelineStage* pipeline) : pipeline_(pipeline) {}
+  double from(int stage, double value) const {
+    if (pipeline_) pipeline_->broadcast(at::from_blob(&value, {1}, at::kDouble), stage);
+    return value;
+  }
+  double from_first(double value) const { return from(0, value); }
+  double from_last(double value) const { return from(pipeline_ ? pipeline_->count() - 1 : 0, value); }
+  bool any(bool mine) const {
+    bool result = false;
+    for (int stage = 0; stage < (pipeline_ ? pipeline_->count() : 1); ++stage)
+      result = from(stage, mine ? 1 : 0) != 0 || result;
+    return result;
+  }
+  /// A stage keeps its own levels.
+  std::string file_name() const {
+    return pipeline_ ? fmt::format("tuning-{}-of-{}.safetensors", pipeline_->index() + 1, pipeline_->count())
+                     : "tuning.safetensors";
+  }
+  void collect(PackedBlobs& blobs, const ModelSpec& spec) const;
+
+ private:
+  PipelineStage* pipeline_;
+};
+
+/// The first stage gets all blobs.
+void Stages::collect(PackedBlobs& blobs, const ModelSpec& spec) const {
+  if (!pipeline_) return;
+  for (std::size_t m = 0; m < blobs.size(); ++m) {
+    const int owner = stage_of_matrix(spec, pipeline_->count(), m);
+    const auto size = static_cast<std::int64_t>(from(owner, static_cast<double>(blobs[m].size())));
+    if (owner == 0 || size == 0) continue;
+    if (pipeline_->is_first()) blobs[m].resize(static_cast<std::size_t>(size));
+    const auto bytes = [&] { return at::from_blob(blobs[m].data(), {size}, at::kByte); };
+    if (pipeline_->is_first()) pipeline_->receive(bytes(), owner);
+    if (pipeline_->index() == owner) pipeline_->send(bytes(), 0);
+  }
+}
+
 PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, const ProgressSink& progress) {
   const auto start = std::chrono::steady_clock::now();
-  const std::filesystem::path path = job.folder / "tuning.safetensors";
+  const Stages stages(engine.decoder.pipeline);
+  const std::filesystem::path path = job.folder / stages.file_name();
   const Json provenance = provenance_of_tuning(job);
-  const bool resumed = job.resume && std::filesystem::exists(path);
+  const bool resumed = job.resume && !stages.any(!std::filesystem::exists(path));
   const PackedBlobs first = resumed ? PackedBlobs(job.result.matrices.size())
                                     : rounded_with_feedback(job, engine, part_of(progress, 0, 0.2));
   TuneOptions options = job.recipe.tune;
   options.decoder = engine.decoder;
-  CodeTuner tuner(job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan, first, job.calibration.gradient_windows,
-                  options);
+  CodeTuner tuner(job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan, first,
+                  job.calibration.gradient_windows, options);
   if (resumed)
     tuner.load(path, provenance);
   else
     tuner.save(path, provenance);
+  if (stages.any(stages.from_first(tuner.steps_done()) != tuner.steps_done()))
+    fail_input("{}: the stages of this tuning were saved at different steps; delete them, and it begins anew",
+               (job.folder / "tuning-*.safetensors").string());
   const ProgressSink tune_progress = part_of(progress, 0.2, 1);
   auto saved = std::chrono::steady_clock::now(), first_timed = saved;
   const int steps_before = tuner.steps_done();
   while (tuner.steps_done() < tuner.steps()) {
-    if (interrupt_requested || seconds_since(saved) > kSecondsBetweenSaves) {
+    const bool interrupted = stages.any(interrupt_requested);
+    if (interrupted || stages.from_first(seconds_since(saved)) > kSecondsBetweenSaves) {
       tuner.save(path, provenance);
       saved = std::chrono::steady_clock::now();
     }
-    stop_if_interrupted();
-    const double divergence = tuner.step();
+    if (interrupted) fail(ErrorKind::interrupted, "interrupted");
+    const double divergence = stages.from_last(tuner.step());
     const int done = tuner.steps_done();
     if (done == steps_before + kTimedSteps) {
       const double left = job.seconds_left - seconds_since(start);
-      const double affordable = done + std::max(0.0, left) * kTimedSteps / seconds_since(first_timed);
+      const double affordable =
+          stages.from_first(done + std::max(0.0, left) * kTimedSteps / seconds_since(first_timed));
       if (affordable < tuner.steps()) {
         if (progress)
           progress({-1, "time limit",
@@ -102,15 +152,16 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
 
 }  // namespace
 
-void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe) {
+void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe, const PipelineStage* pipeline) {
   if (recipe.rounding != FinalRoundingMethod::tuned) return;
   double weights = 0;
   for (const LinearKind kind : linear_kinds(spec)) {
     const auto [rows, cols] = linear_shape(spec, kind);
-    weights += static_cast<double>(rows * cols * spec.layers);
+    weights += static_cast<double>(rows * cols * own_layers(spec, pipeline).count());
   }
   if (recipe.embedding == EmbeddingMode::search)
-    weights += static_cast<double>(spec.vocab * spec.hidden * (spec.tied_head ? 1 : 2));
+    for (std::size_t m = linear_count(spec); m < linear_count(spec) + (spec.tied_head ? 1 : 2); ++m)
+      if (owns_matrix(spec, pipeline, m)) weights += static_cast<double>(spec.vocab * spec.hidden);
   const auto wanted = static_cast<std::uint64_t>(
       weights * tuning_bytes_per_weight(recipe.groups.group_cols, recipe.tune.side_rate > 0));
   if (wanted <= physical_memory_bytes() / 4 * 3) return;
@@ -124,17 +175,22 @@ FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& pr
   const SearchResult& result = job.result;
   if (job.recipe.rounding == FinalRoundingMethod::nearest)
     return {PackedBlobs(result.matrices.size()), result.state.best_validation_loss};
-  const RoundingEngine engine = make_rounding_engine(job.device, job.checkpoint, job.recipe);
+  JobProcesses alone;
+  JobProcesses& processes = job.processes != nullptr ? *job.processes : alone;
+  const RoundingEngine engine = make_rounding_engine(job.device, job.checkpoint, job.recipe, processes);
+  const Stages stages(engine.decoder.pipeline);
   FinalRounding rounding;
   rounding.blobs = job.recipe.rounding == FinalRoundingMethod::tuned ? tuned(job, engine, progress)
                                                                      : rounded_with_feedback(job, engine, progress);
+  stages.collect(rounding.blobs, job.checkpoint.spec);
   RefinedModel model(job.checkpoint, result.matrices, rounding.blobs);
   model.use(result.state.plan);
   SentWeights rounded(model, engine.decoder);
   Decoder full_precision(job.checkpoint.spec, *engine.exact, engine.decoder);
   const at::Tensor& windows = job.calibration.validation_windows;
   const LossTarget target = loss_target(job.recipe.loss, windows, full_precision, *engine.exact);
-  rounding.validation_loss = Decoder(job.checkpoint.spec, rounded, engine.decoder).loss(windows, target).mean;
+  Decoder decoder(job.checkpoint.spec, rounded, engine.decoder);
+  rounding.validation_loss = stages.from_last(decoder.loss(windows, target).mean);
   return rounding;
 }
 

@@ -27,13 +27,16 @@ struct FinalRoundingJob {
   bool resume = false;
   double seconds_left = 1e30;  // of a time limit: tuning takes fewer steps to keep it
   SearchDevice device = {};    // for the passes; open_compute_device() was called
+  JobProcesses* processes = nullptr;  // null: this process alone
 };
 
 /// Throws Error(unsupported_hardware) when the recipe's rounding would not fit this machine's memory: known before the
 /// search, and better heard of then.
-void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe);
+void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe, const PipelineStage* pipeline = nullptr);
 
-/// Throws Error(interrupted) after Ctrl-C; a tuning then goes on from `folder` with `resume` to the same result.
+/// Throws Error(interrupted) after Ctrl-C; a tuning then goes on from `folder` with `resume` to the same result. Of a
+/// job's processes those of the first replica call it; its stages round and tune their own layers, and the first one is
+/// given what all have found.
 FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& progress);
 
 }  // namespace scalebits

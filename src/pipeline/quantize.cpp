@@ -67,22 +67,23 @@ Recipe with_budget_of(const Recipe& wanted, const std::filesystem::path& frontie
   return recipe;
 }
 
-void require_work_for_all(const ProcessGroup& group, const Recipe& recipe) {
-  if (group.size() <= recipe.micro_batches) return;
+void require_work_for_all(const JobProcesses& processes, int replicas, const Recipe& recipe) {
+  if (replicas <= recipe.micro_batches) return;
   fail(ErrorKind::usage,
-       "{} processes share the micro-batches of a gradient, and the recipe has {}: give --set micro_batches={} or a "
+       "{} processes{} share the micro-batches of a gradient, and the recipe has {}: give --set micro_batches={} or a "
        "multiple of it (the plan depends on it, and not on the number of processes)",
-       group.size(), recipe.micro_batches, group.size());
+       replicas, processes.stages() > 1 ? " of each stage" : "", recipe.micro_batches, replicas);
 }
 
 /// The same in all processes, or an Error in all.
-CalibrationSet calibration_of(const QuantizeJob& job, const Checkpoint& checkpoint, ProcessGroup& group,
+CalibrationSet calibration_of(const QuantizeJob& job, const Checkpoint& checkpoint, JobProcesses& processes,
                               const ProgressSink& progress) {
+  ProcessGroup& group = processes.all();
   group.require_same("model", checkpoint.hash);
   group.require_same("recipe", to_json(job.recipe).dump());
   const double seconds = job.time_limit_seconds ? kPartForOwnText * *job.time_limit_seconds : 1e30;
   CalibrationSet set = job.calibration.empty()
-                           ? calibration_from_model(checkpoint, job.recipe, progress, group, seconds, job.device)
+                           ? calibration_from_model(checkpoint, job.recipe, progress, processes, seconds, job.device)
                            : calibration_from_text(checkpoint, job.calibration, job.recipe);
   group.require_same("calibration text", set.hash);
   return set;
@@ -106,6 +107,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   QuantizeJob job = requested;
   ProcessGroup alone;
   ProcessGroup& group = job.group != nullptr ? *job.group : alone;
+  JobProcesses processes(group, job.stages);
   const ProgressSink progress = group.is_first() ? requested_progress : ProgressSink();
   std::optional<SavedSearch> earlier;
   if (!job.frontier.empty()) {
@@ -113,21 +115,24 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
     job.recipe = with_budget_of(requested.recipe, job.frontier, earlier->provenance.recipe);
     validate(job.recipe);
   }
-  require_work_for_all(group, job.recipe);
+  require_work_for_all(processes, processes.replicas().size(), job.recipe);
   if (progress) progress({0, "reading", job.model.string()});
   const Checkpoint checkpoint = read_checkpoint(job.model);
   if (job.recipe.window_length == 0)
     job.recipe.window_length = static_cast<int>(std::min<std::int64_t>(kWindowLength, checkpoint.spec.max_positions));
   require_rules_used(job.recipe, checkpoint.spec, job.model.string());
-  require_memory_for_rounding(checkpoint.spec, job.recipe);
-  const std::string device_account = account_of(job.device, checkpoint, job.recipe, group);
+  if (job.stages > checkpoint.spec.layers)
+    fail(ErrorKind::usage, "{}: {} layers cannot be shared out to {} stages", job.model.string(), checkpoint.spec.layers,
+         job.stages);
+  require_memory_for_rounding(checkpoint.spec, job.recipe, processes.pipeline());
+  const std::string device_account = account_of(job.device, checkpoint, job.recipe, processes);
   if (progress && !device_account.empty()) progress({-1, "device", device_account});
   StoredSize stored_size(checkpoint, job.recipe), size_before_search(checkpoint, job.recipe);
   const std::uint64_t bytes = budget_bytes(checkpoint.spec, job.recipe);
   const Budget budget{bytes, std::ref(stored_size)};
   // Before the model is run, which may take minutes.
   require_feasible(checkpoint, job.recipe, {bytes, std::ref(size_before_search)});
-  const CalibrationSet calibration = calibration_of(job, checkpoint, group, progress);
+  const CalibrationSet calibration = calibration_of(job, checkpoint, processes, progress);
   const Provenance provenance{checkpoint.hash, calibration.hash, to_json(job.recipe)};
   const std::filesystem::path folder = search_folder(job.output), state_path = folder / "state.safetensors";
   if (group.is_first()) std::filesystem::create_directory(folder);
@@ -147,13 +152,14 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   const double search_share = search_part_of_time(job.recipe.rounding);
   if (job.time_limit_seconds) callbacks.seconds_left = search_share * (*job.time_limit_seconds - seconds_since(start));
   callbacks.progress = part_of(progress, 0, search_share);
-  callbacks.group = &group;
+  callbacks.processes = &processes;
   callbacks.device = job.device;
   const SearchResult result =
       earlier ? plan_from_frontier(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks)
               : run_search(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks);
-  if (!group.is_first()) return {};
-  if (!job.save_frontier.empty()) save_search_state(job.save_frontier, result.state, provenance);
+  if (processes.replica() != 0) return {};
+  if (group.is_first() && !job.save_frontier.empty())
+    save_search_state(job.save_frontier, result.state, provenance);
 
   ArtifactDescription description =
       describe_artifact(checkpoint, result.state.partition, result.matrices, to_json(job.recipe));
@@ -165,9 +171,11 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
     throw InternalError("the plan that the search ended with does not meet the budget");
   FinalRoundingJob rounding_job{checkpoint, calibration, job.recipe, result, provenance, folder, job.resume};
   rounding_job.device = job.device;
+  rounding_job.processes = &processes;
   if (job.time_limit_seconds)
     rounding_job.seconds_left = kPartBeforePacking * *job.time_limit_seconds - seconds_since(start);
   const FinalRounding rounding = final_rounding(rounding_job, part_of(progress, search_share, kPartBeforePacking));
+  if (!group.is_first()) return {};
   write_packed_model(job.output, description, checkpoint, result.state.partition, result.matrices,
                      [&](std::size_t i, std::span<std::byte> blob) {
                        if (progress) progress({kPartBeforePacking, "packing", result.matrices[i]->name()});

@@ -21,7 +21,8 @@ struct QuantizeJob {
   std::filesystem::path save_frontier;       // where to keep the finished search for other budgets; empty: nowhere
   std::filesystem::path frontier;            // such a file: no search, a plan from the descent it holds
   std::optional<double> time_limit_seconds;  // for the whole job; swaps are cut short to keep it
-  ProcessGroup* group = nullptr;             // who shares the search; null: this process alone
+  ProcessGroup* group = nullptr;             // who shares the work; null: this process alone
+  int stages = 1;                            // that the layers are shared out to; divides the group's size
   SearchDevice device = {};                  // where all passes run; open_compute_device() was called
 };
 
@@ -37,7 +38,8 @@ std::filesystem::path search_folder(const std::filesystem::path& output);
 
 /// Writes job.output. Throws Error of every kind; after Error(interrupted) the search folder holds the best plan so far
 /// and the same job with `resume` goes on. Of a group's processes, which must all see the same files, the first one
-/// rounds and packs what was found; the others return an empty report once the search is done.
+/// packs what was found, the first replica's stages having rounded it; the others return an empty report once their work
+/// is done.
 QuantizeReport quantize(const QuantizeJob& job, const ProgressSink& progress);
 
 }  // namespace scalebits

@@ -42,9 +42,9 @@ class Search {
   Search(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe, const Budget& budget,
          SearchState state, const SearchCallbacks& callbacks, RoundedMatrices matrices)
       : checkpoint_(checkpoint), recipe_(recipe), state_(std::move(state)), matrices_(std::move(matrices)),
-        group_(callbacks.group != nullptr ? *callbacks.group : alone_), plans_(recipe, budget, state_, matrices_),
-        journal_(state_, plans_, callbacks, group_),
-        scoring_(checkpoint, calibration, recipe, matrices_, state_, journal_, callbacks, group_) {}
+        processes_(callbacks.processes != nullptr ? *callbacks.processes : alone_),
+        plans_(recipe, budget, state_, matrices_), journal_(state_, plans_, callbacks, processes_.all()),
+        scoring_(checkpoint, calibration, recipe, matrices_, state_, journal_, callbacks, processes_) {}
 
   SearchResult run(bool from_frontier) {
     if (state_.phase == SearchState::Phase::order) {
@@ -67,7 +67,7 @@ class Search {
   void round() {
     matrices_ = round_matrices(
         checkpoint_, state_.partition, state_.importance, recipe_,
-        [&](const std::string& name) { journal_.report(0.0, "rounding", name); }, &group_);
+        [&](const std::string& name) { journal_.report(0.0, "rounding", name); }, &processes_.all());
   }
 
   void order() {
@@ -224,8 +224,8 @@ class Search {
   SearchState state_;
   RoundedMatrices matrices_;
   double cost_ = 0, least_cost_ = 0;
-  ProcessGroup alone_;
-  ProcessGroup& group_;
+  JobProcesses alone_;
+  JobProcesses& processes_;
   PlanBudget plans_;
   SearchJournal journal_;
   SearchScoring scoring_;

@@ -5,8 +5,8 @@
 
 #include "allocate/allocation.h"
 #include "core/progress.h"
-#include "distributed/process_group.h"
 #include "model/checkpoint.h"
+#include "pipeline/job_processes.h"
 #include "pipeline/recipe.h"
 #include "pipeline/search_device.h"
 #include "sensitivity/search_model.h"
@@ -78,7 +78,7 @@ struct SearchCallbacks {
   ProgressSink progress;                               // may be empty
   std::function<void(const SearchState&)> save_state;  // called after each step; may be empty
   double seconds_left = 1e30;                          // of a time limit, counted from the call
-  ProcessGroup* group = nullptr;                       // who shares the work; null: this process alone
+  JobProcesses* processes = nullptr;                   // who shares the work; null: this process alone
   SearchDevice device = {};                            // where passes run; open_compute_device() was called
 };
 

@@ -3,10 +3,10 @@
 // order of sums, as the number of threads does, and nothing else.
 #pragma once
 
-#include "distributed/process_group.h"
 #include "graph/arithmetic.h"
 #include "graph/compute_device.h"
 #include "model/checkpoint.h"
+#include "pipeline/job_processes.h"
 #include "pipeline/recipe.h"
 #include "sensitivity/search_model.h"
 
@@ -28,11 +28,11 @@ struct SearchEngine {
   std::unique_ptr<ScoredModel> model;
   DecoderOptions decoder;
 };
-/// Keeps references to checkpoint and matrices; open_compute_device() was called. With several processes on a machine
-/// each takes a card of its own (numbered_device()). Throws Error(unsupported_hardware), with the sum, when the memory
+/// Keeps references to checkpoint, matrices and the processes' pipeline; open_compute_device() was called. With several
+/// processes on a machine each takes a card of its own (numbered_device()). Throws Error(unsupported_hardware), with the sum, when the memory
 /// that is to be had does not suffice.
 SearchEngine make_search_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
-                                const RoundedMatrices& matrices, const ProcessGroup& group);
+                                const RoundedMatrices& matrices, JobProcesses& processes);
 
 /// What the final rounding's passes need: the full-precision model's weights where they run, and how two decoders are
 /// to work there, of that model and of the rounded one.
@@ -40,8 +40,10 @@ struct RoundingEngine {
   std::unique_ptr<WeightSource> exact;
   DecoderOptions decoder;
 };
-/// Of the job's first process; the search's engine is gone. Throws Error(unsupported_hardware) as make_search_engine().
-RoundingEngine make_rounding_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe);
+/// Of the processes of the first replica; the search's engine is gone. Throws Error(unsupported_hardware) as
+/// make_search_engine().
+RoundingEngine make_rounding_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
+                                    JobProcesses& processes);
 
 /// What writing the model's own text needs.
 struct TextEngine {
@@ -49,12 +51,14 @@ struct TextEngine {
   ComputePlace place;
   std::int64_t windows_at_once;  // 0: all
 };
-/// Of the job's first process. Throws Error(unsupported_hardware) when the memory does not suffice for one window.
-TextEngine make_text_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe);
+/// Of the job's first process, which runs all layers: with several stages, whose devices need not hold them all,
+/// weights are sent as if offloaded. Throws Error(unsupported_hardware) when the memory does not suffice for one window.
+TextEngine make_text_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
+                            JobProcesses& processes);
 
 /// How the device's memory will be shared out, without making anything; empty for the CPU. Throws as
 /// make_search_engine() would, and as make_rounding_engine() where the recipe's rounding has passes.
 std::string account_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
-                       const ProcessGroup& group);
+                       JobProcesses& processes);
 
 }  // namespace scalebits

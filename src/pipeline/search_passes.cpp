@@ -17,7 +17,7 @@ LossTarget loss_target(LossTarget::Kind kind, const at::Tensor& windows, Decoder
   LossTarget target{.kind = kind};
   if (kind == LossTarget::Kind::kl) {
     target.reference_hidden = decoder.hidden(windows);
-    target.reference_head = reference.head();
+    if (target.reference_hidden.defined()) target.reference_head = reference.head();
   }
   return target;
 }
@@ -31,9 +31,9 @@ std::vector<ChannelScores> no_channel_scores(const Partition& partition) {
 }
 
 SearchPasses::SearchPasses(const Checkpoint& checkpoint, const Recipe& recipe, const RoundedMatrices& matrices,
-                           ProcessGroup& group, const SearchDevice& device)
-    : checkpoint_(checkpoint), recipe_(recipe), matrices_(matrices), group_(group),
-      engine_(make_search_engine(device, checkpoint, recipe, matrices, group)) {}
+                           JobProcesses& processes, const SearchDevice& device)
+    : checkpoint_(checkpoint), recipe_(recipe), matrices_(matrices), processes_(processes),
+      engine_(make_search_engine(device, checkpoint, recipe, matrices, processes)) {}
 
 LossTarget SearchPasses::target_of(const at::Tensor& windows, const BitPlan& plan) {
   if (recipe_.loss == LossTarget::Kind::kl) model_.use_full_precision();
@@ -51,15 +51,53 @@ SearchPasses::MicroBatch SearchPasses::micro_batch(const at::Tensor& windows, st
   return {windows.narrow(0, first, count), static_cast<double>(count) / static_cast<double>(windows.size(0))};
 }
 
+SearchPasses::Begun SearchPasses::begin(const at::Tensor& windows, const BitPlan& plan, std::int64_t number,
+                                        std::int64_t all) {
+  const LossTarget target = target_of(windows, plan);
+  return {target, decoder_.begin(windows, number, all)};
+}
+
+std::map<std::int64_t, SearchPasses::Begun> SearchPasses::begin_own(const at::Tensor& windows, const BitPlan& plan) {
+  std::map<std::int64_t, Begun> begun;
+  if (processes_.pipeline() == nullptr) return begun;
+  const std::int64_t replicas = processes_.replicas().size(), parts = count_of(windows);
+  const std::int64_t own = parts > processes_.replica() ? divide_up(parts - processes_.replica(), replicas) : 0;
+  for (std::int64_t i = 0; i < own; ++i) {
+    const std::int64_t index = processes_.replica() + i * replicas;
+    begun.emplace(index, begin(micro_batch(windows, index).windows, plan, i, own));
+  }
+  return begun;
+}
+
+void SearchPasses::share(Sums& sums, const std::vector<std::int64_t>& counts, std::size_t matrices_from) {
+  PipelineStage* const pipeline = processes_.pipeline();
+  if (pipeline == nullptr) return;
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    if (counts[i] == 0) continue;
+    const int owner = i < matrices_from ? pipeline->count() - 1
+                                        : stage_of_matrix(checkpoint_.spec, pipeline->count(), i - matrices_from);
+    if (sums[i].numel() == 0) sums[i] = zeros(counts[i], sums[i].scalar_type());
+    pipeline->broadcast(sums[i], owner);
+  }
+}
+
 void SearchPasses::gradient_pass(const BitPlan& plan, GradientKind kind, const at::Tensor& windows, Sums& sums,
                                  const Reduce& reduce) {
-  sum_over_parts(group_, count_of(windows), sums, [&](std::int64_t index, Sums& own) {
+  std::vector<std::int64_t> counts;
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    counts.push_back(sums[i].numel());
+    if (i == 0 ? !has_loss() : !has_matrix(i - 1)) sums[i] = zeros(0, sums[i].scalar_type());
+  }
+  const auto begun = begin_own(windows, plan);
+  sum_over_parts(processes_.replicas(), count_of(windows), sums, [&](std::int64_t index, Sums& own) {
     const MicroBatch batch = micro_batch(windows, index);
     GradientReducer reducer(matrices_, checkpoint_.spec, kind,
                             [&](std::size_t m, const at::Tensor& gradient) { reduce(m, gradient, batch, own); });
-    const LossTarget target = target_of(batch.windows, plan);
-    *own[0].data_ptr<double>() = batch.share * decoder_.loss_and_gradients(batch.windows, target, reducer).mean;
+    const auto [target, pass] = begun.empty() ? begin(batch.windows, plan, 0, 1) : begun.at(index);
+    const double loss = decoder_.finish(pass, target, reducer).mean;
+    if (has_loss()) *own[0].data_ptr<double>() = batch.share * loss;
   });
+  share(sums, counts, 1);
 }
 
 double SearchPasses::score_blocks(const BitPlan& plan, const at::Tensor& windows, SensitivityTable& table) {
@@ -114,23 +152,28 @@ std::vector<std::vector<float>> SearchPasses::input_moments(const Partition& par
   const ModelSpec& spec = checkpoint_.spec;
   model_.use_full_precision();
   Sums sums;
-  for (std::size_t m = 0; m < partition.matrices.size(); ++m)
-    sums.push_back(zeros(m < linear_count(spec) ? partition.matrices[m].cols : 0, at::kDouble));
-  const auto each_linear = [&](auto&& body) {
-    for (std::int64_t layer = 0; layer < spec.layers; ++layer)
+  std::vector<std::int64_t> counts;
+  for (std::size_t m = 0; m < partition.matrices.size(); ++m) {
+    counts.push_back(m < linear_count(spec) ? partition.matrices[m].cols : 0);
+    sums.push_back(zeros(has_matrix(m) ? counts.back() : 0, at::kDouble));
+  }
+  const LayerRange here = own_layers(spec, processes_.pipeline());
+  const auto each_linear = [&](const LayerRange& layers, auto&& body) {
+    for (std::int64_t layer = layers.first; layer < layers.last; ++layer)
       for (const LinearKind kind : linear_kinds(spec)) body(layer, kind, linear_index(spec, layer, kind));
   };
-  sum_over_parts(group_, count_of(windows), sums, [&](std::int64_t index, Sums& own) {
+  sum_over_parts(processes_.replicas(), count_of(windows), sums, [&](std::int64_t index, Sums& own) {
     const MicroBatch batch = micro_batch(windows, index);
     InputMoments moments(spec.layers);
     decoder_.hidden(batch.windows, &moments);
-    each_linear([&](std::int64_t layer, LinearKind kind, std::size_t m) {
+    each_linear(here, [&](std::int64_t layer, LinearKind kind, std::size_t m) {
       auto* out = own[m].data_ptr<double>();
       for (const float mean : moments.mean_squares(layer, input_site(kind))) *out++ += batch.share * mean;
     });
   });
+  share(sums, counts, 0);
   std::vector<std::vector<float>> means(partition.matrices.size());
-  each_linear([&](std::int64_t, LinearKind, std::size_t m) {
+  each_linear({0, spec.layers}, [&](std::int64_t, LinearKind, std::size_t m) {
     const auto* const sum = sums[m].const_data_ptr<double>();
     std::transform(sum, sum + sums[m].numel(), std::back_inserter(means[m]),
                    [](double mean) { return static_cast<float>(mean); });
@@ -139,8 +182,8 @@ std::vector<std::vector<float>> SearchPasses::input_moments(const Partition& par
 }
 
 double SearchPasses::validation_loss(const BitPlan& plan, const at::Tensor& windows) {
-  Sums sums{zeros(1, at::kDouble)};
-  sum_over_parts(group_, count_of(windows), sums, [&](std::int64_t index, Sums& own) {
+  Sums sums{zeros(has_loss() ? 1 : 0, at::kDouble)};
+  sum_over_parts(processes_.replicas(), count_of(windows), sums, [&](std::int64_t index, Sums& own) {
     const MicroBatch batch = micro_batch(windows, index);
     auto found = validation_targets_.find(index);
     if (found == validation_targets_.end()) {
@@ -148,8 +191,10 @@ double SearchPasses::validation_loss(const BitPlan& plan, const at::Tensor& wind
       found->second.reference_head = validation_targets_.begin()->second.reference_head;  // one copy for all
     }
     model_.use(plan);
-    *own[0].data_ptr<double>() = batch.share * decoder_.loss(batch.windows, found->second).mean;
+    const double loss = decoder_.loss(batch.windows, found->second).mean;
+    if (has_loss()) *own[0].data_ptr<double>() = batch.share * loss;
   });
+  share(sums, {1}, 1);
   return *sums[0].data_ptr<double>();
 }
 

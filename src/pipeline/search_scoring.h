@@ -16,9 +16,10 @@ class SearchScoring {
   /// Keeps references; `state` holds the scores and which windows come next.
   SearchScoring(const Checkpoint& checkpoint, const CalibrationSet& calibration, const Recipe& recipe,
                 const RoundedMatrices& matrices, SearchState& state, SearchJournal& journal,
-                const SearchCallbacks& callbacks, ProcessGroup& group)
+                const SearchCallbacks& callbacks, JobProcesses& processes)
       : calibration_(calibration), recipe_(recipe), matrices_(matrices), state_(state), journal_(journal),
-        callbacks_(callbacks), group_(group), passes_(checkpoint, recipe, matrices, group, callbacks.device) {}
+        callbacks_(callbacks), group_(processes.all()),
+        passes_(checkpoint, recipe, matrices, processes, callbacks.device) {}
 
   /// Mean squares of the linear layers' inputs in the full-precision model, on windows that the next pass reads again.
   void measure_inputs();

@@ -120,7 +120,8 @@ PackedBlobs round_with_feedback(const Checkpoint& checkpoint, WeightSource& exac
   Decoder::Walk walk(decoder, ids), exact_walk(exact_decoder, ids);
   const bool asymmetric = options.asymmetry > 0;
   LayerInputs exact_inputs;
-  for (std::int64_t layer = 0; layer < checkpoint.spec.layers; ++layer) {
+  const LayerRange layers = own_layers(checkpoint.spec, options.decoder.pipeline);
+  for (std::int64_t layer = layers.first; layer < layers.last; ++layer) {
     if (on_layer) on_layer(layer);
     exact_inputs.clear();
     if (asymmetric) exact_walk.advance(&exact_inputs);

@@ -22,9 +22,11 @@ class TunedModel : public SearchModel {
  public:
   TunedModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
              const PackedBlobs& start, const TuneOptions& options)
-      : SearchModel(checkpoint, matrices), tuned_(matrices.size()) {
+      : SearchModel(checkpoint, matrices), pipeline_(options.decoder.pipeline), tuned_(matrices.size()) {
+    const std::size_t embedding = linear_count(checkpoint.spec);
+    rows_travel_ = pipeline_ && checkpoint.spec.tied_head && embedding < matrices.size() && matrices[embedding];
     for (std::size_t m = 0; m < matrices.size(); ++m) {
-      if (!matrices[m]) continue;
+      if (!matrices[m] || !owns_matrix(checkpoint.spec, pipeline_, m)) continue;
       const RoundedMatrix& matrix = *matrices[m];
       const CodedMatrix coded = start[m].empty() ? matrix.nearest(plan.widths[m])
                                                  : unpack(PackedMatrix(matrix.format(), start[m], matrix.name()));
@@ -37,14 +39,36 @@ class TunedModel : public SearchModel {
     }
   }
 
-  /// Null where the matrix is not rounded, or is an embedding or a head that 8 bits hold well enough.
+  /// Null where the matrix is not rounded or another stage's, or is an embedding or a head that 8 bits hold well enough.
   const std::vector<std::unique_ptr<TunedMatrix>>& tuned() const { return tuned_; }
+
+  /// Before a pass over `ids`. A tied embedding is tuned by the last stage and looked up by the first, which is sent the
+  /// rows that it will ask for.
+  void prepare(const BitPlan& plan, const at::Tensor& ids, std::int64_t hidden) {
+    use(plan);  // what it keeps of the embedding is of the step before
+    if (!rows_travel_ || (!pipeline_->is_first() && !pipeline_->is_last())) return;
+    rows_ = at::empty({ids.numel(), hidden}, at::kFloat);
+    next_row_ = 0;
+    if (pipeline_->is_first()) return pipeline_->receive(rows_, pipeline_->count() - 1);
+    SearchModel::embed(ids, rows_);
+    pipeline_->send(rows_, 0);
+  }
+
+  void embed(const at::Tensor& ids, const at::Tensor& rows) override {
+    if (!rows_travel_) return SearchModel::embed(ids, rows);
+    rows.copy_(rows_.narrow(0, next_row_, ids.numel()));  // micro-batches ask for theirs in order
+    next_row_ += ids.numel();
+  }
 
  private:
   void dequantize(std::size_t index, float* out) override {
     tuned_[index] ? tuned_[index]->dequantize(out) : SearchModel::dequantize(index, out);
   }
+  PipelineStage* pipeline_;
   std::vector<std::unique_ptr<TunedMatrix>> tuned_;
+  bool rows_travel_ = false;
+  at::Tensor rows_;  // of this step's tokens
+  std::int64_t next_row_ = 0;
 };
 
 }  // namespace
@@ -99,13 +123,14 @@ double CodeTuner::step() {
   const TuneRates rates{static_cast<float>(state.options.rate * left),
                         static_cast<float>(state.options.side_rate * left)};
   ++state.done;
-  state.model.use(state.plan);  // what it keeps of the embedding is of the step before
+  state.model.prepare(state.plan, windows, state.checkpoint.spec.hidden);
   GradientReducer update(state.matrices, state.checkpoint.spec, GradientKind::mean,
                          [&](std::size_t m, const at::Tensor& gradient) {
                            if (const auto& tuned = state.model.tuned()[m])
                              tuned->update(gradient.cpu().const_data_ptr<float>(), rates, state.done);
                          });
-  const LossTarget target{LossTarget::Kind::kl, state.teacher.hidden(windows), state.exact.head()};
+  LossTarget target{LossTarget::Kind::kl, state.teacher.hidden(windows), {}};
+  if (target.reference_hidden.defined()) target.reference_head = state.exact.head();
   return state.decoder.loss_and_gradients(windows, target, update).mean;
 }
 

@@ -38,9 +38,10 @@ class CodeTuner {
   int steps_done() const;
   /// Fewer steps than the options say: at least one more than are done.
   void shorten(int steps);
-  /// One step; mean KL of its batch before it, in nats per token.
+  /// One step; mean KL of its batch before it, in nats per token. A pipeline's stages make their own levels' steps, and
+  /// the last one gets the KL.
   double step();
-  /// Of every tuned matrix; empty for others.
+  /// Of every matrix that is tuned here; empty for others.
   PackedBlobs blobs() const;
 
   /// Between two steps, atomically; `provenance` says what the work belongs to.

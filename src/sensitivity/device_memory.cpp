@@ -36,7 +36,7 @@ DeviceMemory device_memory(const ModelSpec& spec, const DeviceMemoryNeed& need) 
     layer_weights += static_cast<std::uint64_t>(rows * cols);
   }
   const auto vocabulary = static_cast<std::uint64_t>(spec.vocab * spec.hidden),
-             layers = static_cast<std::uint64_t>(spec.layers);
+             layers = static_cast<std::uint64_t>(need.layers.count() > 0 ? need.layers.count() : spec.layers);
   const std::uint64_t stored = size_bytes(need.stored), operand = need.compute == Compute::f32 ? kF32 : kBf16;
   DeviceMemory memory;
   if (need.keep_weights) memory.weights = stored * (layer_weights * layers + vocabulary);

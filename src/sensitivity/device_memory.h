@@ -17,6 +17,7 @@ struct DeviceMemoryNeed {
   bool keep_weights = true;  // on the device; false: in host memory
   bool vocabulary = false;   // embedding and head are rounded and scored, too
   bool reference = false;    // the loss is the divergence from the full-precision model
+  LayerRange layers = {};    // that a stage has; none: all
   int decoders = 1;          // that share what is left, each with activations of its own
 };
 

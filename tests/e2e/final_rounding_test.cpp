@@ -40,7 +40,7 @@ struct Job {
   }
   PackedBlobs nearest() const { return PackedBlobs(result.matrices.size()); }
   CodeTuner tuner(const PackedBlobs& start, const TuneOptions& options) {
-    engine = make_rounding_engine(device, checkpoint, recipe);
+    engine = make_rounding_engine(device, checkpoint, recipe, alone);
     TuneOptions there = options;
     there.decoder = engine.decoder;
     return CodeTuner(checkpoint, *engine.exact, result.matrices, result.state.plan, start, calibration.gradient_windows, there);
@@ -60,6 +60,7 @@ struct Job {
   }
 
   Checkpoint checkpoint;
+  JobProcesses alone;
   RoundingEngine engine;
   CalibrationSet calibration = random_calibration();
   Recipe recipe = small_recipe();

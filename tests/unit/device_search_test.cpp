@@ -281,7 +281,7 @@ TEST_P(DeviceSearch, PassesGiveTheHostsLossesAndMoments) {
   Job job = DeviceSearch::job();
   const ModelSpec& spec = job.checkpoint.spec;
   const Partition partition = identity_partition(spec, true);
-  ProcessGroup alone;
+  JobProcesses alone;
   for (const LossTarget::Kind loss : {LossTarget::Kind::nll, LossTarget::Kind::kl}) {
     job.recipe.loss = loss;
     SearchPasses host(job.checkpoint, job.recipe, job.matrices, alone);
