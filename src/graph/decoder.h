@@ -66,7 +66,7 @@ class Decoder {
   /// Batch `number` of `all` that are begun before the first one is finished, equally long and of nearly as many
   /// windows; `observer` (may be null) sees linear inputs.
   Begun begin(const at::Tensor& ids, std::int64_t number = 0, std::int64_t all = 1, PassObserver* observer = nullptr);
-  /// Each once, in the order in which they were begun; the weights are still the same.
+  /// Each once; the weights are still the same, and no other pass was made since the first one was begun.
   LossResult finish(const Begun& batch, const LossTarget& target, PassObserver& observer);
 
   /// A forward pass that stops before each layer, for who changes the layer's weights on the way.

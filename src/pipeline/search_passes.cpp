@@ -51,21 +51,15 @@ SearchPasses::MicroBatch SearchPasses::micro_batch(const at::Tensor& windows, st
   return {windows.narrow(0, first, count), static_cast<double>(count) / static_cast<double>(windows.size(0))};
 }
 
-SearchPasses::Begun SearchPasses::begin(const at::Tensor& windows, const BitPlan& plan, std::int64_t number,
-                                        std::int64_t all) {
-  const LossTarget target = target_of(windows, plan);
-  return {target, decoder_.begin(windows, number, all)};
-}
-
 std::map<std::int64_t, SearchPasses::Begun> SearchPasses::begin_own(const at::Tensor& windows, const BitPlan& plan) {
   std::map<std::int64_t, Begun> begun;
   if (processes_.pipeline() == nullptr) return begun;
-  const std::int64_t replicas = processes_.replicas().size(), parts = count_of(windows);
-  const std::int64_t own = parts > processes_.replica() ? divide_up(parts - processes_.replica(), replicas) : 0;
-  for (std::int64_t i = 0; i < own; ++i) {
-    const std::int64_t index = processes_.replica() + i * replicas;
-    begun.emplace(index, begin(micro_batch(windows, index).windows, plan, i, own));
-  }
+  for (std::int64_t index = processes_.replica(); index < count_of(windows); index += processes_.replicas().size())
+    begun[index].target = target_of(micro_batch(windows, index).windows, plan);
+  // All targets come first: their passes take the memory of a batch that is begun.
+  std::int64_t number = 0;
+  for (auto& [index, batch] : begun)
+    batch.pass = decoder_.begin(micro_batch(windows, index).windows, number++, static_cast<std::int64_t>(begun.size()));
   return begun;
 }
 
@@ -93,8 +87,11 @@ void SearchPasses::gradient_pass(const BitPlan& plan, GradientKind kind, const a
     const MicroBatch batch = micro_batch(windows, index);
     GradientReducer reducer(matrices_, checkpoint_.spec, kind,
                             [&](std::size_t m, const at::Tensor& gradient) { reduce(m, gradient, batch, own); });
-    const auto [target, pass] = begun.empty() ? begin(batch.windows, plan, 0, 1) : begun.at(index);
-    const double loss = decoder_.finish(pass, target, reducer).mean;
+    double loss = 0;
+    if (const auto found = begun.find(index); found != begun.end())
+      loss = decoder_.finish(found->second.pass, found->second.target, reducer).mean;
+    else
+      loss = decoder_.loss_and_gradients(batch.windows, target_of(batch.windows, plan), reducer).mean;
     if (has_loss()) *own[0].data_ptr<double>() = batch.share * loss;
   });
   share(sums, counts, 1);

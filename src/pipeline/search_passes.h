@@ -62,7 +62,6 @@ class SearchPasses {
   /// Those that this replica works at, with a pipeline: its stages begin them all one after the other, and so work side
   /// by side. Without one none, since a batch that is begun takes memory.
   std::map<std::int64_t, Begun> begin_own(const at::Tensor& windows, const BitPlan& plan);
-  Begun begin(const at::Tensor& windows, const BitPlan& plan, std::int64_t number, std::int64_t all);
   /// Whether this process's stage is the one that finds it.
   bool has_matrix(std::size_t matrix) const { return owns_matrix(checkpoint_.spec, processes_.pipeline(), matrix); }
   bool has_loss() const { return !processes_.pipeline() || processes_.pipeline()->is_last(); }
