@@ -246,8 +246,7 @@ void Decoder::State::run_layer(const Plan& plan, std::int64_t layer, const at::T
     };
   for (const MicroBatch& batch : plan.batches) {
     const at::Tensor input = fetched(plan, x, batch, "layer input"), output = room(plan, y, batch, "layer output");
-    layer_forward(context(plan, batch), layer_weights, activations(plan, layer, batch, input),
-                  output, observe);
+    layer_forward(context(plan, batch), layer_weights, activations(plan, layer, batch, input), output, observe);
     store(plan, output, y, batch);
   }
 }
@@ -290,8 +289,7 @@ void Decoder::State::backward(const Plan& plan, const at::Tensor& dx, PassObserv
     for (std::size_t i = 0; i < plan.batches.size(); ++i) {
       const MicroBatch& batch = plan.batches[i];
       const bool last = i + 1 == plan.batches.size();
-      const LayerActivations a =
-          activations(plan, layer, batch, fetched(plan, x, batch, "layer input"));
+      const LayerActivations a = activations(plan, layer, batch, fetched(plan, x, batch, "layer input"));
       if (!plan.keep_all) {
         // The output is known already; this run only brings back what lies between.
         const at::Tensor unused = workspace.take("layer output", a.x.sizes(), at::kFloat);
@@ -388,7 +386,8 @@ LossResult Decoder::finish(const Begun& batch, const LossTarget& target, PassObs
   const DenormalsAreZero fast_numbers;
   State& s = *state_;
   const auto plan = s.plan(batch.ids, true, batch.number, batch.all);
-  const bool wants_embedding = observer.wants_embedding_gradient(), squares = observer.gradient_kind() == GradientKind::tokens;
+  const bool wants_embedding = observer.wants_embedding_gradient(),
+             squares = observer.gradient_kind() == GradientKind::tokens;
   const int stages = s.pipeline ? s.pipeline->count() : 1, stage = s.pipeline ? s.pipeline->index() : 0;
   // Who is handed the look-up's gradient: the stage that has the head's when they are one.
   const bool has_table = s.spec.tied_head ? s.is_last() : s.is_first();

@@ -72,7 +72,8 @@ class Decoder {
   /// A forward pass that stops before each layer, for who changes the layer's weights on the way.
   class Walk {
    public:
-    /// Before layer 0, or a stage's first. One walk at a time and decoder, and no other pass meanwhile; ids as for hidden().
+    /// Before layer 0, or a stage's first. One walk at a time and decoder, and no other pass meanwhile; ids as for
+    /// hidden().
     Walk(Decoder& decoder, const at::Tensor& ids);
     ~Walk();
     /// Runs the present layer with its weights as they are now and hands `observer` its linear inputs. No step.

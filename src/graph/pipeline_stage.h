@@ -1,6 +1,6 @@
 // A decoder's layers shared out to processes in a row, its stages: each runs some layers and hands the residual stream
-// on, and its gradient back. The first one looks tokens up, the last one has the head. How a stage reaches the others is
-// not this room's matter.
+// on, and its gradient back. The first one looks tokens up, the last one has the head. How a stage reaches the others
+// is not this room's matter.
 #pragma once
 
 #include "model/model_spec.h"

@@ -107,8 +107,8 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
   const std::filesystem::path path = job.folder / stages.file_name();
   const Json provenance = provenance_of_tuning(job);
   const bool resumed = job.resume && !stages.any(!std::filesystem::exists(path));
-  const PackedBlobs first = resumed ? PackedBlobs(job.result.matrices.size())
-                                    : rounded_with_feedback(job, engine, part_of(progress, 0, 0.2));
+  const PackedBlobs first =
+      resumed ? PackedBlobs(job.result.matrices.size()) : rounded_with_feedback(job, engine, part_of(progress, 0, 0.2));
   TuneOptions options = job.recipe.tune;
   options.decoder = engine.decoder;
   CodeTuner tuner(job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan, first,

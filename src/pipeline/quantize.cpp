@@ -122,8 +122,8 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
     job.recipe.window_length = static_cast<int>(std::min<std::int64_t>(kWindowLength, checkpoint.spec.max_positions));
   require_rules_used(job.recipe, checkpoint.spec, job.model.string());
   if (job.stages > checkpoint.spec.layers)
-    fail(ErrorKind::usage, "{}: {} layers cannot be shared out to {} stages", job.model.string(), checkpoint.spec.layers,
-         job.stages);
+    fail(ErrorKind::usage, "{}: {} layers cannot be shared out to {} stages", job.model.string(),
+         checkpoint.spec.layers, job.stages);
   require_memory_for_rounding(checkpoint.spec, job.recipe, processes.pipeline());
   const std::string device_account = account_of(job.device, checkpoint, job.recipe, processes);
   if (progress && !device_account.empty()) progress({-1, "device", device_account});
@@ -158,8 +158,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
       earlier ? plan_from_frontier(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks)
               : run_search(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks);
   if (processes.replica() != 0) return {};
-  if (group.is_first() && !job.save_frontier.empty())
-    save_search_state(job.save_frontier, result.state, provenance);
+  if (group.is_first() && !job.save_frontier.empty()) save_search_state(job.save_frontier, result.state, provenance);
 
   ArtifactDescription description =
       describe_artifact(checkpoint, result.state.partition, result.matrices, to_json(job.recipe));

@@ -38,8 +38,8 @@ std::filesystem::path search_folder(const std::filesystem::path& output);
 
 /// Writes job.output. Throws Error of every kind; after Error(interrupted) the search folder holds the best plan so far
 /// and the same job with `resume` goes on. Of a group's processes, which must all see the same files, the first one
-/// packs what was found, the first replica's stages having rounded it; the others return an empty report once their work
-/// is done.
+/// packs what was found, the first replica's stages having rounded it; the others return an empty report once their
+/// work is done.
 QuantizeReport quantize(const QuantizeJob& job, const ProgressSink& progress);
 
 }  // namespace scalebits

@@ -25,8 +25,8 @@ at::ScalarType operand_of(const Recipe& recipe) { return recipe.compute == Compu
 /// Whose passes; they do not run at the same time.
 enum class Passes { search, rounding };
 
-DeviceMemoryNeed need_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
-                         Passes passes, const PipelineStage* pipeline) {
+DeviceMemoryNeed need_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe, Passes passes,
+                         const PipelineStage* pipeline) {
   DeviceMemoryNeed need{.stored = DType::bf16,
                         .compute = recipe.compute,
                         .keep_weights = !device.offload,
@@ -44,7 +44,8 @@ std::uint64_t activation_bytes(const SearchDevice& device, const Checkpoint& che
                                Passes passes, JobProcesses& processes) {
   const std::uint64_t free = free_device_bytes(device_of(device, processes)), usable = free - free / kSparedPart;
   const std::uint64_t memory = device.memory_bytes > 0 ? std::min(device.memory_bytes, usable) : usable;
-  return activation_bytes_within(memory, checkpoint.spec, need_of(device, checkpoint, recipe, passes, processes.pipeline()), recipe.window_length);
+  return activation_bytes_within(
+      memory, checkpoint.spec, need_of(device, checkpoint, recipe, passes, processes.pipeline()), recipe.window_length);
 }
 
 }  // namespace
@@ -94,8 +95,9 @@ std::string account_of(const SearchDevice& device, const Checkpoint& checkpoint,
   if (recipe.rounding != FinalRoundingMethod::nearest && processes.replica() == 0)
     activation_bytes(device, checkpoint, recipe, Passes::rounding, processes);
   const std::uint64_t activations = activation_bytes(device, checkpoint, recipe, Passes::search, processes);
-  return fmt::format("{} for activations, beside {}", format_bytes(activations),
-                     device_memory(checkpoint.spec, need_of(device, checkpoint, recipe, Passes::search, processes.pipeline())).text());
+  return fmt::format(
+      "{} for activations, beside {}", format_bytes(activations),
+      device_memory(checkpoint.spec, need_of(device, checkpoint, recipe, Passes::search, processes.pipeline())).text());
 }
 
 }  // namespace scalebits

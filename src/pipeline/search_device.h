@@ -29,8 +29,8 @@ struct SearchEngine {
   DecoderOptions decoder;
 };
 /// Keeps references to checkpoint, matrices and the processes' pipeline; open_compute_device() was called. With several
-/// processes on a machine each takes a card of its own (numbered_device()). Throws Error(unsupported_hardware), with the sum, when the memory
-/// that is to be had does not suffice.
+/// processes on a machine each takes a card of its own (numbered_device()). Throws Error(unsupported_hardware), with
+/// the sum, when the memory that is to be had does not suffice.
 SearchEngine make_search_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
                                 const RoundedMatrices& matrices, JobProcesses& processes);
 
@@ -52,7 +52,8 @@ struct TextEngine {
   std::int64_t windows_at_once;  // 0: all
 };
 /// Of the job's first process, which runs all layers: with several stages, whose devices need not hold them all,
-/// weights are sent as if offloaded. Throws Error(unsupported_hardware) when the memory does not suffice for one window.
+/// weights are sent as if offloaded. Throws Error(unsupported_hardware) when the memory does not suffice for one
+/// window.
 TextEngine make_text_engine(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,
                             JobProcesses& processes);
 

@@ -46,8 +46,8 @@ class RefinedModel : public SearchModel {
 };
 
 /// `exact`: the checkpoint's weights, where the options' decoder computes. `ids` [windows, length] int64: calibration
-/// text. `on_layer(layer)` is called before each layer; what it throws ends the work. A pipeline's stages round their own
-/// layers, one stage after the other.
+/// text. `on_layer(layer)` is called before each layer; what it throws ends the work. A pipeline's stages round their
+/// own layers, one stage after the other.
 PackedBlobs round_with_feedback(const Checkpoint& checkpoint, WeightSource& exact, const RoundedMatrices& matrices,
                                 const BitPlan& plan, const at::Tensor& ids, const FeedbackOptions& options,
                                 const std::function<void(std::int64_t layer)>& on_layer);

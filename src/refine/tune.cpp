@@ -39,11 +39,12 @@ class TunedModel : public SearchModel {
     }
   }
 
-  /// Null where the matrix is not rounded or another stage's, or is an embedding or a head that 8 bits hold well enough.
+  /// Null where the matrix is not rounded or another stage's, or is an embedding or a head that 8 bits hold well
+  /// enough.
   const std::vector<std::unique_ptr<TunedMatrix>>& tuned() const { return tuned_; }
 
-  /// Before a pass over `ids`. A tied embedding is tuned by the last stage and looked up by the first, which is sent the
-  /// rows that it will ask for.
+  /// Before a pass over `ids`. A tied embedding is tuned by the last stage and looked up by the first, which is sent
+  /// the rows that it will ask for.
   void prepare(const BitPlan& plan, const at::Tensor& ids, std::int64_t hidden) {
     use(plan);  // what it keeps of the embedding is of the step before
     if (!rows_travel_ || (!pipeline_->is_first() && !pipeline_->is_last())) return;

@@ -62,7 +62,8 @@ std::uint64_t activation_bytes_within(std::uint64_t memory_bytes, const ModelSpe
   if (memory.total() + window > memory_bytes)
     fail(ErrorKind::unsupported_hardware,
          "{} needs {} of the device's memory ({}, {} of one window's activations), and {} are to be had{}",
-         decoders > 1 ? "the final rounding" : "the search", format_bytes(memory.total() + window), memory.text(), format_bytes(window), format_bytes(memory_bytes),
+         decoders > 1 ? "the final rounding" : "the search", format_bytes(memory.total() + window), memory.text(),
+         format_bytes(window), format_bytes(memory_bytes),
          need.keep_weights ? "; --offload keeps the weights in host memory" : "");
   return (memory_bytes - memory.total()) / decoders;
 }

@@ -36,8 +36,8 @@ struct DeviceMemory {
 
 DeviceMemory device_memory(const ModelSpec& spec, const DeviceMemoryNeed& need);
 
-/// What `memory_bytes` of a device leave for the activations of each decoder. Throws Error(unsupported_hardware) with the sum when it is
-/// less than one window of `length` tokens takes.
+/// What `memory_bytes` of a device leave for the activations of each decoder. Throws Error(unsupported_hardware) with
+/// the sum when it is less than one window of `length` tokens takes.
 std::uint64_t activation_bytes_within(std::uint64_t memory_bytes, const ModelSpec& spec, const DeviceMemoryNeed& need,
                                       std::int64_t length);
 

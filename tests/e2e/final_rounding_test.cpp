@@ -43,7 +43,8 @@ struct Job {
     engine = make_rounding_engine(device, checkpoint, recipe, alone);
     TuneOptions there = options;
     there.decoder = engine.decoder;
-    return CodeTuner(checkpoint, *engine.exact, result.matrices, result.state.plan, start, calibration.gradient_windows, there);
+    return CodeTuner(checkpoint, *engine.exact, result.matrices, result.state.plan, start, calibration.gradient_windows,
+                     there);
   }
   FinalRounding rounded(const fs::path& folder, bool resume, double seconds_left = 1e30,
                         const ProgressSink& progress = {}) const {

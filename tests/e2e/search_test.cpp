@@ -48,7 +48,8 @@ TEST_P(EveryReordering, ThePackedFileComputesWhatTheSearchMeasured) {
   PackedBlobs blobs(result.matrices.size());
   CheckpointWeights exact(checkpoint);
   if (!searched_embedding)
-    blobs = round_with_feedback(checkpoint, exact, result.matrices, result.state.plan, calibration.gradient_windows, {}, {});
+    blobs = round_with_feedback(checkpoint, exact, result.matrices, result.state.plan, calibration.gradient_windows, {},
+                                {});
   write_packed_model(
       path, description, checkpoint, result.state.partition, result.matrices,
       [&](std::size_t i, auto blob) { pack_refined(result.matrices, result.state.plan, blobs, i, blob); });
