@@ -4,11 +4,11 @@
 #include "core/units.h"
 #include "graph/memory_budget.h"
 #include "graph/sent_weights.h"
+#include "pipeline/rounding_stages.h"
 #include "pipeline/search_passes.h"
 #include "refine/tune.h"
 #include "refine/tuned_matrix.h"
 
-#include <ATen/ops/from_blob.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -60,50 +60,9 @@ Json provenance_of_tuning(const FinalRoundingJob& job) {
           {"plan", plan.hex()}};
 }
 
-/// The stages of a tuning, which do the same at the same step; one alone where there is no pipeline.
-class Stages {
- public:
-  explicit Stages(PipelineStage* pipeline) : pipeline_(pipeline) {}
-  double from(int stage, double value) const {
-    if (pipeline_) pipeline_->broadcast(at::from_blob(&value, {1}, at::kDouble), stage);
-    return value;
-  }
-  double from_first(double value) const { return from(0, value); }
-  double from_last(double value) const { return from(pipeline_ ? pipeline_->count() - 1 : 0, value); }
-  bool any(bool mine) const {
-    bool result = false;
-    for (int stage = 0; stage < (pipeline_ ? pipeline_->count() : 1); ++stage)
-      result = from(stage, mine ? 1 : 0) != 0 || result;
-    return result;
-  }
-  /// A stage keeps its own levels.
-  std::string file_name() const {
-    return pipeline_ ? fmt::format("tuning-{}-of-{}.safetensors", pipeline_->index() + 1, pipeline_->count())
-                     : "tuning.safetensors";
-  }
-  void collect(PackedBlobs& blobs, const ModelSpec& spec) const;
-
- private:
-  PipelineStage* pipeline_;
-};
-
-/// The first stage gets all blobs.
-void Stages::collect(PackedBlobs& blobs, const ModelSpec& spec) const {
-  if (!pipeline_) return;
-  for (std::size_t m = 0; m < blobs.size(); ++m) {
-    const int owner = stage_of_matrix(spec, pipeline_->count(), m);
-    const auto size = static_cast<std::int64_t>(from(owner, static_cast<double>(blobs[m].size())));
-    if (owner == 0 || size == 0) continue;
-    if (pipeline_->is_first()) blobs[m].resize(static_cast<std::size_t>(size));
-    const auto bytes = [&] { return at::from_blob(blobs[m].data(), {size}, at::kByte); };
-    if (pipeline_->is_first()) pipeline_->receive(bytes(), owner);
-    if (pipeline_->index() == owner) pipeline_->send(bytes(), 0);
-  }
-}
-
 PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, const ProgressSink& progress) {
   const auto start = std::chrono::steady_clock::now();
-  const Stages stages(engine.decoder.pipeline);
+  const RoundingStages stages(engine.decoder.pipeline);
   const std::filesystem::path path = job.folder / stages.file_name();
   const Json provenance = provenance_of_tuning(job);
   const bool resumed = job.resume && !stages.any(!std::filesystem::exists(path));
@@ -178,7 +137,7 @@ FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& pr
   JobProcesses alone;
   JobProcesses& processes = job.processes != nullptr ? *job.processes : alone;
   const RoundingEngine engine = make_rounding_engine(job.device, job.checkpoint, job.recipe, processes);
-  const Stages stages(engine.decoder.pipeline);
+  const RoundingStages stages(engine.decoder.pipeline);
   FinalRounding rounding;
   rounding.blobs = job.recipe.rounding == FinalRoundingMethod::tuned ? tuned(job, engine, progress)
                                                                      : rounded_with_feedback(job, engine, progress);

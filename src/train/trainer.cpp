@@ -105,7 +105,8 @@ class Run {
             .adamw = config_.adamw,
             .update = next_update(),
             .ids = ids,
-            .seed = config_.seed()};
+            .seed = config_.seed(),
+            .costs = &state_.costs};
   }
 
   Json make_step(const at::Tensor& ids) {
