@@ -31,6 +31,8 @@ struct DecoderOptions {
   PipelineStage* pipeline = nullptr;  // null: all layers are here
 };
 
+struct DecoderPasses;
+
 /// With a pipeline all its stages call the same methods with the same arguments at the same time; each asks its weights
 /// for its own layers alone, its observers see those alone, and what comes of the head is the last stage's: others get
 /// undefined tensors, and losses of 0.
@@ -89,8 +91,7 @@ class Decoder {
   };
 
  private:
-  struct State;
-  std::unique_ptr<State> state_;
+  std::unique_ptr<DecoderPasses> passes_;
 };
 
 }  // namespace scalebits

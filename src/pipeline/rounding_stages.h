@@ -1,5 +1,5 @@
-// The stages of a pipeline in the final rounding: each rounds and tunes its own layers, in step with the others, and the
-// first one gets what all have found.
+// The stages of a pipeline in the final rounding: each rounds and tunes its own layers, in step with the others, and
+// the first one gets what all have found.
 #pragma once
 
 #include "graph/pipeline_stage.h"

@@ -5,6 +5,8 @@
 #include "graph/tensor_arithmetic.h"
 #include "graph_golden.h"
 
+#include "core/parallel.h"
+
 #include <gtest/gtest.h>
 
 #include <condition_variable>
@@ -87,6 +89,8 @@ struct Found {
 
 class Families : public testing::TestWithParam<const char*> {
  protected:
+  Families() { set_thread_count(1); }  // each stage's
+
   const Golden golden_ = read_golden(GetParam());
   const ModelSpec& spec_ = golden_.checkpoint.spec;
   const at::Tensor all_ = at::cat({golden_.ids, golden_.ids.flip({0, 1})});
