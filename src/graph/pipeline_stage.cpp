@@ -39,4 +39,8 @@ bool owns_matrix(const ModelSpec& spec, const PipelineStage* pipeline, std::size
   return !pipeline || stage_of_matrix(spec, pipeline->count(), matrix) == pipeline->index();
 }
 
+bool runs_matrix(const ModelSpec& spec, const PipelineStage* pipeline, std::size_t matrix) {
+  return owns_matrix(spec, pipeline, matrix) || (matrix == linear_count(spec) && pipeline->is_first());
+}
+
 }  // namespace scalebits

@@ -44,5 +44,7 @@ LayerRange own_layers(const ModelSpec& spec, const PipelineStage* pipeline);
 int stage_of_matrix(const ModelSpec& spec, int count, std::size_t matrix);
 /// Whether it is this process's.
 bool owns_matrix(const ModelSpec& spec, const PipelineStage* pipeline, std::size_t matrix);
+/// Whether this process runs it: its own, and the first stage a tied embedding, in which it looks tokens up.
+bool runs_matrix(const ModelSpec& spec, const PipelineStage* pipeline, std::size_t matrix);
 
 }  // namespace scalebits

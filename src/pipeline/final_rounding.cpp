@@ -132,16 +132,19 @@ void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe, co
 
 FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& progress) {
   const SearchResult& result = job.result;
-  if (job.recipe.rounding == FinalRoundingMethod::nearest)
-    return {PackedBlobs(result.matrices.size()), result.state.best_validation_loss};
   JobProcesses alone;
   JobProcesses& processes = job.processes != nullptr ? *job.processes : alone;
+  const RoundingStages stages(processes.pipeline());
+  if (job.recipe.rounding == FinalRoundingMethod::nearest) {
+    FinalRounding nearest{PackedBlobs(result.matrices.size()), result.state.best_validation_loss};
+    stages.collect(nearest.blobs, result.matrices, result.state.plan, job.checkpoint.spec);
+    return nearest;
+  }
   const RoundingEngine engine = make_rounding_engine(job.device, job.checkpoint, job.recipe, processes);
-  const RoundingStages stages(engine.decoder.pipeline);
   FinalRounding rounding;
   rounding.blobs = job.recipe.rounding == FinalRoundingMethod::tuned ? tuned(job, engine, progress)
                                                                      : rounded_with_feedback(job, engine, progress);
-  stages.collect(rounding.blobs, job.checkpoint.spec);
+  stages.collect(rounding.blobs, result.matrices, result.state.plan, job.checkpoint.spec);
   RefinedModel model(job.checkpoint, result.matrices, rounding.blobs);
   model.use(result.state.plan);
   SentWeights rounded(model, engine.decoder);

@@ -124,6 +124,9 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   if (job.stages > checkpoint.spec.layers)
     fail(ErrorKind::usage, "{}: {} layers cannot be shared out to {} stages", job.model.string(),
          checkpoint.spec.layers, job.stages);
+  if (job.stages > 1 && job.recipe.allocator == Allocator::baq)
+    fail(ErrorKind::usage, "the allocator {} wants every matrix's codes in each process: not with --stages",
+         name_of(job.recipe.allocator));
   require_memory_for_rounding(checkpoint.spec, job.recipe, processes.pipeline());
   const std::string device_account = account_of(job.device, checkpoint, job.recipe, processes);
   if (progress && !device_account.empty()) progress({-1, "device", device_account});

@@ -1,5 +1,7 @@
 #include "pipeline/rounding_stages.h"
 
+#include "format/packed_matrix.h"
+
 #include <ATen/ops/from_blob.h>
 #include <fmt/format.h>
 
@@ -20,16 +22,18 @@ std::string RoundingStages::file_name() const {
   return pipeline_ ? fmt::format("tuning-{}-of-{}.safetensors", pipeline_->index() + 1, count()) : "tuning.safetensors";
 }
 
-void RoundingStages::collect(PackedBlobs& blobs, const ModelSpec& spec) const {
+void RoundingStages::collect(PackedBlobs& blobs, const RoundedMatrices& matrices, const BitPlan& plan,
+                             const ModelSpec& spec) const {
   if (!pipeline_) return;
   for (std::size_t m = 0; m < blobs.size(); ++m) {
     const int owner = stage_of_matrix(spec, count(), m);
-    const auto size = static_cast<std::int64_t>(from(owner, static_cast<double>(blobs[m].size())));
-    if (owner == 0 || size == 0) continue;
-    if (pipeline_->is_first()) blobs[m].resize(static_cast<std::size_t>(size));
-    const auto bytes = [&] { return at::from_blob(blobs[m].data(), {size}, at::kByte); };
-    if (pipeline_->is_first()) pipeline_->receive(bytes(), owner);
-    if (pipeline_->index() == owner) pipeline_->send(bytes(), 0);
+    if (owner == 0 || !matrices[m]) continue;
+    if (pipeline_->index() != owner && !pipeline_->is_first()) continue;
+    const bool packed_here = pipeline_->index() == owner && blobs[m].empty();
+    blobs[m].resize(packed_bytes(matrices[m]->format(), plan.widths[m]));
+    if (packed_here) matrices[m]->pack(plan.widths[m], blobs[m]);
+    const at::Tensor bytes = at::from_blob(blobs[m].data(), {static_cast<std::int64_t>(blobs[m].size())}, at::kByte);
+    pipeline_->is_first() ? pipeline_->receive(bytes, owner) : pipeline_->send(bytes, 0);
   }
 }
 

@@ -19,8 +19,8 @@ class RoundingStages {
   bool any(bool mine) const;
   /// Of the state of a tuning: a stage keeps its own levels.
   std::string file_name() const;
-  /// Adds the other stages' blobs to those of the first.
-  void collect(PackedBlobs& blobs, const ModelSpec& spec) const;
+  /// Adds the other stages' blobs to those of the first, packed by them where there are none: it has not their codes.
+  void collect(PackedBlobs& blobs, const RoundedMatrices& matrices, const BitPlan& plan, const ModelSpec& spec) const;
 
  private:
   int count() const { return pipeline_ ? pipeline_->count() : 1; }

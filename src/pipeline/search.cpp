@@ -67,7 +67,7 @@ class Search {
   void round() {
     matrices_ = round_matrices(
         checkpoint_, state_.partition, state_.importance, recipe_,
-        [&](const std::string& name) { journal_.report(0.0, "rounding", name); }, &processes_.all());
+        [&](const std::string& name) { journal_.report(0.0, "rounding", name); }, &processes_);
   }
 
   void order() {

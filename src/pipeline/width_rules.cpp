@@ -26,29 +26,33 @@ WidthRange width_range(const Recipe& recipe, const std::string& tensor_name) {
 
 RoundedMatrices round_matrices(const Checkpoint& checkpoint, const Partition& partition,
                                const std::vector<std::vector<float>>& importance, const Recipe& recipe,
-                               const std::function<void(const std::string& name)>& on_matrix, ProcessGroup* group) {
+                               const std::function<void(const std::string& name)>& on_matrix, JobProcesses* processes) {
   const bool clip_search = recipe.clip != ClipWeighting::none;
-  const std::size_t size = group != nullptr && clip_search ? static_cast<std::size_t>(group->size()) : 1;
-  const auto is_mine = [&](std::size_t i) { return size == 1 || i % size == static_cast<std::size_t>(group->rank()); };
+  const int replicas = processes != nullptr && clip_search ? processes->replicas().size() : 1;
   RoundedMatrices matrices;
+  std::vector<RoundedMatrix*> searched;  // by number: replica number % replicas searches it
   for (std::size_t i = 0; i < partition.matrices.size(); ++i) {
     const MatrixPartition& part = partition.matrices[i];
     if (!width_range(recipe, part.name).rounded) {
       matrices.push_back(nullptr);
       continue;
     }
-    if (on_matrix) on_matrix(part.name);
+    const bool runs = processes == nullptr || runs_matrix(checkpoint.spec, processes->pipeline(), i);
+    if (on_matrix && runs) on_matrix(part.name);
     const std::span<const float> weights = importance.empty() ? std::span<const float>() : importance[i];
     GroupOptions groups = recipe.groups;
-    groups.clip_search = clip_search && is_mine(i);
+    groups.keep_codes = runs;
+    groups.clip_search =
+        clip_search && (replicas == 1 || static_cast<int>(searched.size()) % replicas == processes->replica());
     matrices.push_back(
         std::make_unique<RoundedMatrix>(checkpoint.tensor(part.name), part, recipe.blocks, groups, weights));
+    if (runs) searched.push_back(matrices.back().get());
   }
-  for (std::size_t i = 0; i < matrices.size() && size > 1; ++i)
-    if (matrices[i])
-      for (std::span<GroupCode> codes : matrices[i]->codes())
-        group->broadcast(at::from_blob(codes.data(), {static_cast<std::int64_t>(codes.size_bytes())}, at::kByte),
-                         static_cast<int>(i % size));
+  for (std::size_t i = 0; i < searched.size() && replicas > 1; ++i)
+    for (std::span<GroupCode> codes : searched[i]->codes())
+      processes->replicas().broadcast(
+          at::from_blob(codes.data(), {static_cast<std::int64_t>(codes.size_bytes())}, at::kByte),
+          static_cast<int>(i) % replicas);
   return matrices;
 }
 

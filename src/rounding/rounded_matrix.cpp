@@ -75,6 +75,7 @@ RoundedMatrix::RoundedMatrix(HostTensor weight, const MatrixPartition& partition
   format_.side.scale_base = std::max(range, 1e-20f) * std::exp2(-groups.octaves);
   validate(format_, partition.name);
   side_ = SideTable(format_.side);
+  if (!groups.keep_codes) return;
 
   std::vector<float> stored_importance(static_cast<std::size_t>(padded_cols()), 1.0f);
   if (!importance.empty())
@@ -139,6 +140,7 @@ void RoundedMatrix::to_original_row(std::int64_t row, std::span<const float> val
 }
 
 void RoundedMatrix::dequantize(std::span<const std::uint8_t> widths, float* out) const {
+  SCALEBITS_ASSERT(has_codes());
   SCALEBITS_ASSERT(static_cast<std::int64_t>(widths.size()) == format_.block_count());
   const auto group_cols = static_cast<std::size_t>(format_.group_cols);
   parallel_for((format_.rows + kRowsPerTask - 1) / kRowsPerTask, [&](std::int64_t task) {
@@ -163,6 +165,7 @@ void RoundedMatrix::dequantize(std::span<const std::uint8_t> widths, float* out)
 }
 
 CodedMatrix RoundedMatrix::nearest(std::span<const std::uint8_t> widths) const {
+  SCALEBITS_ASSERT(has_codes());
   SCALEBITS_ASSERT(static_cast<std::int64_t>(widths.size()) == format_.block_count());
   CodedMatrix coded(format_);
   parallel_for(divide_up(format_.rows, kRowsPerTask), [&](std::int64_t task) {

@@ -30,6 +30,7 @@ struct GroupOptions {
   float zero_range = 0.25f;  // the zero point may lie this part of 2^bits off the centre
   float octaves = 7.875f;    // ratio of the largest to the smallest range, log2
   bool clip_search = true;   // false: each group's whole range
+  bool keep_codes = true;    // false: the format alone, for who never rounds this matrix
 };
 
 class RoundedMatrix {
@@ -54,6 +55,7 @@ class RoundedMatrix {
     return codes_[static_cast<std::size_t>(bits - 1)][static_cast<std::size_t>(row * groups_per_row_ + group)];
   }
 
+  bool has_codes() const { return !codes_[0].empty(); }
   /// All codes of one width, [rows, groups of a row] in stored order.
   std::span<const GroupCode> codes(int bits) const { return codes_[static_cast<std::size_t>(bits - 1)]; }
   /// All codes of widths 1 to 8, [rows, groups of a row] each: for who hands them to another process.
