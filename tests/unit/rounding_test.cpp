@@ -133,6 +133,21 @@ TEST_P(RoundedMatrixCases, EightBitsAreWithinHalfAStep) {
   for (std::size_t i = 0; i < values.size(); ++i) ASSERT_NEAR(rounded[i], values[i], 8 * step);
 }
 
+TEST_P(RoundedMatrixCases, HasItsFormatWithoutCodes) {
+  const Case c = GetParam();
+  const auto weight =
+      HostTensor::from_f32({c.rows, c.cols}, normal_values(static_cast<std::size_t>(c.rows * c.cols), 3));
+  const MatrixPartition partition{"m", c.rows, c.cols, nullptr, nullptr};
+  const RoundedMatrix whole(weight, partition, c.blocks, {.group_cols = c.group_cols}, {});
+  const RoundedMatrix bare(weight, partition, c.blocks, {.group_cols = c.group_cols, .keep_codes = false}, {});
+  EXPECT_TRUE(whole.has_codes());
+  EXPECT_FALSE(bare.has_codes());
+  EXPECT_EQ(bare.format(), whole.format());
+  const std::vector<std::uint8_t> widths(static_cast<std::size_t>(whole.format().block_count()), 3);
+  std::vector<std::byte> blob(packed_bytes(whole.format(), widths));
+  EXPECT_THROW(bare.pack(widths, blob), InternalError);
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, RoundedMatrixCases,
                          testing::Values(Case{64, 128, {16, 64}, 64, false}, Case{64, 128, {64, 64}, 64, true},
                                          Case{5, 44, {16, 64}, 64, true}, Case{1, 1, {64, 64}, 32, true},
