@@ -5,22 +5,10 @@
 #include "train/ordered_schemes.h"
 #include "train/snip.h"
 
-#include <algorithm>
-
 namespace scalebits {
 
 bool is_adaptive(SchemeKind kind) {
   return kind == SchemeKind::snip || kind == SchemeKind::absolute_error || kind == SchemeKind::relative_error;
-}
-
-void RunningCosts::add(const std::vector<std::vector<double>>& costs, double memory) {
-  const double kept = std::min(memory, static_cast<double>(choices) / static_cast<double>(choices + 1));
-  if (choices++ == 0) mean = costs;
-  for (std::size_t linear = 0; linear < costs.size(); ++linear)
-    for (std::size_t option = 0; option < costs[linear].size(); ++option) {
-      double& value = mean[linear][option];
-      value = kept * value + (1 - kept) * costs[linear][option];
-    }
 }
 
 std::function<PrecisionScheme()> ask_for_scheme(const SchemeQuestion& question) {
@@ -42,11 +30,9 @@ std::function<PrecisionScheme()> ask_for_scheme(const SchemeQuestion& question) 
     case SchemeKind::snip: {
       const auto choices = scheme_options(high, low, options.per_product);
       const SnipMeasurement measured = measure_step(question, {high, low});
-      RunningCosts none;
-      RunningCosts& costs = question.costs != nullptr ? *question.costs : none;
-      costs.add(snip_costs(spec, measured, choices, low, options.weight_term), options.cost_memory);
-      return [=, mean = costs.mean, own = options, spec = spec] {
-        return cheapest_scheme(spec, choices, mean, own.fp4_share, own.stages);
+      return [=, own = options, spec = spec] {
+        return cheapest_scheme(spec, choices, snip_costs(spec, measured, choices, low, own.weight_term), own.fp4_share,
+                               own.stages);
       };
     }
     case SchemeKind::absolute_error:

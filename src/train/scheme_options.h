@@ -29,7 +29,6 @@ struct SchemeOptions {
   std::int64_t probe_windows = 0;  // of the batch that is measured; 0: half of it
   double noise = 0.03;             // of the backward probe, relative to what it is added to
   double weight_term = 0.01;       // of the weight divergence against the loss divergence, each normalised
-  double cost_memory = 0;          // of earlier choices' costs, beside the newest's
   std::string file;                // JSON of to_json(PrecisionScheme)
 };
 

@@ -69,7 +69,6 @@ void for_each_option(Config& c, Visit&& visit) {
   visit("probe_windows", c.scheme.probe_windows);
   visit("noise", c.scheme.noise);
   visit("weight_term", c.scheme.weight_term);
-  visit("cost_memory", c.scheme.cost_memory);
   visit("scheme_file", c.scheme.file);
 }
 
@@ -126,7 +125,6 @@ void require_valid(const TrainConfig& c, const std::string& where) {
   require(c.scheme.stages >= 1 && c.scheme.probe_windows >= 0,
           "'stages' must be at least 1, 'probe_windows' at least 0");
   require(c.scheme.noise > 0 && c.scheme.weight_term >= 0, "'noise' must be positive, 'weight_term' not negative");
-  require(c.scheme.cost_memory >= 0 && c.scheme.cost_memory < 1, "'cost_memory' must be at least 0 and below 1");
   require(!c.scheme.per_product ||
               (c.scheme.kind != SchemeKind::absolute_error && c.scheme.kind != SchemeKind::relative_error),
           "'per_product' is not for the rules that go by operands' errors: two products share each operand");

@@ -30,8 +30,6 @@ Json to_json(const ModelSpec& spec, const TrainState& state) {
           {"scheme", scheme(state.scheme)},
           {"pending", scheme(state.pending)},
           {"install_step", state.install_step},
-          {"costs", state.costs.mean},
-          {"choices", state.costs.choices},
           {"gradient_scale", state.gradient_scale},
           {"smoothed_loss", state.smoothed_loss},
           {"lowest_smoothed_loss", state.lowest_smoothed_loss},
@@ -55,9 +53,6 @@ TrainState state_from_json(const ModelSpec& spec, const Json& json, const std::s
     if (!json.contains(key)) fail_input("{}: key '{}' is missing", where, key);
   state.scheme = scheme("scheme");
   state.pending = scheme("pending");
-  if (!json.contains("costs")) return state;  // of a run from before there were any
-  state.costs = {json_value<std::vector<std::vector<double>>>(json, "costs", where),
-                 json_value<std::uint64_t>(json, "choices", where)};
   return state;
 }
 

@@ -7,7 +7,6 @@
 #include "model/checkpoint.h"
 #include "train/parameters.h"
 #include "train/precision_scheme.h"
-#include "train/scheme_choice.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -22,7 +21,6 @@ struct TrainState {
   PrecisionScheme scheme;   // installed now; empty before the first choice
   PrecisionScheme pending;  // chosen, to be installed in front of update number `install_step`; may be empty
   std::uint64_t install_step = 0;
-  RunningCosts costs;                                  // of SNIP's choices so far
   double gradient_scale = 1;                           // of the last update's clipping
   double smoothed_loss = 0, lowest_smoothed_loss = 0;  // of the divergence check; 0 before the first step
   Json config;                                         // of the run, as to_json() writes it

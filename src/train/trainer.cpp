@@ -105,8 +105,7 @@ class Run {
             .adamw = config_.adamw,
             .update = next_update(),
             .ids = ids,
-            .seed = config_.seed(),
-            .costs = &state_.costs};
+            .seed = config_.seed()};
   }
 
   Json make_step(const at::Tensor& ids) {

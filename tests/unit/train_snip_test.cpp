@@ -218,41 +218,6 @@ TEST(Probes, MicroBatchesAreMeasuredByThemselves) {
   EXPECT_DOUBLE_EQ(both.statistics.linears[4].input, input);
 }
 
-TEST(RunningCosts, AreAPlainMeanUntilTheMemoryForgets) {
-  RunningCosts plain, forgetful, none;
-  const std::vector<double> measured = {4, 0, 2, 6};
-  const double means[] = {4, 2, 2, 3}, forgetting[] = {4, 2, 2, 4};
-  for (std::size_t i = 0; i < measured.size(); ++i) {
-    const std::vector<std::vector<double>> costs = {{measured[i], -measured[i]}, {1, 1}};
-    plain.add(costs, 0.99), forgetful.add(costs, 0.5), none.add(costs, 0);
-    EXPECT_DOUBLE_EQ(plain.mean[0][0], means[i]);
-    EXPECT_DOUBLE_EQ(plain.mean[0][1], -means[i]);
-    EXPECT_DOUBLE_EQ(plain.mean[1][0], 1);
-    EXPECT_DOUBLE_EQ(forgetful.mean[0][0], forgetting[i]);
-    EXPECT_EQ(none.mean, costs);
-  }
-}
-
-TEST(RunningCosts, OfTwoStepsDecideTheSecondScheme) {
-  Setting s;
-  RunningCosts costs;
-  s.options.cost_memory = 0.75;
-  SchemeQuestion first = s.question(), second = s.question();
-  first.costs = second.costs = &costs;
-  first.ids = s.ids.narrow(0, 0, 2).contiguous();
-  second.ids = s.ids.narrow(0, 2, 2).contiguous();
-  const auto options = scheme_options(NumberFormat::fp8, NumberFormat::fp4, false);
-  std::vector<std::vector<std::vector<double>>> own;
-  for (const SchemeQuestion& question : {first, second})
-    own.push_back(snip_costs(s.parameters.spec(), measure_step(question, {NumberFormat::fp8, NumberFormat::fp4}),
-                             options, NumberFormat::fp4, s.options.weight_term));
-  ask_for_scheme(first)();
-  EXPECT_EQ(costs.mean, own[0]);
-  const PrecisionScheme scheme = ask_for_scheme(second)();
-  EXPECT_DOUBLE_EQ(costs.mean[3][1], (own[0][3][1] + own[1][3][1]) / 2);
-  EXPECT_EQ(scheme, cheapest_scheme(s.parameters.spec(), options, costs.mean, s.options.fp4_share, 1));
-}
-
 TEST(Snip, ChoosesTheCheapestSchemeThatMeetsTheShare) {
   Setting s;
   const ModelSpec& spec = s.parameters.spec();
