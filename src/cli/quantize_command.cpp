@@ -69,7 +69,8 @@ Json report_json(const QuantizeReport& report) {
 /// Another process of the job has gone while this one computes: what is saved is all there is to keep.
 void end_for_lost_process(const std::string& message) {
   fmt::print(stderr, "scalebits: {}; --resume goes on from what the search has saved\n", message);
-  std::_Exit(static_cast<int>(ErrorKind::lost_process));
+  // Ctrl-C reaches all processes; one that waits for another learns of it so.
+  std::_Exit(static_cast<int>(interrupt_requested ? ErrorKind::interrupted : ErrorKind::lost_process));
 }
 
 void quantize_model(const QuantizeOptions& options) {
@@ -106,8 +107,9 @@ void quantize_model(const QuantizeOptions& options) {
          "the device ran out of memory, more of which was free when it was counted: {}; --gpu-memory takes less",
          error.what_without_backtrace());
   } catch (const Error& error) {
-    if (error.kind() != ErrorKind::interrupted) throw;
-    group.leave();
+    const bool waited = error.kind() == ErrorKind::lost_process && interrupt_requested;
+    if (error.kind() != ErrorKind::interrupted && !waited) throw;
+    if (!waited) group.leave();
     fail(ErrorKind::interrupted, "stopped; the search so far is kept in {}; the same command with --resume goes on",
          search_folder(options.output).string());
   }

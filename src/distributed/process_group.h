@@ -42,7 +42,7 @@ class ProcessGroup {
   void send(const at::Tensor& tensor, int to);
   void receive(const at::Tensor& tensor, int from);
   /// The group of the `size` processes that give the same `name`, this one being number `rank` there. All processes of
-  /// this group call it together, and it minds for all who is lost.
+  /// this group call it together, once for a name, and it minds for all who is lost.
   ProcessGroup part(const std::string& name, int rank, int size) const;
   /// The first process's value.
   double from_first(double mine);

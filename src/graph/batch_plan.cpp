@@ -33,7 +33,7 @@ BatchPlan plan_batch(const ModelSpec& spec, at::ScalarType operand, const BatchS
     fail(ErrorKind::usage,
          "the layer inputs of {} windows of {} tokens take {}, more than the {} of memory given to activations; use "
          "fewer windows",
-         batch.windows, batch.length, format_bytes(inputs), format_bytes(inputs_room));
+         batch.begun * batch.windows, batch.length, format_bytes(inputs), format_bytes(inputs_room));
   const std::uint64_t left = plan.staged ? budget.bytes : budget.bytes - inputs;
   plan.keep_all = batch.backward && !plan.staged && kept * layers * tokens + temporary * length <= left;
   const std::uint64_t for_all = plan.keep_all ? kept * layers * tokens : 0;

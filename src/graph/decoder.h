@@ -24,6 +24,9 @@ enum class Compute {
   bf16  // operands of the linear layers' and the head's products are rounded to bf16; sums and results stay f32
 };
 
+/// Of what these products multiply.
+constexpr at::ScalarType operand_type(Compute compute) { return compute == Compute::f32 ? at::kFloat : at::kBFloat16; }
+
 struct DecoderOptions {
   Compute compute = Compute::f32;
   std::uint64_t activation_budget_bytes = 0;  // at the place; 0: half of the physical memory

@@ -66,15 +66,11 @@ class Continuation {
 
 Continuation::Continuation(const ModelSpec& spec, WeightSource& source, std::int64_t sequences, std::int64_t capacity,
                            Compute compute, const ComputePlace& place)
-    : spec_(spec), source_(source), operand_(compute == Compute::f32 ? at::kFloat : at::kBFloat16), place_(place),
-      sequences_(sequences), capacity_(capacity), rope_(spec, place.device), workspace_(place.device) {
+    : spec_(spec), source_(source), operand_(operand_type(compute)), place_(place), sequences_(sequences),
+      capacity_(capacity), rope_(spec, place.device), workspace_(place.device) {
   at::set_num_threads(thread_count());
   rope_.reserve(capacity);
-  std::uint64_t weight_bytes = 0;
-  for (const LinearKind kind : linear_kinds(spec)) {
-    const auto [rows, cols] = linear_shape(spec, kind);
-    weight_bytes += static_cast<std::uint64_t>(rows * cols) * 4 * static_cast<std::uint64_t>(spec.layers);
-  }
+  const auto weight_bytes = static_cast<std::uint64_t>(4 * layer_weight_count(spec) * spec.layers);
   // A source on another device keeps what that has room for.
   const bool keep = !place.separate_memory && weight_bytes <= half_of_physical_memory_bytes();
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
@@ -228,7 +224,7 @@ std::vector<std::vector<std::int32_t>> generate(const ModelSpec& spec, WeightSou
 }
 
 std::uint64_t own_text_bytes(const ModelSpec& spec, Compute compute, std::int64_t length) {
-  const at::ScalarType operand = compute == Compute::f32 ? at::kFloat : at::kBFloat16;
+  const at::ScalarType operand = operand_type(compute);
   const auto width = static_cast<std::uint64_t>(c10::elementSize(operand));
   const auto cached = static_cast<std::uint64_t>(2 * spec.layers * spec.kv_heads * spec.head_dim * length) * width;
   // Attention makes its keys, values and scores contiguous, a layer at a time.

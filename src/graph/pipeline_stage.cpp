@@ -9,11 +9,7 @@ namespace scalebits {
 
 LayerRange stage_layers(const ModelSpec& spec, int count, int index) {
   SCALEBITS_ASSERT(count >= 1 && count <= spec.layers && index >= 0 && index < count);
-  double layer = 0;
-  for (const LinearKind kind : linear_kinds(spec)) {
-    const auto [rows, cols] = linear_shape(spec, kind);
-    layer += static_cast<double>(rows * cols);
-  }
+  const auto layer = static_cast<double>(layer_weight_count(spec));
   const double all = layer * static_cast<double>(spec.layers) + static_cast<double>(spec.vocab * spec.hidden);
   const auto border = [&](int stage) {
     if (stage == count) return spec.layers;

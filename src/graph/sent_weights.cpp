@@ -6,7 +6,7 @@ namespace scalebits {
 
 SentWeights::SentWeights(WeightSource& host, const DecoderOptions& decoder)
     : host_(host), device_(decoder.place.device),
-      operand_(decoder.place.separate_memory && decoder.compute == Compute::bf16 ? at::kBFloat16 : at::kFloat) {}
+      operand_(decoder.place.separate_memory ? operand_type(decoder.compute) : at::kFloat) {}
 
 void SentWeights::embed(const at::Tensor& ids, const at::Tensor& rows) {
   if (rows.is_cpu()) return host_.embed(ids, rows);

@@ -71,6 +71,15 @@ std::span<const LinearKind> mlp_inputs(const ModelSpec& spec) {
   return {output + 1, kinds.end() - 1};
 }
 
+std::int64_t layer_weight_count(const ModelSpec& spec) {
+  std::int64_t count = 0;
+  for (const LinearKind kind : linear_kinds(spec)) {
+    const auto [rows, cols] = linear_shape(spec, kind);
+    count += rows * cols;
+  }
+  return count;
+}
+
 std::size_t linear_count(const ModelSpec& spec) {
   return linear_kinds(spec).size() * static_cast<std::size_t>(spec.layers);
 }

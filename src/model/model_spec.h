@@ -81,6 +81,8 @@ std::span<const LinearKind> linear_kinds(const ModelSpec& spec);
 std::span<const LinearKind> mlp_inputs(const ModelSpec& spec);
 /// How many linear layers there are in all, and the place of one among them: layer by layer, in the order they run.
 std::size_t linear_count(const ModelSpec& spec);
+/// Weights of one layer's linears.
+std::int64_t layer_weight_count(const ModelSpec& spec);
 std::size_t linear_index(const ModelSpec& spec, std::int64_t layer, LinearKind kind);
 
 /// "model.layers.<layer>.<suffix>".

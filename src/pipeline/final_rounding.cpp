@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 
 namespace scalebits {
 namespace {
@@ -65,17 +66,21 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
   const RoundingStages stages(engine.decoder.pipeline);
   const std::filesystem::path path = job.folder / stages.file_name();
   const Json provenance = provenance_of_tuning(job);
-  const bool resumed = job.resume && !stages.any(!std::filesystem::exists(path));
+  const bool resumed = !stages.any(!job.resume || !std::filesystem::exists(path));
   const PackedBlobs first =
       resumed ? PackedBlobs(job.result.matrices.size()) : rounded_with_feedback(job, engine, part_of(progress, 0, 0.2));
   TuneOptions options = job.recipe.tune;
   options.decoder = engine.decoder;
   CodeTuner tuner(job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan, first,
                   job.calibration.gradient_windows, options);
-  if (resumed)
-    tuner.load(path, provenance);
-  else
-    tuner.save(path, provenance);
+  // All stages' states are there before any takes the place of the last one.
+  const auto save = [&] {
+    const std::filesystem::path next = path.string() + ".next";
+    tuner.save(next, provenance);
+    stages.any(false);
+    std::filesystem::rename(next, path);
+  };
+  resumed ? tuner.load(path, provenance) : save();
   if (stages.any(stages.from_first(tuner.steps_done()) != tuner.steps_done()))
     fail_input("{}: the stages of this tuning were saved at different steps; delete them, and it begins anew",
                (job.folder / "tuning-*.safetensors").string());
@@ -85,7 +90,7 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
   while (tuner.steps_done() < tuner.steps()) {
     const bool interrupted = stages.any(interrupt_requested);
     if (interrupted || stages.from_first(seconds_since(saved)) > kSecondsBetweenSaves) {
-      tuner.save(path, provenance);
+      save();
       saved = std::chrono::steady_clock::now();
     }
     if (interrupted) fail(ErrorKind::interrupted, "interrupted");
@@ -113,21 +118,21 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
 
 void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe, const PipelineStage* pipeline) {
   if (recipe.rounding != FinalRoundingMethod::tuned) return;
-  double weights = 0;
-  for (const LinearKind kind : linear_kinds(spec)) {
-    const auto [rows, cols] = linear_shape(spec, kind);
-    weights += static_cast<double>(rows * cols * own_layers(spec, pipeline).count());
-  }
+  auto weights = static_cast<double>(layer_weight_count(spec) * own_layers(spec, pipeline).count());
   if (recipe.embedding == EmbeddingMode::search)
     for (std::size_t m = linear_count(spec); m < linear_count(spec) + (spec.tied_head ? 1 : 2); ++m)
       if (owns_matrix(spec, pipeline, m)) weights += static_cast<double>(spec.vocab * spec.hidden);
   const auto wanted = static_cast<std::uint64_t>(
       weights * tuning_bytes_per_weight(recipe.groups.group_cols, recipe.tune.side_rate > 0));
-  if (wanted <= physical_memory_bytes() / 4 * 3) return;
+  // Stages that share this machine tune at the same time.
+  const char* const local = std::getenv("LOCAL_WORLD_SIZE");
+  const int here = pipeline == nullptr ? 1 : std::clamp(local != nullptr ? std::atoi(local) : 1, 1, pipeline->count());
+  if (wanted * static_cast<std::uint64_t>(here) <= physical_memory_bytes() / 4 * 3) return;
   fail(ErrorKind::unsupported_hardware,
-       "rounding=tuned keeps {} for this model's weights, more than three quarters of this machine's {}; take "
+       "rounding=tuned keeps {} for this model's weights{}, more than three quarters of this machine's {}; take "
        "--set rounding=gptq",
-       format_bytes(wanted), format_bytes(physical_memory_bytes()));
+       format_bytes(wanted), here > 1 ? fmt::format(" in each of {} stages here", here) : "",
+       format_bytes(physical_memory_bytes()));
 }
 
 FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& progress) {

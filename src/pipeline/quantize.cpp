@@ -107,6 +107,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   QuantizeJob job = requested;
   ProcessGroup alone;
   ProcessGroup& group = job.group != nullptr ? *job.group : alone;
+  group.require_same("number of stages", std::to_string(job.stages));
   JobProcesses processes(group, job.stages);
   const ProgressSink progress = group.is_first() ? requested_progress : ProgressSink();
   std::optional<SavedSearch> earlier;
@@ -153,7 +154,8 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   SearchCallbacks callbacks;
   callbacks.save_state = [&](const SearchState& current) { save_search_state(state_path, current, provenance); };
   const double search_share = search_part_of_time(job.recipe.rounding);
-  if (job.time_limit_seconds) callbacks.seconds_left = search_share * (*job.time_limit_seconds - seconds_since(start));
+  if (job.time_limit_seconds)  // the first one's clock: all must come to the same decisions
+    callbacks.seconds_left = group.from_first(search_share * (*job.time_limit_seconds - seconds_since(start)));
   callbacks.progress = part_of(progress, 0, search_share);
   callbacks.processes = &processes;
   callbacks.device = job.device;

@@ -19,7 +19,8 @@ class RoundingStages {
   bool any(bool mine) const;
   /// Of the state of a tuning: a stage keeps its own levels.
   std::string file_name() const;
-  /// Adds the other stages' blobs to those of the first, packed by them where there are none: it has not their codes.
+  /// The first stage is given the others' blobs, since it has not their codes. A stage whose matrix has no blob packs
+  /// it to nearest first, and keeps that, too.
   void collect(PackedBlobs& blobs, const RoundedMatrices& matrices, const BitPlan& plan, const ModelSpec& spec) const;
 
  private:

@@ -20,8 +20,6 @@ at::Device device_of(const SearchDevice& device, const JobProcesses& processes) 
   return numbered_device(device.kind, processes.all().rank());
 }
 
-at::ScalarType operand_of(const Recipe& recipe) { return recipe.compute == Compute::f32 ? at::kFloat : at::kBFloat16; }
-
 /// Whose passes; they do not run at the same time.
 enum class Passes { search, rounding };
 
@@ -56,7 +54,8 @@ SearchEngine make_search_engine(const SearchDevice& device, const Checkpoint& ch
     return {std::make_unique<SearchModel>(checkpoint, matrices),
             {.compute = recipe.compute, .pipeline = processes.pipeline()}};
   const ComputePlace place = tensor_place(device_of(device, processes));
-  return {std::make_unique<DeviceSearchModel>(checkpoint, matrices, place.device, operand_of(recipe), !device.offload),
+  return {std::make_unique<DeviceSearchModel>(checkpoint, matrices, place.device, operand_type(recipe.compute),
+                                              !device.offload),
           {recipe.compute, activation_bytes(device, checkpoint, recipe, Passes::search, processes), place,
            processes.pipeline()}};
 }
@@ -67,7 +66,7 @@ RoundingEngine make_rounding_engine(const SearchDevice& device, const Checkpoint
     return {std::make_unique<CheckpointWeights>(checkpoint),
             {.compute = recipe.compute, .pipeline = processes.pipeline()}};
   const ComputePlace place = tensor_place(device_of(device, processes));
-  return {std::make_unique<DeviceWeights>(checkpoint, place.device, operand_of(recipe), !device.offload),
+  return {std::make_unique<DeviceWeights>(checkpoint, place.device, operand_type(recipe.compute), !device.offload),
           {recipe.compute, activation_bytes(device, checkpoint, recipe, Passes::rounding, processes), place,
            processes.pipeline()}};
 }
@@ -85,8 +84,8 @@ TextEngine make_text_engine(const SearchDevice& device, const Checkpoint& checkp
          "writing one window of calibration text takes {} of the device's memory, and {} are left for it; give "
          "--calibration",
          format_bytes(window), format_bytes(left));
-  return {std::make_unique<DeviceWeights>(checkpoint, place.device, operand_of(recipe), !for_text.offload), place,
-          static_cast<std::int64_t>(left / window)};
+  return {std::make_unique<DeviceWeights>(checkpoint, place.device, operand_type(recipe.compute), !for_text.offload),
+          place, static_cast<std::int64_t>(left / window)};
 }
 
 std::string account_of(const SearchDevice& device, const Checkpoint& checkpoint, const Recipe& recipe,

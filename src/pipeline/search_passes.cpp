@@ -56,6 +56,8 @@ std::map<std::int64_t, SearchPasses::Begun> SearchPasses::begin_own(const at::Te
   if (processes_.pipeline() == nullptr) return begun;
   for (std::int64_t index = processes_.replica(); index < count_of(windows); index += processes_.replicas().size())
     begun[index].target = target_of(micro_batch(windows, index).windows, plan);
+  for (auto& [index, batch] : begun)
+    batch.target.reference_head = begun.begin()->second.target.reference_head;  // one copy for all
   // All targets come first: their passes take the memory of a batch that is begun.
   std::int64_t number = 0;
   for (auto& [index, batch] : begun)

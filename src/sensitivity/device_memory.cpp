@@ -17,8 +17,6 @@ namespace {
 constexpr std::uint64_t kLibraryBytes = std::uint64_t{768} << 20;
 constexpr std::uint64_t kF32 = 4, kBf16 = 2;
 
-at::ScalarType operand_of(Compute compute) { return compute == Compute::f32 ? at::kFloat : at::kBFloat16; }
-
 }  // namespace
 
 std::string DeviceMemory::text() const {
@@ -30,17 +28,15 @@ std::string DeviceMemory::text() const {
 }
 
 DeviceMemory device_memory(const ModelSpec& spec, const DeviceMemoryNeed& need) {
-  std::uint64_t layer_weights = 0;
-  for (const LinearKind kind : linear_kinds(spec)) {
-    const auto [rows, cols] = linear_shape(spec, kind);
-    layer_weights += static_cast<std::uint64_t>(rows * cols);
-  }
+  const auto layer_weights = static_cast<std::uint64_t>(layer_weight_count(spec));
   const auto vocabulary = static_cast<std::uint64_t>(spec.vocab * spec.hidden),
              layers = static_cast<std::uint64_t>(need.layers.count() > 0 ? need.layers.count() : spec.layers);
   const std::uint64_t stored = size_bytes(need.stored), operand = need.compute == Compute::f32 ? kF32 : kBf16;
   DeviceMemory memory;
   if (need.keep_weights) memory.weights = stored * (layer_weights * layers + vocabulary);
-  memory.layer = operand * layer_weights + (need.keep_weights ? 0 : stored * layer_weights);
+  // One decoder's, or where the exact ones are converted, too, each decoder's.
+  const std::uint64_t made = stored != operand ? static_cast<std::uint64_t>(need.decoders) : 1;
+  memory.layer = made * operand * layer_weights + (need.keep_weights ? 0 : stored * layer_weights);
   memory.gradients = kF32 * layer_weights;
   const std::uint64_t logits = static_cast<std::uint64_t>(HeadLossOptions{}.chunk_tokens * spec.vocab);
   const bool own_head = !need.keep_weights || need.vocabulary || stored != operand;
@@ -58,7 +54,7 @@ std::uint64_t activation_bytes_within(std::uint64_t memory_bytes, const ModelSpe
                                       std::int64_t length) {
   const DeviceMemory memory = device_memory(spec, need);
   const auto decoders = static_cast<std::uint64_t>(need.decoders);
-  const std::uint64_t window = decoders * staged_window_bytes(spec, operand_of(need.compute), length);
+  const std::uint64_t window = decoders * staged_window_bytes(spec, operand_type(need.compute), length);
   if (memory.total() + window > memory_bytes)
     fail(ErrorKind::unsupported_hardware,
          "{} needs {} of the device's memory ({}, {} of one window's activations), and {} are to be had{}",
