@@ -2,6 +2,7 @@
 // one goes on to the same bytes, a time limit makes it shorter, and passes on another device change sums alone.
 #include "random_job.h"
 
+#include "core/parallel.h"
 #include "graph/decoder.h"
 #include "pipeline/final_rounding.h"
 #include "refine/tune.h"
@@ -23,6 +24,7 @@ namespace fs = std::filesystem;
 struct Job {
   explicit Job(Family family = Family::llama, bool biases = false)
       : checkpoint(random_checkpoint(true, biases, family)) {
+    set_thread_count(1);  // so small a model's threads would wait for each other, and for tests beside this one
     recipe.allocator = Allocator::uniform;
     recipe.rounding = FinalRoundingMethod::tuned;
     recipe.tune = {.steps = 40, .windows_per_step = 12, .rate = 0.03, .side_rate = 0, .lean = 0};
