@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/float_types.h"
+#include "core/parallel.h"
 #include "core/random.h"
 
 #include <ATen/ATen.h>
@@ -189,6 +190,8 @@ TEST_P(Families, OwnTextIsTheSameWhereverItIsWrittenAndHoweverManyWindowsAtATime
   const Checkpoint& checkpoint = golden.checkpoint;
   CheckpointWeights weights(checkpoint);
   SelfTextOptions options{.windows = 7, .length = 24, .seed = 5};
+  const int threads = thread_count();
+  set_thread_count(1);  // thousands of tiny operations, for which threads would only wait
   const at::Tensor text = sample_own_text(checkpoint.spec, weights, options);
   // In f32 another order of sums moves a draw's borders by 1e-6 of the interval: none of these 168 lies so near one.
   options.windows_at_once = 3;
@@ -201,6 +204,7 @@ TEST_P(Families, OwnTextIsTheSameWhereverItIsWrittenAndHoweverManyWindowsAtATime
   options.compute = Compute::bf16;
   DeviceWeights there(checkpoint, at::kCPU, at::kBFloat16, true);
   EXPECT_EQ(sample_own_text(checkpoint.spec, there, options).sizes(), text.sizes());
+  set_thread_count(threads);
 }
 
 TEST(CheckpointWeights, RowsOfTheEmbeddingAreThoseOfTheWhole) {
