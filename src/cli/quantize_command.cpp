@@ -170,7 +170,7 @@ void add_quantize(CLI::App& app) {
   command
       ->add_option(
           "--device", options->device,
-          "Where the model runs meanwhile: cpu, or cuda, a card by way of a libtorch with CUDA; cpu-tensors is "
+          "Where the model runs for all of this: cpu, or cuda, a card by way of a libtorch with CUDA; cpu-tensors is "
           "the card's path on this processor, for tests [cpu]")
       ->type_name("DEVICE");
   command->add_flag("--offload", options->offload, "cuda: keep the weights in host memory, sent layer by layer");

@@ -67,7 +67,8 @@ Recipe with_budget_of(const Recipe& wanted, const std::filesystem::path& frontie
   return recipe;
 }
 
-void require_work_for_all(const JobProcesses& processes, int replicas, const Recipe& recipe) {
+void require_work_for_all(JobProcesses& processes, const Recipe& recipe) {
+  const int replicas = processes.replicas().size();
   if (replicas <= recipe.micro_batches) return;
   fail(ErrorKind::usage,
        "{} processes{} share the micro-batches of a gradient, and the recipe has {}: give --set micro_batches={} or a "
@@ -116,7 +117,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
     job.recipe = with_budget_of(requested.recipe, job.frontier, earlier->provenance.recipe);
     validate(job.recipe);
   }
-  require_work_for_all(processes, processes.replicas().size(), job.recipe);
+  require_work_for_all(processes, job.recipe);
   if (progress) progress({0, "reading", job.model.string()});
   const Checkpoint checkpoint = read_checkpoint(job.model);
   if (job.recipe.window_length == 0)

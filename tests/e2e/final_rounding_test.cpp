@@ -4,14 +4,18 @@
 
 #include "core/parallel.h"
 #include "graph/decoder.h"
+#include "graph/memory_budget.h"
 #include "pipeline/final_rounding.h"
 #include "refine/tune.h"
+#include "refine/tuned_matrix.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <string_view>
 
@@ -233,6 +237,29 @@ TEST(Tuning, IsRefusedBeforehandWhereMemoryDoesNotSuffice) {
   }
   job.recipe.rounding = FinalRoundingMethod::gptq;
   require_memory_for_rounding(large, job.recipe);
+}
+
+/// One of two stages, of which nothing is heard.
+struct FirstOfTwo : PipelineStage {
+  int index() const override { return 0; }
+  int count() const override { return 2; }
+  void send(const at::Tensor&, int) override { throw InternalError("nothing is sent here"); }
+  void receive(const at::Tensor&, int) override { throw InternalError("nothing is received here"); }
+  void broadcast(const at::Tensor&, int) override { throw InternalError("nothing is told here"); }
+};
+
+TEST(Tuning, CountsAllStagesThatShareTheMachine) {
+  Job job;
+  ModelSpec spec = job.checkpoint.spec;
+  const double layer = static_cast<double>(layer_weight_count(spec)) *
+                       tuning_bytes_per_weight(job.recipe.groups.group_cols, job.recipe.tune.side_rate > 0);
+  spec.layers = std::llround(static_cast<double>(physical_memory_bytes()) / layer);  // half of it for each of two
+  const FirstOfTwo stage;
+  EXPECT_THROW(require_memory_for_rounding(spec, job.recipe), Error) << "one process";
+  require_memory_for_rounding(spec, job.recipe, &stage);
+  ::setenv("LOCAL_WORLD_SIZE", "2", 1);
+  EXPECT_THROW(require_memory_for_rounding(spec, job.recipe, &stage), Error);
+  ::unsetenv("LOCAL_WORLD_SIZE");
 }
 
 }  // namespace
