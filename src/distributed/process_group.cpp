@@ -122,7 +122,8 @@ struct ProcessGroup::State {
   void collective(const Start& start, const at::Tensor& tensor) const {
     std::vector<at::Tensor> tensors{tensor};
     try {
-      start(tensors)->wait();
+      // Named here, too: what is sent and received has the time of the meeting otherwise, whatever setTimeout() says.
+      start(tensors)->wait(kPatience);
     } catch (const std::exception& error) {
       fail(ErrorKind::lost_process, "another of the {} processes has ended; its own message says why ({})", size,
            first_line(error));
