@@ -8,13 +8,24 @@ import ctypes
 import os
 import time
 
+import gguf
 import llama_cpp
 import numpy
 
 LIBRARIES = os.path.join(os.path.dirname(llama_cpp.__file__), "lib")
-BASE = ctypes.CDLL(os.path.join(LIBRARIES, "libggml-base.so"))
-CPU = ctypes.CDLL(os.path.join(LIBRARIES, "libggml-cpu.so"))
-REGISTRY = ctypes.CDLL(os.path.join(LIBRARIES, "libggml.so"))
+
+
+def library(name):
+    """The one that llama_cpp has loaded. Of each there are copies under three names in the package, and another copy has buffer
+    types of its own, which this one's products take for plain memory: repacked weights go through the wrong kernels then."""
+    loaded = ctypes.CDLL(os.path.join(LIBRARIES, f"{name}.so.0"))
+    with open("/proc/self/maps") as maps:
+        copies = {line.split()[-1] for line in maps if os.path.basename(line.split()[-1]).startswith(f"{name}.so")}
+    assert len(copies) == 1, f"several copies of {name} are loaded: {copies}"
+    return loaded
+
+
+BASE, CPU, REGISTRY = library("libggml-base"), library("libggml-cpu"), library("libggml")
 TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "q2_K": 10, "q3_K": 11, "q4_K": 12, "q6_K": 14, "iq2_xxs": 16, "q2_0": 42}
 COLD_BYTES = 1280 << 20
 
@@ -23,8 +34,8 @@ class InitParams(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t), ("buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
 
 
-def function(library, name, result, *arguments):
-    found = getattr(library, name)
+def function(where, name, result, *arguments):
+    found = getattr(where, name)
     found.restype, found.argtypes = result, arguments
     return found
 
@@ -41,6 +52,7 @@ expand = function(BASE, "ggml_build_forward_expand", None, P, P)
 row_size = function(BASE, "ggml_row_size", SIZE, ctypes.c_int, I64)
 quantize_chunk = function(BASE, "ggml_quantize_chunk", SIZE, ctypes.c_int, P, P, I64, I64, I64, P)
 tensor_set = function(BASE, "ggml_backend_tensor_set", None, P, P, SIZE, SIZE)
+tensor_get = function(BASE, "ggml_backend_tensor_get", None, P, P, SIZE, SIZE)
 alloc_tensors = function(BASE, "ggml_backend_alloc_ctx_tensors_from_buft", P, P, P)
 buffer_free = function(BASE, "ggml_backend_buffer_free", None, P)
 buffer_type_name = function(BASE, "ggml_backend_buft_name", ctypes.c_char_p, P)
@@ -87,6 +99,11 @@ def random_rows(type_name, rows, cols, seed=1):
     return out
 
 
+def dequantized(type_name, data, cols):
+    """[rows, cols] in f32, of random_rows()."""
+    return gguf.quants.dequantize(data, gguf.GGMLQuantizationType(TYPES[type_name])).reshape(-1, cols)
+
+
 class Products:
     """Matrices [rows, cols] of one type in one buffer type, over COLD_BYTES of them."""
 
@@ -99,8 +116,9 @@ class Products:
         self.weights = [new_tensor_2d(self.weights_context, number, cols, rows) for _ in range(self.count)]
         self.buffer = alloc_tensors(self.weights_context, buffer_type)
         assert self.buffer, "no memory for the weights"
-        few = random_rows(type_name, 16, cols)
-        data = numpy.tile(few, -(-rows // 16))[: self.bytes]
+        self.few = random_rows(type_name, 16, cols)
+        self.type_name = type_name
+        data = numpy.tile(self.few, -(-rows // 16))[: self.bytes]
         for tensor in self.weights:
             tensor_set(tensor, data.ctypes.data, 0, self.bytes)
         self.backend = cpu_init()
@@ -115,19 +133,23 @@ class Products:
         values = numpy.random.default_rng(2).standard_normal((batch, self.cols), dtype=numpy.float32)
         tensor_set(x, values.ctypes.data, 0, values.nbytes)
         seconds, at = [], 0
+        exact = values @ dequantized(self.type_name, self.few, self.cols).T
         allocator = gallocr_new(plain_buffer_type())
         for repeat in range(-1, repeats):  # the first makes room
             free(graph_context)
             graph_context = context(products + 1, products + 8)
             graph = new_graph(graph_context, products + 8, False)
             for _ in range(products):
-                expand(graph, mul_mat(graph_context, self.weights[at], x))
+                y = mul_mat(graph_context, self.weights[at], x)
+                expand(graph, y)
                 at = (at + 1) % self.count
             assert gallocr_alloc(allocator, graph)
             start = time.perf_counter()
             status = compute(self.backend, graph)
             elapsed = time.perf_counter() - start
             assert status == 0
+            if repeat < 0:
+                self.check(y, exact)
             if repeat >= 0:
                 seconds.append(elapsed / products)
         gallocr_free(allocator)
@@ -135,6 +157,15 @@ class Products:
         free(x_context)
         free(graph_context)
         return seconds
+
+    def check(self, y, exact):
+        """That the last product of a graph, whose memory nothing else has taken, is the product of the weights: activations
+        are rounded to 8 bits, which leaves one part in a hundred."""
+        found = numpy.empty((len(exact), self.rows), dtype=numpy.float32)
+        tensor_get(y, found.ctypes.data, 0, found.nbytes)
+        wanted = numpy.tile(exact, (1, -(-self.rows // 16)))[:, : self.rows]
+        error = numpy.linalg.norm(found - wanted) / numpy.linalg.norm(wanted)
+        assert error < 0.03, f"{self.type_name}: the product is wrong by {error:.3f} of its norm"
 
     def close(self):
         buffer_free(self.buffer)
