@@ -9,9 +9,10 @@
 
 namespace scalebits::cli {
 
-using Clock = std::chrono::steady_clock;
-
-ProgressLine::ProgressLine(bool quiet) : quiet_(quiet), terminal_(::isatty(STDERR_FILENO) != 0), start_(Clock::now()) {}
+ProgressLine::ProgressLine(bool quiet, Clock::duration log_interval)
+    : quiet_(quiet), terminal_(::isatty(STDERR_FILENO) != 0),
+      interval_(terminal_ ? Clock::duration(std::chrono::milliseconds(100)) : log_interval), start_(Clock::now()),
+      last_told_(terminal_ ? Clock::time_point() : start_) {}
 
 ProgressLine::~ProgressLine() { clear(); }
 
@@ -29,15 +30,15 @@ void ProgressLine::operator()(const ProgressReport& report) {
     fmt::print(stderr, "[{:>6}] {}: {}\n", format_seconds(seconds), report.stage, report.detail);
     return;
   }
-  if (!terminal_ || (drawn_ && now - last_drawn_ < std::chrono::milliseconds(100))) return;
+  if (now - last_told_ < interval_) return;
+  last_told_ = now;
   clear();
   const std::string left =
       report.fraction > 0.03 ? ", " + format_seconds(seconds / report.fraction * (1 - report.fraction)) + " left" : "";
-  fmt::print(stderr, "[{:>6}{}] {:3.0f}% {} {}", format_seconds(seconds), left, 100 * report.fraction, report.stage,
-             report.detail.substr(0, 60));
+  fmt::print(stderr, "[{:>6}{}] {:3.0f}% {} {}{}", format_seconds(seconds), left, 100 * report.fraction, report.stage,
+             report.detail.substr(0, 60), terminal_ ? "" : "\n");
   std::fflush(stderr);
-  drawn_ = true;
-  last_drawn_ = now;
+  drawn_ = terminal_;
 }
 
 }  // namespace scalebits::cli

@@ -1,18 +1,20 @@
 // Progress on the terminal: one line that is drawn over, with the time spent and an estimate of what is left; a report
-// of negative fraction is a line of its own that stays. Without a terminal only the lines that stay are printed.
+// of negative fraction is a line of its own that stays. Without a terminal (a log, a job of several processes) how far
+// it is becomes such a line, too, now and then.
 #pragma once
 
 #include "core/progress.h"
 
 #include <chrono>
-#include <cstdint>
 
 namespace scalebits::cli {
 
 class ProgressLine {
  public:
-  /// `quiet`: prints nothing.
-  explicit ProgressLine(bool quiet = false);
+  using Clock = std::chrono::steady_clock;
+
+  /// `quiet`: prints nothing. `log_interval`: least time between two lines that tell a log how far it is.
+  explicit ProgressLine(bool quiet = false, Clock::duration log_interval = std::chrono::seconds(30));
   /// Clears the line.
   ~ProgressLine();
   void operator()(const ProgressReport& report);
@@ -20,8 +22,9 @@ class ProgressLine {
  private:
   void clear();
   bool quiet_, terminal_;
+  Clock::duration interval_;
   bool drawn_ = false;
-  std::chrono::steady_clock::time_point start_, last_drawn_;
+  Clock::time_point start_, last_told_;
 };
 
 }  // namespace scalebits::cli

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 namespace scalebits {
@@ -24,6 +25,14 @@ SCALEBITS_INLINE void take_largest(Lanes& largest, const Lanes& values) {
   largest = magnitude > largest ? magnitude : largest;
 }
 
+/// The power of two in each lane.
+SCALEBITS_INLINE void binade_lanes(Lanes& x) {
+  Words bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits &= 0x7f800000u;
+  std::memcpy(&x, &bits, sizeof bits);
+}
+
 struct Rounding {
   float lowest;   // power of two: the smallest normal number
   float magic;    // 1.5 * 2^(23 - mantissa bits): times the binade's power of two, adding it rounds to the step
@@ -37,11 +46,8 @@ struct Rounding {
 SCALEBITS_INLINE void round_elements(Lanes& x, const Lanes& scale, const Lanes& inverse, const Rounding& rounding,
                                      std::uint32_t index) {
   x = x * inverse;
-  Words bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  bits &= 0x7f800000u;
-  Lanes binade;
-  std::memcpy(&binade, &bits, sizeof binade);
+  Lanes binade = x;
+  binade_lanes(binade);
   const Lanes lowest = Lanes{} + rounding.lowest;
   binade = binade < lowest ? lowest : binade;
   if (rounding.stochastic) {
@@ -68,63 +74,106 @@ struct Strip {
   std::int64_t column, width;  // first, count
   std::int64_t run;            // length of a tile along the contracted dimension
   NumberFormat format;
-  float tensor_scale;
+  float tensor_scale, top_binade;  // of nvfp4; the power of two in the element type's largest number
   Rounding rounding;
 };
 
 SCALEBITS_INLINE float largest_lane(const Lanes& lanes) {
-  float best = 0;
-  for (int i = 0; i < kLanes; ++i) best = lanes[i] > best ? lanes[i] : best;
-  return best;
+  typedef std::int32_t Indices __attribute__((vector_size(kLanes * 4)));
+  constexpr Indices kIndices = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  static_assert(kLanes == 16);
+  Lanes best = lanes;
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    const Lanes other = __builtin_shuffle(best, kIndices ^ distance);
+    best = other > best ? other : best;
+  }
+  return best[0];
 }
 
-/// One tile of `rows` x `width` under one scale.
+/// tile_scale() of sixteen tiles, operation by operation, and the reciprocals that elements are multiplied by.
 template <typename In, typename Out>
-SCALEBITS_INLINE void quantize_tile(const Strip<In, Out>& s, std::int64_t row, std::int64_t rows, std::int64_t column,
-                                    std::int64_t width) {
-  Lanes largest{};
-  for (std::int64_t r = row; r < row + rows; ++r) {
-    const In* const values = s.in + r * s.cols + column;
-    std::int64_t i = 0;
-    for (Lanes x; i + kLanes <= width; i += kLanes) {
-      load_whole(x, values + i);
-      take_largest(largest, x);
-    }
-    if (i < width) {
-      Lanes x;
-      load_elements(x, values + i, width - i);
-      take_largest(largest, x);
-    }
+SCALEBITS_INLINE void take_scales(const Strip<In, Out>& s, const Lanes& largest, Lanes& scales, Lanes& inverses) {
+  const Lanes none{}, smallest = none + kSmallestScale;
+  scales = largest / (none + s.rounding.largest);
+  if (s.format == NumberFormat::mxfp4) {
+    scales = largest;
+    binade_lanes(scales);
+    scales = scales / (none + s.top_binade);
+    scales = largest < smallest ? none : scales;
+  } else if (s.format == NumberFormat::nvfp4) {
+    const Lanes quotient = scales / (none + s.tensor_scale);
+    Lanes binade = quotient;
+    binade_lanes(binade);
+    const Lanes lowest = none + 0x1p-6f, most = none + kE4M3.largest;
+    const Lanes magic = 0x1.8p20f * (binade < lowest ? lowest : binade);
+    Lanes rounded = (quotient + magic) - magic;
+    rounded = rounded > most ? most : rounded;
+    scales = s.tensor_scale < kSmallestScale ? none : rounded * s.tensor_scale;
   }
-  const float scale = tile_scale(s.format, largest_lane(largest), s.tensor_scale);
-  const Lanes scales = Lanes{} + scale, inverses = Lanes{} + (scale > 0 ? 1.0f / scale : scale);
-  for (std::int64_t r = row; r < row + rows; ++r) {
-    const std::int64_t at = r * s.cols + column;
-    std::int64_t i = 0;
-    for (Lanes x; i + kLanes <= width; i += kLanes) {
-      load_whole(x, s.in + at + i);
-      round_elements(x, scales, inverses, s.rounding, static_cast<std::uint32_t>(at + i));
-      store_elements(s.out + at + i, x, kLanes);
-    }
-    if (i < width) {
-      Lanes x;
-      load_elements(x, s.in + at + i, width - i);
-      round_elements(x, scales, inverses, s.rounding, static_cast<std::uint32_t>(at + i));
-      store_elements(s.out + at + i, x, width - i);
-    }
+  scales = scales < smallest ? none : scales;
+  const Lanes infinite = none + std::numeric_limits<float>::infinity();
+  scales = largest < infinite ? scales : largest;  // a NaN is not less, either
+  inverses = scales > none ? 1.0f / scales : scales;
+}
+
+/// Elements of one row under one scale.
+template <typename In>
+SCALEBITS_INLINE void take_largest_of(Lanes& largest, const In* values, std::int64_t width) {
+  std::int64_t i = 0;
+  for (Lanes x; i + kLanes <= width; i += kLanes) {
+    load_whole(x, values + i);
+    take_largest(largest, x);
+  }
+  if (i < width) {
+    Lanes x;
+    load_elements(x, values + i, width - i);
+    take_largest(largest, x);
+  }
+}
+template <typename In, typename Out>
+SCALEBITS_INLINE void round_run(const Strip<In, Out>& s, std::int64_t at, std::int64_t width, float scale,
+                                float inverse) {
+  const Lanes scales = Lanes{} + scale, inverses = Lanes{} + inverse;
+  std::int64_t i = 0;
+  for (Lanes x; i + kLanes <= width; i += kLanes) {
+    load_whole(x, s.in + at + i);
+    round_elements(x, scales, inverses, s.rounding, static_cast<std::uint32_t>(at + i));
+    store_elements(s.out + at + i, x, kLanes);
+  }
+  if (i < width) {
+    Lanes x;
+    load_elements(x, s.in + at + i, width - i);
+    round_elements(x, scales, inverses, s.rounding, static_cast<std::uint32_t>(at + i));
+    store_elements(s.out + at + i, x, width - i);
   }
 }
 
+/// Tiles of s.run along each row; the scales of sixteen of them are found together.
 template <typename In, typename Out>
 SCALEBITS_INLINE void quantize_rows(const Strip<In, Out>& s) {
   for (std::int64_t r = s.row; r < s.row + s.rows; ++r)
-    for (std::int64_t c = 0; c < s.width; c += s.run)
-      quantize_tile(s, r, 1, s.column + c, std::min(s.run, s.width - c));
+    for (std::int64_t c = 0; c < s.width; c += kLanes * s.run) {
+      const std::int64_t at = r * s.cols + s.column + c, width = std::min(kLanes * s.run, s.width - c);
+      Lanes largest{}, scales, inverses;
+      for (std::int64_t tile = 0, i = 0; i < width; ++tile, i += s.run) {
+        Lanes own{};
+        take_largest_of(own, s.in + at + i, std::min(s.run, width - i));
+        largest[tile] = largest_lane(own);
+      }
+      take_scales(s, largest, scales, inverses);
+      for (std::int64_t tile = 0, i = 0; i < width; ++tile, i += s.run)
+        round_run(s, at + i, std::min(s.run, width - i), scales[tile], inverses[tile]);
+    }
 }
 
+/// One tile: the whole strip.
 template <typename In, typename Out>
 SCALEBITS_INLINE void quantize_block(const Strip<In, Out>& s) {
-  quantize_tile(s, s.row, s.rows, s.column, s.width);
+  Lanes largest{}, scales, inverses;
+  for (std::int64_t r = s.row; r < s.row + s.rows; ++r) take_largest_of(largest, s.in + r * s.cols + s.column, s.width);
+  take_scales(s, Lanes{} + largest_lane(largest), scales, inverses);
+  for (std::int64_t r = s.row; r < s.row + s.rows; ++r)
+    round_run(s, r * s.cols + s.column, s.width, scales[0], inverses[0]);
 }
 
 /// One tile per column of at most kStripColumns: all rows of the strip.
@@ -146,12 +195,7 @@ SCALEBITS_INLINE void quantize_columns(const Strip<In, Out>& s) {
       take_largest(largest[whole], x);
     }
   }
-  for (std::int64_t v = 0; v < vectors; ++v)
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const float scale = tile_scale(s.format, largest[v][lane], s.tensor_scale);
-      scales[v][lane] = scale;
-      inverses[v][lane] = scale > 0 ? 1.0f / scale : scale;
-    }
+  for (std::int64_t v = 0; v < vectors; ++v) take_scales(s, largest[v], scales[v], inverses[v]);
   for (std::int64_t r = s.row; r < s.row + s.rows; ++r) {
     const std::int64_t at = r * s.cols + s.column;
     Lanes x;
@@ -180,18 +224,24 @@ SCALEBITS_STRIP(float, Bf16)
 SCALEBITS_STRIP(Bf16, Bf16)
 #undef SCALEBITS_STRIP
 
+// As above: a clone for each type.
+#define SCALEBITS_LARGEST(IN)                                                 \
+  SCALEBITS_CLONES float largest_of_piece(const IN* in, std::int64_t count) { \
+    Lanes largest{};                                                          \
+    take_largest_of(largest, in, count);                                      \
+    return largest_lane(largest);                                             \
+  }
+SCALEBITS_LARGEST(float)
+SCALEBITS_LARGEST(Bf16)
+#undef SCALEBITS_LARGEST
+
 template <typename In>
 float largest_of(const In* in, std::int64_t count) {
   constexpr std::int64_t kPiece = 1 << 16;
   std::vector<float> parts(static_cast<std::size_t>((count + kPiece - 1) / kPiece));
   parallel_for(static_cast<std::int64_t>(parts.size()), [&](std::int64_t piece) {
-    Lanes largest{}, x;
-    const std::int64_t end = std::min(count, (piece + 1) * kPiece);
-    for (std::int64_t i = piece * kPiece; i < end; i += kLanes) {
-      load_elements(x, in + i, end - i);
-      take_largest(largest, x);
-    }
-    parts[static_cast<std::size_t>(piece)] = largest_lane(largest);
+    const std::int64_t first = piece * kPiece;
+    parts[static_cast<std::size_t>(piece)] = largest_of_piece(in + first, std::min(kPiece, count - first));
   });
   return parts.empty() ? 0 : *std::max_element(parts.begin(), parts.end());
 }
@@ -225,6 +275,7 @@ void fake_quantize(const FakeQuantize& how, const In* in, std::int64_t rows, std
                        .run = run_length(how.format),
                        .format = how.format,
                        .tensor_scale = 0,
+                       .top_binade = power(element.highest_exponent()),
                        .rounding = {power(element.lowest_exponent()), 1.5f * power(23 - element.mantissa_bits),
                                     step / 2, element.largest, how.stochastic, static_cast<std::uint32_t>(how.key),
                                     static_cast<std::uint32_t>(how.key >> 32)}};

@@ -18,6 +18,8 @@ struct SmallFloat {
   int bits() const { return 1 + exponent_bits + mantissa_bits; }
   /// The exponent of the smallest normal number, which is also that of the subnormals' step times 2^mantissa_bits.
   int lowest_exponent() const { return 1 - bias; }
+  /// Of the largest numbers.
+  int highest_exponent() const { return (1 << exponent_bits) - 1 - bias; }
 };
 
 inline constexpr SmallFloat kE2M1{2, 1, 1, 6.0f, false};

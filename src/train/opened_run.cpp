@@ -34,7 +34,7 @@ OpenedRun open_run(const TrainJob& job, int rank) {
   if (found) {
     run.origin = found->checkpoint;
   } else if (!config.start_run.empty()) {
-    base = load_latest(config.start_run);
+    base = load_run(config.start_run);
     if (!base) fail_input("{}: holds no checkpoint of a training run to start from", config.start_run);
     run.origin = base->checkpoint;
   } else if (!config.start_model.empty()) {
@@ -66,6 +66,7 @@ OpenedRun open_run(const TrainJob& job, int rank) {
     load_optimizer(found->state_file, *run.parameters);
   } else if (base) {
     run.state.step = base->state.step;
+    run.state.gradient_scale = base->state.gradient_scale;
     load_optimizer(base->state_file, *run.parameters);
     if (run.state.step >= config.steps)
       fail(ErrorKind::usage, "{}: has made {} steps, and this run ends at {}", config.start_run, run.state.step,

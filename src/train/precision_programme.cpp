@@ -85,8 +85,8 @@ class StageProgramme {
  public:
   StageProgramme(const PrecisionProgramme& programme, const Stage& stage) : programme_(programme), stage_(stage) {}
 
-  /// Options by layer of the stage.
-  std::vector<std::size_t> solve() {
+  /// Options by layer of the stage, and the gap of PrecisionChoice.
+  std::pair<std::vector<std::size_t>, double> solve() {
     // The largest price at which the relaxed choice still has too few FP4 operations, and the next that has enough.
     double low = 0, high = 0;
     if (fp4_of(relaxed(0)) < stage_.wanted) {
@@ -113,7 +113,8 @@ class StageProgramme {
       open = open || options.size() > 1;
       kept.push_back(std::move(options));
     }
-    return open && gap > kPrecisionGap * std::fabs(bound) ? solve_core(kept, best, bound) : best;
+    if (open && gap > kPrecisionGap * std::fabs(bound)) return solve_core(kept, best, bound);
+    return {best, open ? gap : 0};
   }
 
  private:
@@ -203,8 +204,8 @@ class StageProgramme {
   }
 
   /// The integer programme over `kept` options; `best` is a feasible choice among them, `bound` what none can beat.
-  std::vector<std::size_t> solve_core(const std::vector<std::vector<std::size_t>>& kept, std::vector<std::size_t> best,
-                                      double bound) const {
+  std::pair<std::vector<std::size_t>, double> solve_core(const std::vector<std::vector<std::size_t>>& kept,
+                                                         std::vector<std::size_t> best, double bound) const {
     // Layers that have one option left only shift the bound. Costs come in units of the largest difference left within
     // a layer, because the solver's tolerances are absolute.
     double wanted = stage_.wanted, unit = 0;
@@ -218,7 +219,7 @@ class StageProgramme {
       for (const std::size_t a : kept[i])
         for (const std::size_t b : kept[i]) unit = std::max(unit, options_of(i)[a].cost - options_of(i)[b].cost);
     }
-    if (unit == 0) return best;
+    if (unit == 0) return {best, 0};
 
     struct DeleteModel {
       void operator()(void* model) const { Cbc_deleteModel(model); }
@@ -247,18 +248,24 @@ class StageProgramme {
     }
     Cbc_addRow(model.get(), "share", columns, indices.data(), shares.data(), 'G', wanted / stage_.flops - 1e-9);
     Cbc_setMIPStartI(model.get(), columns, indices.data(), start.data());
-    Cbc_setAllowableGap(model.get(), kPrecisionGap * std::fabs(bound) / unit);
+    const double allowed = kPrecisionGap * std::fabs(bound);
+    Cbc_setAllowableGap(model.get(), allowed / unit);
+    Cbc_setMaximumNodes(model.get(), kMostNodes);
     Cbc_solve(model.get());
-    const double* solution = Cbc_isProvenOptimal(model.get()) ? Cbc_getColSolution(model.get()) : nullptr;
-    if (solution == nullptr) throw InternalError("the solver found no optimum of a feasible precision programme");
+    const bool proven = Cbc_isProvenOptimal(model.get());
+    if (!proven && !Cbc_isNodeLimitReached(model.get()))
+      throw InternalError("the solver found no optimum of a feasible precision programme");
+    const double* solution = proven ? Cbc_getColSolution(model.get()) : Cbc_bestSolution(model.get());
     std::vector<std::size_t> found = best;
-    for (const std::size_t i : open) {
-      const auto at = std::max_element(solution, solution + kept[i].size()) - solution;
-      if (solution[at] < 0.999) throw InternalError("the solver left a choice open");
-      found[i] = kept[i][static_cast<std::size_t>(at)];
-      solution += kept[i].size();
-    }
-    return cost_of(found) < cost_of(best) ? found : best;
+    if (solution != nullptr)
+      for (const std::size_t i : open) {
+        const auto at = std::max_element(solution, solution + kept[i].size()) - solution;
+        if (solution[at] < 0.999) throw InternalError("the solver left a choice open");
+        found[i] = kept[i][static_cast<std::size_t>(at)];
+        solution += kept[i].size();
+      }
+    if (cost_of(found) < cost_of(best)) best = std::move(found);
+    return {best, proven ? allowed : cost_of(best) - bound};
   }
 
   const PrecisionProgramme& programme_;
@@ -273,7 +280,8 @@ PrecisionChoice solve(const PrecisionProgramme& programme) {
   choice.options.resize(programme.layers.size());
   double fp4 = 0, all = 0;
   for (const Stage& stage : stages_of(programme)) {
-    const std::vector<std::size_t> options = StageProgramme(programme, stage).solve();
+    const auto [options, gap] = StageProgramme(programme, stage).solve();
+    choice.gap += gap;
     for (std::size_t i = 0; i < options.size(); ++i) choice.options[stage.layers[i]] = options[i];
   }
   for (std::size_t layer = 0; layer < programme.layers.size(); ++layer) {

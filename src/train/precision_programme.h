@@ -25,11 +25,14 @@ struct PrecisionChoice {
   std::vector<std::size_t> options;  // [layer]
   double cost = 0;
   double fp4_share = 0;  // of all layers together
+  double gap = 0;        // no choice costs less by more than this
 };
 
 /// The solver stops when nothing can be better by more than this part of the (relaxed) optimum's cost, per stage: far
-/// less than the costs are known to, and proving the last of it can take hours.
+/// less than the costs are known to, and proving the last of it can take hours. Where options are nearly tied even that
+/// would, and the solver stops after so many nodes, the same for the same programme; `gap` says what is left open.
 inline constexpr double kPrecisionGap = 1e-6;
+inline constexpr int kMostNodes = 20;
 
 /// Among equally good choices any one, but the same for the same programme. Throws Error(infeasible_budget) naming the
 /// stage, the wanted share and the range that is feasible, InternalError for malformed programmes.

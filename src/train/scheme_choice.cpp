@@ -29,6 +29,7 @@ std::function<PrecisionScheme()> ask_for_scheme(const SchemeQuestion& question) 
     case SchemeKind::file: return settled(scheme_from_json(spec, read_json_file(options.file), options.file));
     case SchemeKind::snip: {
       const auto choices = scheme_options(high, low, options.per_product);
+      require_feasible_share(spec, choices, options.fp4_share, options.stages);
       const SnipMeasurement measured = measure_step(question, {high, low});
       return [=, own = options, spec = spec] {
         return cheapest_scheme(spec, choices, snip_costs(spec, measured, choices, low, own.weight_term), own.fp4_share,
@@ -38,6 +39,7 @@ std::function<PrecisionScheme()> ask_for_scheme(const SchemeQuestion& question) 
     case SchemeKind::absolute_error:
     case SchemeKind::relative_error: {
       const auto choices = scheme_options(high, low, false);
+      require_feasible_share(spec, choices, options.fp4_share, options.stages);
       const StepStatistics measured = measure_operands(question, {high, low});
       return [=, own = options, spec = spec] {
         const auto costs = operand_costs(measured, choices, own.kind == SchemeKind::relative_error);

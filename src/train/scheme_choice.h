@@ -29,7 +29,8 @@ struct SchemeQuestion {
 };
 
 /// Measures at once, on the device that trains; the returned function solves, needs nothing of the graph any more and
-/// may run beside the training. Throws Error(infeasible_budget) there when the share cannot be met.
+/// may run beside the training. Throws Error(infeasible_budget), before anything is measured, when the share cannot be
+/// met.
 std::function<PrecisionScheme()> ask_for_scheme(const SchemeQuestion& question);
 
 }  // namespace scalebits

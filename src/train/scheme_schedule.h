@@ -1,6 +1,6 @@
 // When a run's precision scheme changes: asked for before its first step and, where it depends on the state of
 // training, every update_interval steps; the programme is solved beside the training and its answer installed two steps
-// later, so that when it comes does not depend on how long it took.
+// later, so that when it comes does not depend on how long it took. Intervals are at least those two steps.
 #pragma once
 
 #include "train/scheme_choice.h"
@@ -19,9 +19,13 @@ class SchemeSchedule {
                  ProcessGroup& group)
       : options_(options), spec_(spec), first_step_(first_step), state_(state), group_(group) {}
 
-  /// In front of an update: installs what is due and asks `question` when it is time. Returns the seconds that the
-  /// training waited. Throws Error(infeasible_budget) when the share cannot be met.
-  double settle(const std::function<SchemeQuestion()>& question);
+  struct Settled {
+    double seconds = 0;  // that the training waited
+    bool installed = false;
+  };
+  /// In front of an update: installs what is due and asks `question` when it is time. Throws Error(infeasible_budget)
+  /// when the share cannot be met.
+  Settled settle(const std::function<SchemeQuestion()>& question);
   /// Takes the programme's answer, waiting for it if need be: nothing is under way afterwards.
   void resolve();
 

@@ -179,6 +179,12 @@ std::vector<std::vector<double>> operand_costs(const StepStatistics& statistics,
   return costs;
 }
 
+void require_feasible_share(const ModelSpec& spec, const std::vector<LinearFormats>& options, double share,
+                            std::int64_t stages) {
+  const std::vector<double> free(options.size(), 0.0);
+  cheapest_scheme(spec, options, std::vector(linear_count(spec), free), share, stages);
+}
+
 PrecisionScheme cheapest_scheme(const ModelSpec& spec, const std::vector<LinearFormats>& options,
                                 const std::vector<std::vector<double>>& costs, double share, std::int64_t stages) {
   PrecisionProgramme programme{

@@ -32,7 +32,10 @@ std::vector<std::vector<double>> snip_costs(const ModelSpec& spec, const SnipMea
 std::vector<std::vector<double>> operand_costs(const StepStatistics& statistics,
                                                const std::vector<LinearFormats>& options, bool relative);
 
-/// The cheapest choice that meets the share in each stage.
+/// Throws Error(infeasible_budget) when no choice among the options meets the share in each stage.
+void require_feasible_share(const ModelSpec& spec, const std::vector<LinearFormats>& options, double share,
+                            std::int64_t stages);
+/// The cheapest choice that does.
 PrecisionScheme cheapest_scheme(const ModelSpec& spec, const std::vector<LinearFormats>& options,
                                 const std::vector<std::vector<double>>& costs, double share, std::int64_t stages);
 

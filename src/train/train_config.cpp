@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/json_exact.h"
+#include "train/scheme_choice.h"
 
 #include <set>
 #include <utility>
@@ -121,6 +122,11 @@ void require_valid(const TrainConfig& c, const std::string& where) {
   require(c.fp8_products == "emulated" || c.fp8_products == "hardware", "'fp8_products' must be emulated or hardware");
   require(c.validation_interval >= 1 && c.checkpoint_interval >= 1 && c.scheme.update_interval >= 1,
           "intervals must be at least 1");
+  if (is_adaptive(c.scheme.kind) && c.scheme.update_interval < kInstallDelay)
+    fail(ErrorKind::usage,
+         "{}: 'update_interval' must be at least {}: that long a choice is solved for beside training", where,
+         kInstallDelay);
+  require(c.scheme.low != "bf16", "'low' must be a format that rounds: fp8, fp4, mxfp4 or nvfp4");
   require(c.scheme.fp4_share >= 0 && c.scheme.fp4_share <= 1, "'fp4_share' must be in [0, 1]");
   require(c.scheme.stages >= 1 && c.scheme.probe_windows >= 0,
           "'stages' must be at least 1, 'probe_windows' at least 0");

@@ -13,6 +13,8 @@ TrainLog::TrainLog(const std::filesystem::path& path, std::uint64_t first_step) 
     // A line that was being written when the program died ends the log.
     for (std::string line; std::getline(old, line) && !old.eof();) {
       Json json = parse_json(line, path.string());
+      if (!json.contains("fp4_share"))
+        fail(ErrorKind::usage, "{}: another program's log; choose another folder", path.string());
       if (json_value<std::uint64_t>(json, "step", path.string()) >= first_step) break;
       kept += line + "\n";
       lines_.push_back(std::move(json));

@@ -8,8 +8,10 @@
 #include "safetensors/safetensors.h"
 #include "safetensors/safetensors_writer.h"
 
+#include <charconv>
 #include <cstring>
 #include <span>
+#include <string_view>
 #include <vector>
 
 namespace scalebits {
@@ -18,6 +20,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kLatest = "latest.json";
+constexpr std::string_view kCheckpoint = "checkpoint-";
+constexpr int kStepDigits = 8;
 
 /// Of a tensor in host memory.
 std::span<const std::byte> bytes_of(const at::Tensor& tensor) {
@@ -79,12 +83,18 @@ void write_state(const fs::path& path, const Parameters& parameters, const Train
   writer.write(path, payloads);
 }
 
-/// All checkpoints of the run but the one that latest.json names: left by a run that was stopped, or replaced.
-void remove_others(const fs::path& run, const std::string& kept) {
-  for (const auto& entry : fs::directory_iterator(run)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("checkpoint-") && name != kept && name != kept + ".state") fs::remove_all(entry.path());
-  }
+fs::path state_file_of(const fs::path& folder) { return folder.string() + ".state"; }
+
+LoadedRun load_checkpoint(const fs::path& folder) {
+  LoadedRun loaded;
+  loaded.checkpoint = read_checkpoint(folder, {.hash = false});
+  loaded.state_file = state_file_of(folder);
+  const auto file = SafetensorsFile::open(loaded.state_file);
+  const auto found = file.metadata().find("state");
+  if (found == file.metadata().end()) fail_input("{}: holds no state of a training run", loaded.state_file.string());
+  loaded.state = state_from_json(loaded.checkpoint.spec, parse_json(found->second, loaded.state_file.string()),
+                                 loaded.state_file.string());
+  return loaded;
 }
 
 }  // namespace
@@ -95,26 +105,47 @@ void save_checkpoint(const fs::path& run, const Checkpoint& like, const Paramete
   checkpoint.spec = parameters.spec();
   checkpoint.tensors = parameters.host_tensors();
   checkpoint.hash.clear();
-  const std::string name = fmt::format("checkpoint-{:08}", state.step);
-  write_state(run / (name + ".state"), parameters, state);
-  write_hf_folder(checkpoint, run / name, DType::f32);
-  write_file_atomically(run / kLatest, Json{{"step", state.step}, {"checkpoint", name}}.dump() + "\n");
-  remove_others(run, name);
+  const fs::path folder = checkpoint_folder(run, state.step);
+  write_state(state_file_of(folder), parameters, state);
+  write_hf_folder(checkpoint, folder, DType::f32);
+  write_file_atomically(run / kLatest,
+                        Json{{"step", state.step}, {"checkpoint", folder.filename().string()}}.dump() + "\n");
 }
 
 std::optional<LoadedRun> load_latest(const fs::path& run) {
   if (!fs::exists(run / kLatest)) return std::nullopt;
-  const std::string where = (run / kLatest).string();
-  const auto name = json_value<std::string>(read_json_file(run / kLatest), "checkpoint", where);
-  LoadedRun loaded;
-  loaded.checkpoint = read_checkpoint(run / name, {.hash = false});
-  loaded.state_file = run / (name + ".state");
-  const auto file = SafetensorsFile::open(loaded.state_file);
-  const auto found = file.metadata().find("state");
-  if (found == file.metadata().end()) fail_input("{}: holds no state of a training run", loaded.state_file.string());
-  loaded.state = state_from_json(loaded.checkpoint.spec, parse_json(found->second, loaded.state_file.string()),
-                                 loaded.state_file.string());
-  return loaded;
+  return load_checkpoint(
+      run / json_value<std::string>(read_json_file(run / kLatest), "checkpoint", (run / kLatest).string()));
+}
+
+std::optional<LoadedRun> load_run(const fs::path& path) {
+  const fs::path folder = path.filename().empty() ? path.parent_path() : path;  // "run/" and "run"
+  return is_whole_checkpoint(folder) ? load_checkpoint(folder) : load_latest(folder);
+}
+
+fs::path checkpoint_folder(const fs::path& run, std::uint64_t step) {
+  return run / fmt::format("{}{:0{}}", kCheckpoint, step, kStepDigits);
+}
+
+std::optional<std::uint64_t> step_of_checkpoint(const fs::path& path) {
+  const std::string name = path.filename().string();
+  if (!name.starts_with(kCheckpoint)) return std::nullopt;
+  std::uint64_t step = 0;
+  const char *const digits = name.data() + kCheckpoint.size(), *const end = name.data() + name.size();
+  const auto [rest, error] = std::from_chars(digits, end, step);
+  if (error != std::errc() || rest - digits < kStepDigits) return std::nullopt;
+  for (const std::string_view known : {"", ".state", ".partial", ".replaced", ".state.partial"})
+    if (std::string_view(rest, static_cast<std::size_t>(end - rest)) == known) return step;
+  return std::nullopt;
+}
+
+bool is_whole_checkpoint(const fs::path& folder) {
+  return step_of_checkpoint(folder) && fs::is_directory(folder) && fs::exists(state_file_of(folder));
+}
+
+std::optional<std::uint64_t> latest_step(const fs::path& run) {
+  if (!fs::exists(run / kLatest)) return std::nullopt;
+  return json_value<std::uint64_t>(read_json_file(run / kLatest), "step", (run / kLatest).string());
 }
 
 void load_optimizer(const fs::path& state_file, Parameters& parameters) {

@@ -1,6 +1,6 @@
 // Checkpoints of a training run: a Hugging Face folder of the weights in f32 and, beside it, AdamW's state and all else
 // that the next step depends on. `latest.json` names both and is replaced last, so that whenever the program dies a
-// whole pair is there; older pairs are removed only after that.
+// whole pair is there. Which older pairs are removed is KeptCheckpoints' to say.
 #pragma once
 
 #include "core/json.h"
@@ -39,6 +39,17 @@ struct LoadedRun {
 /// The last checkpoint of a run; none when it has not saved any. Throws Error(bad_input) naming the file that is
 /// missing or broken.
 std::optional<LoadedRun> load_latest(const std::filesystem::path& run);
+/// The same, or the one checkpoint of a run whose folder `path` is.
+std::optional<LoadedRun> load_run(const std::filesystem::path& path);
+
+/// Of a run's checkpoint after so many updates; AdamW's state lies beside it, with ".state" behind the name.
+std::filesystem::path checkpoint_folder(const std::filesystem::path& run, std::uint64_t step);
+/// What checkpoint a file or folder is, or belongs to, or was being written for, by its name; none of others.
+std::optional<std::uint64_t> step_of_checkpoint(const std::filesystem::path& path);
+/// Whether it is a checkpoint's folder with the state beside it.
+bool is_whole_checkpoint(const std::filesystem::path& folder);
+/// Of the last checkpoint; none when there is none.
+std::optional<std::uint64_t> latest_step(const std::filesystem::path& run);
 /// AdamW's means from a state file into parameters of the same model, whose values are the checkpoint's already. Throws
 /// Error(bad_input) naming the file when either is not what was saved.
 void load_optimizer(const std::filesystem::path& state_file, Parameters& parameters);

@@ -2,9 +2,9 @@
 
 #include "core/atomic_file.h"
 #include "core/error.h"
-#include "core/units.h"
 #include "report/plot.h"
 #include "train/divergence_check.h"
+#include "train/kept_checkpoints.h"
 #include "train/opened_run.h"
 #include "train/scheme_schedule.h"
 #include "train/train_log.h"
@@ -35,8 +35,11 @@ class Run {
            "or a multiple of it",
            group_.size(), config_.micro_batches, group_.size());
     group_.require_same("configuration", to_json(config_).dump());
+    if (fs::exists(job_.output) && !fs::is_directory(job_.output))
+      fail(ErrorKind::usage, "{}: a run is kept in a folder, and this is a file", job_.output.string());
     fs::create_directories(job_.output);
     run_ = open_run(job_, group_.rank());
+    checkpoints_.emplace(job_.output, group_.is_first());
     group_.require_same("training text", run_.data->hash());
     group_.require_same("state of the run (is the folder shared?)", fmt::format("{}", state_.step));
     graph_.emplace(
@@ -65,23 +68,29 @@ class Run {
     if (group_.is_first()) log.emplace(job_.output / "log.jsonl", state_.step);
     while (state_.step < config_.steps) {
       if (group_.any(interrupt_requested)) {
-        save();
+        if (checkpoints_->last() != state_.step) save();
         fail(ErrorKind::interrupted, "stopped after {} of {} steps; the same command goes on", state_.step,
              config_.steps);
       }
       const Clock::time_point step_start = Clock::now();
       const at::Tensor ids = run_.data->batch(state_.step);
-      const double scheme_seconds = schemes_->settle([&] { return question(ids); });
-      Json line = make_step(ids);
-      const double seconds = seconds_since(step_start);
-      line["seconds"] = seconds;
-      line["tokens_per_second"] = static_cast<double>(ids.numel()) / seconds;
-      if (scheme_seconds > 0) line["scheme_seconds"] = scheme_seconds;
-      report.scheme_seconds += scheme_seconds;
-      if (state_.step % config_.validation_interval == 0 || state_.step == config_.steps) validate(line, report);
+      Json line;
+      guarded([&] {
+        const SchemeSchedule::Settled settled = schemes_->settle([&] { return question(ids); });
+        line = make_step(ids);
+        const double seconds = seconds_since(step_start);
+        line["seconds"] = seconds;
+        line["tokens_per_second"] = static_cast<double>(ids.numel()) / seconds;
+        if (settled.seconds > 0) line["scheme_seconds"] = settled.seconds;
+        if (settled.installed) line["scheme"] = to_json(graph_->spec(), state_.scheme);
+        report.scheme_seconds += settled.seconds;
+        if (state_.step % config_.validation_interval == 0 || state_.step == config_.steps) validate(line, report);
+      });
       if (log) log->add(line);
-      tell(line, seconds);
+      tell(line);
       if (state_.step % config_.checkpoint_interval == 0 || state_.step == config_.steps) save();
+      // No step follows whose loss would show the last weights to be good; they have just been validated.
+      if (state_.step == config_.steps && loss_is_good()) checkpoints_->seen_good(state_.step);
     }
     report.seconds = seconds_since(start);
     report.fp4_share = fp4_share(graph_->spec(), state_.scheme);
@@ -108,24 +117,35 @@ class Run {
             .seed = config_.seed()};
   }
 
-  Json make_step(const at::Tensor& ids) {
-    double loss = 0;
+  /// An Error of the work tells the step it came in and what to go on from.
+  template <typename Work>
+  void guarded(Work&& work) const {
     try {
-      loss = passes_->loss_and_gradients(ids, state_.scheme, state_.step);
+      work();
     } catch (const Error& error) {
-      fail(error.kind(), "step {}: {}; {}", state_.step, error.what(), last_checkpoint());
+      if (error.kind() == ErrorKind::usage || error.kind() == ErrorKind::infeasible_budget) throw;
+      fail(error.kind(), "step {}: {}; {}", state_.step, error.what(), checkpoints_->last_good());
     }
+  }
+
+  bool loss_is_good() const {
+    return state_.smoothed_loss <= state_.lowest_smoothed_loss + config_.divergence_margin / 2;
+  }
+
+  Json make_step(const at::Tensor& ids) {
+    const double loss = passes_->loss_and_gradients(ids, state_.scheme, state_.step);
     const TrainArithmetic& run = *run_.parameters->place().train;
     const double norm = run.gradient_norm(*run_.parameters);
-    if (!std::isfinite(norm))
-      fail_input("step {}: the gradients' norm is not finite; {}", state_.step, last_checkpoint());
+    if (!std::isfinite(norm)) fail_input("the gradients' norm is not finite");
     const bool begun = state_.smoothed_loss > 0;
     state_.smoothed_loss = begun ? kSmoothing * state_.smoothed_loss + (1 - kSmoothing) * loss : loss;
     state_.lowest_smoothed_loss =
         begun ? std::min(state_.lowest_smoothed_loss, state_.smoothed_loss) : state_.smoothed_loss;
     if (state_.smoothed_loss > state_.lowest_smoothed_loss + config_.divergence_margin)
-      fail_input("step {}: training diverges: the smoothed loss is {:.3f}, its lowest was {:.3f}; {}", state_.step,
-                 state_.smoothed_loss, state_.lowest_smoothed_loss, last_checkpoint());
+      fail_input("training diverges: the smoothed loss is {:.3f}, its lowest was {:.3f}", state_.smoothed_loss,
+                 state_.lowest_smoothed_loss);
+    if (loss_is_good() && loss <= state_.lowest_smoothed_loss + config_.divergence_margin)
+      checkpoints_->seen_good(state_.step);
     AdamWStep update = next_update();
     update.gradient_scale = state_.gradient_scale = clip_scale(norm, config_.clip_norm);
     run.adamw_update(*run_.parameters, config_.adamw, update);
@@ -136,13 +156,6 @@ class Run {
                  {"fp4_share", fp4_share(graph_->spec(), state_.scheme)}};
     ++state_.step;
     return line;
-  }
-
-  std::string last_checkpoint() const {
-    const auto latest = load_latest(job_.output);
-    return latest ? fmt::format("the last good checkpoint is that of step {} in {}", latest->state.step,
-                                job_.output.string())
-                  : "no checkpoint had been saved";
   }
 
   /// Mean loss of the held-out windows, as "validation_loss" with products in the operand type: what the weights are
@@ -157,23 +170,23 @@ class Run {
   }
 
   void save() {
-    schemes_->resolve();
-    if (!group_.is_first()) return;
-    try {
-      save_checkpoint(job_.output, run_.origin, *run_.parameters, state_);
-    } catch (const Error& error) {
-      fail(error.kind(), "step {}: {}; {}", state_.step, error.what(), last_checkpoint());
-    }
+    guarded([&] {
+      schemes_->resolve();
+      for (const Parameter& parameter : run_.parameters->all())
+        if (!std::isfinite(run_.parameters->place().train->squared_norm(parameter.value)))
+          fail_input("the weights of '{}' are not finite, and are not saved", parameter.name);
+      if (group_.is_first()) save_checkpoint(job_.output, run_.origin, *run_.parameters, state_);
+    });
+    checkpoints_->saved(state_.step);
   }
 
-  void tell(const Json& line, double seconds) const {
+  void tell(const Json& line) const {
     if (!progress_) return;
-    progress_(
-        {.fraction = static_cast<double>(state_.step) / static_cast<double>(config_.steps),
-         .stage = fmt::format("step {}/{}", state_.step, config_.steps),
-         .detail = fmt::format("loss {:.4f}, {:.0f} tokens/s, {:.0f}% FP4, {} left", state_.smoothed_loss,
-                               line.at("tokens_per_second").get<double>(), 100 * line.at("fp4_share").get<double>(),
-                               format_seconds(seconds * static_cast<double>(config_.steps - state_.step)))});
+    progress_({.fraction = static_cast<double>(state_.step) / static_cast<double>(config_.steps),
+               .stage = "training",
+               .detail = fmt::format("step {}/{}, loss {:.4f}, {:.0f} tokens/s, {:.0f}% FP4", state_.step,
+                                     config_.steps, state_.smoothed_loss, line.at("tokens_per_second").get<double>(),
+                                     100 * line.at("fp4_share").get<double>())});
   }
 
   void finish(const TrainLog& log, TrainReport& report) {
@@ -201,6 +214,7 @@ class Run {
   ProcessGroup alone_;
   ProcessGroup& group_ = job_.group != nullptr ? *job_.group : alone_;
   OpenedRun run_;
+  std::optional<KeptCheckpoints> checkpoints_;
   TrainState& state_ = run_.state;
   std::optional<TrainingGraph> graph_;
   std::optional<SharedPasses> passes_;

@@ -7,6 +7,8 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cmath>
 #include <limits>
 #include <map>
 
@@ -71,8 +73,9 @@ TEST(PrecisionProgramme, IsAsGoodAsTryingEveryChoice) {
         const PrecisionChoice choice = solve(programme);
         EXPECT_TRUE(meets(programme, choice.options)) << "seed " << seed << " target " << target;
         EXPECT_DOUBLE_EQ(choice.cost, cost_of(programme, choice.options));
-        EXPECT_NEAR(choice.cost, best_by_trying(programme), kPrecisionGap * choice.cost + 1e-12)
-            << "seed " << seed << " target " << target;
+        const double best = best_by_trying(programme);
+        EXPECT_NEAR(choice.cost, best, kPrecisionGap * choice.cost + 1e-12) << "seed " << seed << " target " << target;
+        EXPECT_LE(choice.cost - choice.gap, best + 1e-12);
       }
 }
 
@@ -83,6 +86,32 @@ TEST(PrecisionProgramme, TinyCostsCountAsMuchAsLargeOnes) {
   for (auto& options : programme.layers)
     for (PrecisionOption& option : options) option.cost *= 1e-9;
   EXPECT_EQ(solve(programme).options, plain.options);
+}
+
+TEST(PrecisionProgramme, OptionsThatNearlyTieAreNotProvenToTheEnd) {
+  // Every product costs what its operations are worth within 1%, gradients' add up like noise: CBC alone takes minutes.
+  const CounterRng rng(1);
+  PrecisionProgramme programme;
+  for (std::uint64_t layer = 0; layer < 400; ++layer) {
+    const double product = static_cast<double>(layer % 7 < 4 ? 8 : 28);
+    double cost[3];
+    for (std::uint64_t i = 0; i < 3; ++i) cost[i] = product * (1 + 0.01 * rng.normal(3 * layer + i));
+    programme.flops.push_back(3 * product);
+    auto& options = programme.layers.emplace_back();
+    for (const bool forward : {false, true})
+      for (const bool input : {false, true})
+        for (const bool weight : {false, true})
+          options.push_back({(forward ? cost[0] : 0.01 * cost[0]) + std::hypot(input * cost[1], weight * cost[2]),
+                             (forward + input + weight) * product});
+  }
+  programme.target_share = 0.5;
+  const auto start = std::chrono::steady_clock::now();
+  const PrecisionChoice choice = solve(programme);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+  EXPECT_TRUE(meets(programme, choice.options));
+  EXPECT_GT(choice.gap, 0);
+  EXPECT_LT(choice.gap, 1e-3 * choice.cost);
+  EXPECT_EQ(solve(programme).options, choice.options);
 }
 
 TEST(PrecisionProgramme, RefusesWhatCannotBeReached) {

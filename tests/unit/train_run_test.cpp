@@ -1,5 +1,6 @@
 // train: a run learns, is the same bit for bit after an interruption, refuses another configuration in its folder, and
 // stops with a word when the loss is lost; its data, schedule, log and plot are what they say.
+#include "train/opened_run.h"
 #include "train/train_data.h"
 #include "train/train_state.h"
 #include "train/trainer.h"
@@ -169,18 +170,87 @@ std::string message_of(const TrainJob& job) {
   return "no error";
 }
 
-TEST(Trainer, StopsWhenTheLossIsLostAndKeepsTheLastCheckpoint) {
+Json with_start(const TrainConfig& config, const std::filesystem::path& run) {
+  Json json = to_json(config);
+  json["model"] = nullptr, json["tokenizer"] = "", json["start_run"] = run.string();
+  return json;
+}
+
+TEST(Trainer, StartsFromARunWithItsClipping) {
+  Workplace base(Json{{"scheme", "bf16"}, {"steps", 6}, {"clip_norm", 0.01}});
+  train(base.job);
+  TrainJob branch = base.job;
+  branch.config = train_config_from_json(with_start(base.job.config, base.job.output), {}, "branch");
+  branch.config.steps = 9, branch.output = base.folder / "branch";
+  const double scale = load_latest(base.job.output)->state.gradient_scale;
+  EXPECT_LT(scale, 1);
+  EXPECT_EQ(open_run(branch, 0).state.gradient_scale, scale);
+}
+
+TEST(Trainer, InstallsWhatItAskedForAtTheShortestInterval) {
+  Workplace place(Json{{"update_interval", kInstallDelay}, {"steps", 9}});
+  train(place.job);
+  std::ifstream file(place.job.output / "log.jsonl");
+  std::vector<std::uint64_t> installed;
+  for (std::string line; std::getline(file, line);)
+    if (const Json json = parse_json(line, "log"); json.contains("scheme")) {
+      installed.push_back(json.at("step"));
+      EXPECT_EQ(scheme_from_json(open_run(place.job, 0).parameters->spec(), json.at("scheme"), "log").size(), 14u);
+    }
+  EXPECT_EQ(installed, (std::vector<std::uint64_t>{0, 4, 6, 8}));
+}
+
+TEST(Trainer, StopsWhenTheLossIsLostAndKeepsACheckpointToGoOnFrom) {
   Workplace place(Json{{"scheme", "bf16"},
                        {"steps", 200},
-                       {"warmup_steps", 20},
-                       {"learning_rate", 50},
+                       {"warmup_steps", 60},
+                       {"learning_rate", 2},
                        {"clip_norm", 1000},
+                       {"checkpoint_interval", 1},
                        {"divergence_margin", 0.5}});
   const std::string message = message_of(place.job);
-  EXPECT_NE(message.find("step "), std::string::npos) << message;
-  EXPECT_TRUE(message.find("diverges") != std::string::npos || message.find("not finite") != std::string::npos)
-      << message;
-  EXPECT_NE(message.find("checkpoint"), std::string::npos) << message;
+  EXPECT_NE(message.find("diverges"), std::string::npos) << message;
+  const auto at = message.find("the last good checkpoint is that of step ");
+  ASSERT_NE(at, std::string::npos) << message;
+  const auto good = std::stoull(message.substr(at + 41));
+  const std::filesystem::path folder = checkpoint_folder(place.job.output, good);
+  EXPECT_NE(message.find(folder.string()), std::string::npos) << message;
+  // It was saved before the loss was lost, and training from it at a rate that it bears learns.
+  const TrainState lost = load_latest(place.job.output)->state;
+  EXPECT_LT(good, lost.step);
+  EXPECT_LT(load_run(folder)->state.smoothed_loss, lost.lowest_smoothed_loss + 0.25);
+  TrainJob rescue = place.job;
+  rescue.config = train_config_from_json(with_start(place.job.config, folder), {}, "rescue");
+  rescue.config.learning_rate = 0.001, rescue.config.clip_norm = 1, rescue.config.steps = good + 20;
+  rescue.config.warmup_steps = 1, rescue.output = place.folder / "rescue";
+  EXPECT_LT(train(rescue).training_loss, lost.lowest_smoothed_loss + 0.25);
+}
+
+TEST(Trainer, SavesNoWeightsThatAreNotFinite) {
+  Workplace place(Json{{"scheme", "bf16"}, {"learning_rate", 1e39}, {"checkpoint_interval", 1}, {"warmup_steps", 0}});
+  const std::string message = message_of(place.job);
+  EXPECT_NE(message.find("step 1: the weights of"), std::string::npos) << message;
+  EXPECT_NE(message.find("no checkpoint had been saved"), std::string::npos) << message;
+  EXPECT_FALSE(load_latest(place.job.output));
+}
+
+TEST(Trainer, RemovesNoCheckpointsButItsOwn) {
+  Workplace place(Json{{"scheme", "bf16"}, {"steps", 6}, {"checkpoint_interval", 2}});
+  for (const char* other : {"checkpoint-500/model.txt", "checkpoint-notes.txt", "checkpoint-00000002-kept/a.txt"})
+    write_text(place.job.output / other, "another's");
+  train(place.job);
+  for (const char* other : {"checkpoint-500/model.txt", "checkpoint-notes.txt", "checkpoint-00000002-kept/a.txt"})
+    EXPECT_EQ(read_text(place.job.output / other), "another's") << other;
+  EXPECT_FALSE(std::filesystem::exists(checkpoint_folder(place.job.output, 4)));
+  EXPECT_TRUE(is_whole_checkpoint(checkpoint_folder(place.job.output, 6)));
+  const std::string foreign = R"({"step":1,"loss":2.5})"
+                              "\n";
+  write_text(place.folder / "other/log.jsonl", foreign);
+  place.job.output = place.folder / "other";
+  EXPECT_NE(message_of(place.job).find("another program's log"), std::string::npos);
+  EXPECT_EQ(read_text(place.folder / "other/log.jsonl"), foreign);
+  place.job.output = place.folder / "text.txt";
+  EXPECT_NE(message_of(place.job).find("text.txt: a run is kept in a folder"), std::string::npos);
 }
 
 TEST(Trainer, RefusesAnotherRunsFolder) {
@@ -205,6 +275,8 @@ TEST(TrainConfig, RefusesWhatItDoesNotKnow) {
   refused({{"scheme", "best"}});
   refused({{"scheme", "file"}});
   refused({{"fp4_share", 1.5}});
+  refused({{"scheme", "snip"}, {"update_interval", 1}});
+  refused({{"scheme", "snip"}, {"low", "bf16"}});
   const TrainConfig config = train_config_from_json({{"start_model", "m"}, {"seed", 9}}, {}, "test");
   EXPECT_EQ(to_json(train_config_from_json(to_json(config), {}, "again")), to_json(config));
 }

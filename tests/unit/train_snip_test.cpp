@@ -104,20 +104,41 @@ TEST(StepStatistics, AreADirectComputation) {
       expect_near(found.output, norm_squared(recorder.y[linear]));
       expect_near(found.gradient, norm_squared(recorder.dy[linear]));
       expect_near(found.weight_gradient, norm_squared(s.parameters.of_linear(layer, kind).gradient));
-      const FormatErrors& errors = found.errors.at(NumberFormat::fp8);
-      at::Tensor rough_x = at::empty_like(x), rough_w = at::empty_like(w);
-      fake_quantize({.format = NumberFormat::fp8}, x.const_data_ptr<float>(), x.size(0), x.size(1),
-                    rough_x.data_ptr<float>());
-      fake_quantize({.format = NumberFormat::fp8, .is_weight = true}, w.const_data_ptr<float>(), w.size(0), w.size(1),
-                    rough_w.data_ptr<float>());
-      const at::Tensor change = rough_x.matmul(rough_w.t()).sub(x.matmul(w.t()));
-      expect_near(errors.input, norm_squared(rough_x.sub(x)));
-      expect_near(errors.weight, norm_squared(rough_w.sub(w)));
-      // Products of f32 differ by their rounding, 2^-24 of the terms, beside which FP8's errors are 2^-5.
-      EXPECT_NEAR(errors.output, norm_squared(change), 1e-3 * errors.output);
-      EXPECT_NEAR(errors.loss_slope, change.mul(recorder.dy[linear]).sum().item<double>(),
-                  1e-3 * std::sqrt(errors.output * found.gradient));
-      EXPECT_GT(found.errors.at(NumberFormat::fp4).update, errors.update);
+      const at::Tensor &dy = recorder.dy[linear], &dw = s.parameters.of_linear(layer, kind).gradient;
+      for (const NumberFormat format : {NumberFormat::fp8, NumberFormat::fp4}) {
+        const FormatErrors& errors = found.errors.at(format);
+        const auto rough = [&](const at::Tensor& exact, FakeQuantize how) {
+          how.format = format;
+          at::Tensor out = at::empty_like(exact);
+          fake_quantize(how, exact.const_data_ptr<float>(), exact.size(0), exact.size(1), out.data_ptr<float>());
+          return out;
+        };
+        const auto rough_gradient = [&](LinearProduct product, Tiling tiling) {
+          return rough(
+              dy,
+              {.tiling = tiling, .stochastic = is_fp4(format), .key = s.graph.rounding_key(~10ull, linear, product)});
+        };
+        const at::Tensor rough_x = rough(x, {}), rough_w = rough(w, {.is_weight = true});
+        const at::Tensor rough_dy = rough_gradient(LinearProduct::input_gradient, Tiling::along_rows);
+        const at::Tensor rough_dw = rough_gradient(LinearProduct::weight_gradient, Tiling::down_columns)
+                                        .t()
+                                        .matmul(rough(x, {.tiling = Tiling::down_columns}));
+        const at::Tensor change = rough_x.matmul(rough_w.t()).sub(x.matmul(w.t()));
+        expect_near(errors.input, norm_squared(rough_x.sub(x)));
+        expect_near(errors.weight, norm_squared(rough_w.sub(w)));
+        expect_near(errors.gradient, norm_squared(rough_dy.sub(dy)));
+        // Products of f32 differ by their rounding, 2^-24 of the terms, beside which FP8's errors are 2^-5.
+        const auto expect_product = [&](double value, double wanted) {
+          EXPECT_NEAR(value, wanted, 1e-3 * wanted) << linear_name(layer, kind) << " " << name_of(format);
+        };
+        expect_product(errors.output, norm_squared(change));
+        expect_product(errors.input_gradient, norm_squared(rough_dy.matmul(rough_w).sub(dy.matmul(w))));
+        expect_product(errors.weight_gradient, norm_squared(rough_dw.sub(dw)));
+        expect_product(errors.update, squared_update_change(s.parameters.of_linear(layer, kind), s.adamw,
+                                                            s.question().update, dw, rough_dw));
+        EXPECT_NEAR(errors.loss_slope, change.mul(dy).sum().item<double>(),
+                    1e-3 * std::sqrt(errors.output * found.gradient));
+      }
     }
 }
 

@@ -1,0 +1,35 @@
+// What a log sees of long work: no terminal here, so every line must end and none may come oftener than asked.
+#include "cli/progress_line.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <string>
+
+using scalebits::cli::ProgressLine;
+
+namespace {
+
+std::string told(bool quiet, ProgressLine::Clock::duration interval) {
+  testing::internal::CaptureStderr();
+  {
+    ProgressLine line(quiet, interval);
+    line({0.01, "packing", "layer 1"});
+    line({-1, "note", "kept"});
+    line({0.5, "packing", "layer 2"});
+  }
+  return testing::internal::GetCapturedStderr();
+}
+
+TEST(ProgressLine, TellsALogHowFarItIs) {
+  EXPECT_EQ(told(false, ProgressLine::Clock::duration::zero()),
+            "[  0:00]   1% packing layer 1\n[  0:00] note: kept\n[  0:00, 0:00 left]  50% packing layer 2\n");
+}
+
+TEST(ProgressLine, TellsALogNoOftenerThanAsked) {
+  EXPECT_EQ(told(false, std::chrono::hours(1)), "[  0:00] note: kept\n");
+}
+
+TEST(ProgressLine, SaysNothingWhenQuiet) { EXPECT_EQ(told(true, ProgressLine::Clock::duration::zero()), ""); }
+
+}  // namespace
