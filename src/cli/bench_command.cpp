@@ -5,6 +5,7 @@
 #include "cli/progress_line.h"
 #include "cli/runtime_arguments.h"
 #include "core/atomic_file.h"
+#include "core/cores.h"
 #include "core/error.h"
 #include "core/progress.h"
 #include "core/units.h"
@@ -198,7 +199,8 @@ void bench(BenchOptions options, const std::string& pool) {
   if (runtime.device == RuntimeDevice::cuda) {
     if (options.model.empty())
       fail(ErrorKind::usage, "bench: --device cuda needs a MODEL; tools/gpu_check measures single products on a card");
-    if (runtime.card.positions == 0) runtime.card.positions = positions_of(options.for_model);
+    runtime.card.positions =
+        options.arguments.positions > 0 ? options.arguments.positions : positions_of(options.for_model);
   }
   BenchResult result;
   {

@@ -65,7 +65,7 @@ class Chat {
         model_(open_model(arguments.model, arguments.writing.runtime)),
         conversation_(ChatTemplate(model_->chat_template(), model_->require_tokenizer(), arguments.model),
                       model_->require_tokenizer(), arguments.system, local_time()),
-        session_(*model_, {.kv = arguments.writing.runtime.kv}),
+        session_(*model_, arguments.writing.runtime.session()),
         writer_(session_, model_->require_tokenizer(),
                 {.sampling = arguments.writing.sampling,
                  .stop_ids = stop_ids_of(*model_, conversation_),
@@ -124,7 +124,7 @@ class Chat {
       return;
     }
     print_now("\n");
-    conversation_.answer(written.tokens);
+    conversation_.answer(std::span(written.tokens).first(written.shown_tokens));
     if (arguments_.writing.runtime.runtime.profile) print_writing_report(*model_, written);
     if (written.end == WritingEnd::token_limit)
       fmt::print(stderr, "(stopped after {} tokens; -n allows more)\n", written.tokens.size());

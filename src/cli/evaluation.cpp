@@ -45,9 +45,8 @@ Comparison compare(RuntimeModel& model, const EvaluationArguments& arguments, co
 }  // namespace
 
 void evaluate_text(EvaluationArguments arguments) {
-  if (arguments.runtime.runtime.device == RuntimeDevice::cuda && arguments.runtime.runtime.card.positions == 0)
-    arguments.runtime.runtime.card.positions =
-        arguments.windows.context > 0 ? arguments.windows.context : kUsualContext;
+  if (arguments.runtime.runtime.device == RuntimeDevice::cuda && arguments.runtime.positions == 0)
+    arguments.runtime.positions = arguments.windows.context > 0 ? arguments.windows.context : kUsualContext;
   if (!arguments.json.empty()) check_output(arguments.json, {arguments.model, arguments.reference, arguments.text});
   const auto model = open_model(arguments.model, arguments.runtime);
   if (arguments.windows.context == 0) arguments.windows.context = std::min(kUsualContext, model->spec().max_positions);
@@ -59,7 +58,7 @@ void evaluate_text(EvaluationArguments arguments) {
   }
   arguments.windows.text = arguments.text;
   const TextWindows windows = cut_windows(tokens_of_file(tokenizer, arguments.text), arguments.windows);
-  const SessionOptions session{.kv = arguments.runtime.kv};
+  const SessionOptions session = arguments.runtime.session();
 
   Json report = {{"model", arguments.model},
                  {"text", arguments.text},

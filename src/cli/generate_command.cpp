@@ -42,7 +42,7 @@ void continue_prompt(const GenerateArguments& arguments) {
   const WritingArguments& writing = arguments.writing;
   const auto model = open_model(arguments.model, writing.runtime);
   const std::vector<std::int32_t> prompt = prompt_of(*model, arguments.prompt);
-  Session session(*model, {.kv = writing.runtime.kv});
+  Session session(*model, writing.runtime.session());
   // The last token is chosen, not read.
   if (static_cast<std::int64_t>(prompt.size()) + writing.tokens - 1 > session.max_positions())
     fail_input("{} prompt tokens and {} new ones are more than the {} positions there are", prompt.size(),

@@ -15,6 +15,7 @@
 #include <iostream>
 #include <memory>
 #include <string>
+#include <new>
 #include <system_error>
 
 namespace {
@@ -81,6 +82,9 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "scalebits: {}{}\n", std::ferror(stdout) ? "standard output cannot be written: " : "",
                error.what());
     return static_cast<int>(ErrorKind::bad_input);
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "scalebits: this machine's memory is out\n");
+    return static_cast<int>(ErrorKind::unsupported_hardware);
   } catch (const std::exception& error) {
     fmt::print(stderr, "scalebits: internal error, please report it: {}\n", error.what());
     return 70;

@@ -37,6 +37,11 @@ void add_runtime_options(CLI::App& command, RuntimeArguments& arguments) {
       ->check(CLI::IsMember({"f16", "i8"}))
       ->type_name("TYPE");
   command
+      .add_option("--positions", arguments.positions,
+                  "Positions of a sequence to keep room for [the model's; on a card at most 8192 of them]")
+      ->check(CLI::Range(1, 1 << 24))
+      ->type_name("N");
+  command
       .add_option_function<std::string>(
           "--device",
           [&arguments](const std::string& name) {
@@ -51,19 +56,15 @@ void add_runtime_options(CLI::App& command, RuntimeArguments& arguments) {
           [&arguments](const std::string& size) { arguments.runtime.card.memory_bytes = parse_bytes(size); },
           "cuda: memory of the card to take; layers that do not fit run here [all that is free]")
       ->type_name("SIZE");
-  command
-      .add_option("--gpu-positions", arguments.runtime.card.positions,
-                  "cuda: positions to keep room for [the model's, at most 8192]")
-      ->check(CLI::Range(1, 1 << 24))
-      ->type_name("N");
   command.add_flag("--profile", arguments.runtime.profile, "Print the time that each operation took");
 }
 
 std::unique_ptr<RuntimeModel> open_model(const std::string& path, const RuntimeArguments& arguments) {
   RuntimeOptions options = arguments.runtime;
-  if (options.device == RuntimeDevice::cpu && (options.card.memory_bytes > 0 || options.card.positions > 0))
-    fail(ErrorKind::usage, "--gpu-memory and --gpu-positions need --device cuda");
+  if (options.device == RuntimeDevice::cpu && options.card.memory_bytes > 0)
+    fail(ErrorKind::usage, "--gpu-memory needs --device cuda");
   options.card.kv = arguments.kv;
+  options.card.positions = arguments.positions;
   auto model = RuntimeModel::open(path, options);
   if (!model->placement().empty()) fmt::print(stderr, "{}: {}\n", path, model->placement());
   return model;

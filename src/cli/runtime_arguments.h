@@ -7,6 +7,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <cstdint>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -16,9 +17,12 @@ namespace scalebits::cli {
 struct RuntimeArguments {
   RuntimeOptions runtime;
   KvType kv = KvType::f16;
+  std::int64_t positions = 0;  // to keep room for; 0: the model's, on a card at most 8192
+
+  SessionOptions session() const { return {.kv = kv, .max_positions = positions}; }
 };
 
-/// Adds --threads, --isa, --activations, --kv, --device, --gpu-memory, --gpu-positions and --profile; `arguments` holds
+/// Adds --threads, --isa, --activations, --kv, --positions, --device, --gpu-memory and --profile; `arguments` holds
 /// the defaults and must outlive the parser.
 void add_runtime_options(CLI::App& command, RuntimeArguments& arguments);
 

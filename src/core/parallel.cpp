@@ -1,5 +1,6 @@
 #include "core/parallel.h"
 
+#include "core/cores.h"
 #include "core/error.h"
 
 #include <omp.h>
@@ -16,7 +17,7 @@ namespace scalebits {
 namespace {
 
 int& wanted_threads() {
-  static int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  static int threads = available_cores();
   return threads;
 }
 

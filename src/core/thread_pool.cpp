@@ -1,5 +1,6 @@
 #include "core/thread_pool.h"
 
+#include "core/cores.h"
 #include "core/error.h"
 
 #include <pthread.h>
@@ -10,16 +11,6 @@ namespace {
 
 /// About 30 to 60 microseconds: longer than what lies between two products, shorter than anyone notices.
 constexpr int kSpins = 2000;
-
-std::vector<int> cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return {0};
-  std::vector<int> result;
-  for (int core = 0; core < CPU_SETSIZE; ++core)
-    if (CPU_ISSET(core, &set)) result.push_back(core);
-  return result;
-}
 
 template <typename Condition>
 bool spin_until(const Condition& condition) {
@@ -32,13 +23,13 @@ bool spin_until(const Condition& condition) {
 
 }  // namespace
 
-int available_cores() { return static_cast<int>(cores().size()); }
-
 ThreadPool::ThreadPool(int threads) {
   if (threads < 0 || threads > 1024) fail(ErrorKind::usage, "number of threads must be 1 to 1024, found {}", threads);
-  const std::vector<int> allowed = cores();
-  if (threads == 0) threads = static_cast<int>(allowed.size());
-  const bool pin = static_cast<std::size_t>(threads) <= allowed.size();
+  const std::vector<int> allowed = allowed_cores();
+  if (threads == 0) threads = available_cores();
+  // Where a quota gives less than the cores there are, others run on them, and the scheduler knows better where.
+  const bool pin = static_cast<std::size_t>(threads) <= allowed.size() &&
+                   static_cast<std::size_t>(available_cores()) == allowed.size();
   for (int thread = 1; thread < threads; ++thread) {
     workers_.emplace_back([this, thread] { work(thread); });
     if (!pin) continue;

@@ -17,7 +17,8 @@ namespace scalebits {
 class ThreadPool {
  public:
   /// The caller is thread 0. `threads` 0: one for each core this process may use. Each worker stays on a core of its
-  /// own, unless more threads than cores were asked for. Throws Error(usage) unless 0 <= threads <= 1024.
+  /// own, unless more threads than cores were asked for or the process may use only a part of their time. Throws
+  /// Error(usage) unless 0 <= threads <= 1024.
   explicit ThreadPool(int threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -70,8 +71,5 @@ class ThreadPool {
   std::mutex error_mutex_;
   std::exception_ptr error_;
 };
-
-/// Cores that this process may run on, by the scheduler's affinity mask.
-int available_cores();
 
 }  // namespace scalebits

@@ -4,16 +4,21 @@
 #include "core/error.h"
 #include "kernels/cpu/attention_calls.h"
 
+#include <cerrno>
 #include <cstring>
-#include <new>
 #include <sys/mman.h>
 
 namespace scalebits {
 
 KvLayer::Pages::Pages(std::uint64_t bytes) : bytes_(bytes) {
   void* pages = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (pages == MAP_FAILED) throw std::bad_alloc();
+  if (pages == MAP_FAILED)
+    fail(ErrorKind::unsupported_hardware,
+         "no room for the keys and values of a layer: the system refuses {} bytes ({}); --positions asks for less",
+         bytes, std::strerror(errno));
   data_ = static_cast<std::byte*>(pages);
+  // A head's rows lie apart: pages of 2 MiB would take memory for thousands of positions with the first.
+  ::madvise(pages, bytes, MADV_NOHUGEPAGE);
 }
 
 KvLayer::Pages::~Pages() {

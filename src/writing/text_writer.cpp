@@ -46,14 +46,19 @@ Written TextWriter::write(std::span<const std::int32_t> prompt, std::int64_t max
   began = Clock::now();
   StreamDecoder stream(tokenizer_, {.special_text = false, .text_start = options_.text_start});
   StopStrings stops(options_.stops);
+  std::size_t shown = 0, spelled = 0;     // bytes
+  std::vector<std::size_t> spelled_with;  // each token, and all before it
   const auto show = [&](const std::string& text) {
+    shown += text.size();
     if (!text.empty()) sink(text);
   };
   while (true) {
     written.end = WritingEnd::stop_token;
     if (std::find(options_.stop_ids.begin(), options_.stop_ids.end(), token) != options_.stop_ids.end()) break;
     written.tokens.push_back(token);
-    show(stops.push(stream.push(token)));
+    const std::string piece = stream.push(token);
+    spelled_with.push_back(spelled += piece.size());
+    show(stops.push(piece));
     written.end = WritingEnd::stop_string;
     if (stops.stopped()) break;
     written.end = WritingEnd::token_limit;
@@ -67,6 +72,9 @@ Written TextWriter::write(std::span<const std::int32_t> prompt, std::int64_t max
   }
   show(stops.push(stream.finish()));
   show(stops.finish());
+  written.shown_tokens = written.tokens.size();
+  if (stops.stopped())
+    while (written.shown_tokens > 0 && spelled_with[written.shown_tokens - 1] > shown) --written.shown_tokens;
   written.write_seconds = seconds_since(began);
   written.writing = profile;
   return written;

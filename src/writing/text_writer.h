@@ -26,6 +26,7 @@ enum class WritingEnd { stop_token, stop_string, token_limit, out_of_positions, 
 
 struct Written {
   std::vector<std::int32_t> tokens;  // in order, without a stop token
+  std::size_t shown_tokens = 0;      // of them, those whose text came out: a stop string does not
   WritingEnd end = WritingEnd::token_limit;
   std::int64_t kept_tokens = 0;  // of the prompt, read before
   std::int64_t read_tokens = 0;  // of the prompt, read now

@@ -10,6 +10,11 @@
 #include <cstdlib>
 
 namespace scalebits {
+
+// tests/kernels/packed_i8_avx_vnni_evex.cpp
+void run_packed_i8_avx_vnni_evex(const PackedTask& task);
+void run_packed_i8_avx_vnni_panels_evex(const PackedTask& task);
+
 namespace {
 
 int case_count() {
@@ -34,6 +39,10 @@ TEST(PackedKernels, AgreeOnAnything) {
 
     const ActivationFormat kind = dice.below(4) == 0 ? ActivationFormat::f32 : ActivationFormat::i8;
     std::vector<PackedKernel> kernels;
+    if (kind == ActivationFormat::i8 && machine_has(Isa::avx512_vnni))
+      kernels = {
+          {"avx-vnni, encoded for AVX-512", kind, Isa::avx512_vnni, 1, run_packed_i8_avx_vnni_evex},
+          {"avx-vnni panels, encoded for AVX-512", kind, Isa::avx512_vnni, 1, run_packed_i8_avx_vnni_panels_evex}};
     for (const PackedKernel& kernel : packed_kernels())
       if (kernel.format == kind && machine_has(kernel.isa)) kernels.push_back(kernel);
     const PackedKernel &kernel = kernels[static_cast<std::size_t>(dice.below(std::ssize(kernels) - 1))],

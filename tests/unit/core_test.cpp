@@ -1,5 +1,6 @@
 // core: conversions are exact, units parse, files appear whole or not at all, the random stream is fixed.
 #include "core/atomic_file.h"
+#include "core/cores.h"
 #include "core/error.h"
 #include "core/float_types.h"
 #include "core/hash.h"
@@ -14,6 +15,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <climits>
 #include <filesystem>
 #include <numeric>
 #include <vector>
@@ -125,6 +127,15 @@ TEST(Random, IsAPureFunctionWithTheRightMoments) {
   }
   EXPECT_NEAR(sum / n, 0, 5 / std::sqrt(n));  // five standard errors
   EXPECT_NEAR(squares / n, 1, 5 * std::sqrt(2.0 / n));
+}
+
+TEST(Cores, QuotasOfControlGroupsAreWholeCores) {
+  EXPECT_EQ(cores_of_quota("200000 100000"), 2);
+  EXPECT_EQ(cores_of_quota("350000 100000"), 3);
+  EXPECT_EQ(cores_of_quota("50000 100000"), 1);
+  for (const char* none : {"max 100000", "-1 100000", "", "-1 "}) EXPECT_EQ(cores_of_quota(none), INT_MAX) << none;
+  EXPECT_GE(available_cores(), 1);
+  EXPECT_LE(available_cores(), static_cast<int>(allowed_cores().size()));
 }
 
 TEST(ThreadPool, MeetingShowsWhatAllWroteBefore) {

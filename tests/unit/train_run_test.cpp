@@ -60,6 +60,7 @@ struct Workplace {
   TrainJob job;
 
   explicit Workplace(const Json& changes = Json::object()) {
+    set_thread_count(1);  // steps of a millisecond, for which threads would only wait
     write_text(folder / "tokenizer/tokenizer.json", byte_tokenizer());
     write_text(folder / "tokenizer/tokenizer_config.json", R"({"eos_token":"<|endoftext|>"})");
     std::string text;

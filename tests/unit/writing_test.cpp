@@ -133,6 +133,12 @@ TEST(TextWriter, EndsWhereItShould) {
   const Written cut = write({.stops = {"not there", stop}}, 40, text);
   EXPECT_EQ(cut.end, WritingEnd::stop_string);
   EXPECT_EQ(text, whole.substr(0, whole.find(stop)));
+  ASSERT_LT(cut.shown_tokens, cut.tokens.size());
+  EXPECT_EQ(
+      tokenizer.decode(std::span(cut.tokens).first(cut.shown_tokens), {.special_text = false, .text_start = false}),
+      text)
+      << "a conversation goes on from what was shown";
+  EXPECT_EQ(stopped.shown_tokens, stopped.tokens.size());
 
   EXPECT_EQ(write({.stops = {"not there"}}, 40, text).end, WritingEnd::token_limit);
   EXPECT_EQ(text, whole) << "what was held back comes at the end";

@@ -42,7 +42,7 @@ void gather_i8_scalar(const GatherTask& task) {
     }
     const auto peak = std::bit_cast<float>(largest);
     if (!std::isfinite(peak)) return gather_not_finite(out, row, group);
-    const float inverse = peak > 0 ? 127.0f / peak : 0.0f;
+    const float inverse = peak >= kSmallestPeak ? 127.0f / peak : 0.0f;
     std::int32_t sum = 0;
     for (int i = 0; i < out.group; ++i) {
       const auto value = static_cast<std::int32_t>(std::nearbyint(values[i] * inverse));

@@ -24,6 +24,8 @@ void run_packed_i8_avx512(const PackedTask& task);
 void run_packed_i8_avx512_panels(const PackedTask& task);
 void run_packed_i8_amx(const PackedTask& task);
 
+/// A group whose largest magnitude is below this counts as zeros: 127 over it would not be finite.
+inline constexpr float kSmallestPeak = 0x1p-119f;
 /// A group with an input that is not finite: values 0, scale NaN.
 void gather_not_finite(Activations& out, std::int64_t row, std::int64_t group);
 void gather_i8_scalar(const GatherTask& task);

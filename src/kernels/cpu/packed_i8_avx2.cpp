@@ -70,7 +70,7 @@ void gather_i8_avx2(const GatherTask& task) {
     _mm256_store_si256(reinterpret_cast<__m256i*>(peaks), largest);
     const auto peak = std::bit_cast<float>(*std::max_element(peaks, peaks + 8));
     if (!std::isfinite(peak)) return gather_not_finite(out, row, group);
-    const __m256 inverse = _mm256_set1_ps(peak > 0 ? 127.0f / peak : 0.0f);
+    const __m256 inverse = _mm256_set1_ps(peak >= kSmallestPeak ? 127.0f / peak : 0.0f);
     std::int8_t* to = out.i8.data() + row * out.cols + group * out.group;
     std::int32_t sum = 0;
     for (int v = 0; v < vectors; ++v) {

@@ -36,7 +36,7 @@ void gather_i8_avx512(const GatherTask& task) {
     }
     const auto peak = std::bit_cast<float>(_mm512_reduce_max_epi32(largest));
     if (!std::isfinite(peak)) return gather_not_finite(out, row, group);
-    const __m512 inverse = _mm512_set1_ps(peak > 0 ? 127.0f / peak : 0.0f);
+    const __m512 inverse = _mm512_set1_ps(peak >= kSmallestPeak ? 127.0f / peak : 0.0f);
     __m512i sum = _mm512_setzero_si512();
     std::int8_t* to = out.i8.data() + row * out.cols + group * out.group;
     for (int v = 0; v < vectors; ++v) {
