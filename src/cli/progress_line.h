@@ -6,6 +6,7 @@
 #include "core/progress.h"
 
 #include <chrono>
+#include <string>
 
 namespace scalebits::cli {
 
@@ -21,10 +22,17 @@ class ProgressLine {
 
  private:
   void clear();
+  /// What is left, by the pace of the present stage as soon as it shows: stages are not equally well foreseen, and a
+  /// job that goes on from an earlier one begins in the middle. Empty before any pace shows.
+  std::string left(const ProgressReport& report, Clock::time_point now);
+
   bool quiet_, terminal_;
   Clock::duration interval_;
   bool drawn_ = false;
   Clock::time_point start_, last_told_;
+  std::string stage_;  // the present one, and where it began
+  Clock::time_point stage_start_;
+  double stage_fraction_ = 0;
 };
 
 }  // namespace scalebits::cli

@@ -40,15 +40,14 @@ PackedBlobs rounded_with_feedback(const FinalRoundingJob& job, const RoundingEng
                                   const ProgressSink& progress) {
   const at::Tensor& windows = job.calibration.gradient_windows;
   const std::int64_t count = std::min<std::int64_t>(job.recipe.feedback_windows, windows.size(0));
-  const LayerRange layers = own_layers(job.checkpoint.spec, engine.decoder.pipeline);
-  return round_with_feedback(
-      job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan,
-      windows.narrow(0, 0, count).contiguous(), feedback_options(job, engine), [&](std::int64_t layer) {
-        stop_if_interrupted();
-        if (progress)
-          progress({static_cast<double>(layer - layers.first) / static_cast<double>(layers.count()), "rounding",
-                    fmt::format("layer {}", layer)});
-      });
+  return round_with_feedback(job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan,
+                             windows.narrow(0, 0, count).contiguous(), feedback_options(job, engine),
+                             [&](std::int64_t layer) {
+                               stop_if_interrupted();
+                               if (progress)
+                                 progress({static_cast<double>(layer) / static_cast<double>(job.checkpoint.spec.layers),
+                                           "rounding", fmt::format("layer {}", layer)});
+                             });
 }
 
 /// What a tuning's state belongs to.

@@ -21,7 +21,11 @@ namespace {
 
 constexpr std::int64_t kWindowLength = 512;
 constexpr double kPartBeforePacking = 0.97;  // of the whole job's time
-constexpr double kPartForOwnText = 0.25;
+constexpr double kMostForOwnText = 0.25;     // of a limit
+
+// Of the bar that shows progress, as it is on SmolLM2.
+constexpr double kPartForOwnText = 0.15;
+constexpr double kPartBeforeRounding = 0.05;  // without a search
 
 /// How much of the time goes to the search, as it does on SmolLM2.
 double search_part_of_time(FinalRoundingMethod rounding) {
@@ -82,9 +86,10 @@ CalibrationSet calibration_of(const QuantizeJob& job, const Checkpoint& checkpoi
   ProcessGroup& group = processes.all();
   group.require_same("model", checkpoint.hash);
   group.require_same("recipe", to_json(job.recipe).dump());
-  const double seconds = job.time_limit_seconds ? kPartForOwnText * *job.time_limit_seconds : 1e30;
+  const double seconds = job.time_limit_seconds ? kMostForOwnText * *job.time_limit_seconds : 1e30;
   CalibrationSet set = job.calibration.empty()
-                           ? calibration_from_model(checkpoint, job.recipe, progress, processes, seconds, job.device)
+                           ? calibration_from_model(checkpoint, job.recipe, part_of(progress, 0, kPartForOwnText),
+                                                    processes, seconds, job.device)
                            : calibration_from_text(checkpoint, job.calibration, job.recipe);
   group.require_same("calibration text", set.hash);
   return set;
@@ -157,7 +162,9 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   const double search_share = search_part_of_time(job.recipe.rounding);
   if (job.time_limit_seconds)  // the first one's clock: all must come to the same decisions
     callbacks.seconds_left = group.from_first(search_share * (*job.time_limit_seconds - seconds_since(start)));
-  callbacks.progress = part_of(progress, 0, search_share);
+  const double own_text = job.calibration.empty() ? kPartForOwnText : 0;
+  const double searched = earlier ? std::max(own_text, kPartBeforeRounding) : own_text + (1 - own_text) * search_share;
+  callbacks.progress = part_of(progress, own_text, searched);
   callbacks.processes = &processes;
   callbacks.device = job.device;
   const SearchResult result =
@@ -179,7 +186,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   rounding_job.processes = &processes;
   if (job.time_limit_seconds)
     rounding_job.seconds_left = kPartBeforePacking * *job.time_limit_seconds - seconds_since(start);
-  const FinalRounding rounding = final_rounding(rounding_job, part_of(progress, search_share, kPartBeforePacking));
+  const FinalRounding rounding = final_rounding(rounding_job, part_of(progress, searched, kPartBeforePacking));
   if (!group.is_first()) return {};
   write_packed_model(job.output, description, checkpoint, result.state.partition, result.matrices,
                      [&](std::size_t i, std::span<std::byte> blob) {

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <string>
+#include <thread>
 
 using scalebits::cli::ProgressLine;
 
@@ -28,6 +29,18 @@ TEST(ProgressLine, TellsALogHowFarItIs) {
 
 TEST(ProgressLine, TellsALogNoOftenerThanAsked) {
   EXPECT_EQ(told(false, std::chrono::hours(1)), "[  0:00] note: kept\n");
+}
+
+TEST(ProgressLine, EstimatesByThePaceOfTheStage) {
+  testing::internal::CaptureStderr();
+  {
+    ProgressLine line(false, ProgressLine::Clock::duration::zero());
+    line({0.5, "packing", "goes on in the middle"});
+    std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+    line({0.6, "packing", "a tenth in a second"});
+  }
+  const std::string told = testing::internal::GetCapturedStderr();
+  EXPECT_NE(told.find(", 0:04 left]  60%"), std::string::npos) << told;
 }
 
 TEST(ProgressLine, SaysNothingWhenQuiet) { EXPECT_EQ(told(true, ProgressLine::Clock::duration::zero()), ""); }
