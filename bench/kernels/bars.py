@@ -113,7 +113,7 @@ def bars(f):
             if peer:
                 add(f"{model}, decode", f"tokens/s of llama.cpp {kind}", 1 / peer, None, False)
                 add(f"{model}, decode", f"{kind}'s time / ours", ratio_of(peer, ours), 2.2 if kind == "q2_K" else None, False)
-            for length in (256, 512):
+            for length in (256, 512, 4096):
                 add(f"{model}, prompt of {length}", f"{kind}'s time / ours",
                     ratio_of(f.model(f"peer {step} {kind}", "prompt", tokens=length), f.model(step, "prompt", tokens=length)),
                     None, False)
