@@ -134,6 +134,8 @@ def table(record):
              + ", ".join(f"{name} {peak / 1e12:.2f} T" for name, peak in f.peaks.items()) + "."]
     if max(record["load_before"], max(s["load"] for s in record["steps"]) - record["threads"]) > 0.5:
         lines.append("**The machine was not quiet: these figures are not to be relied on.**")
+    if "note" in record:
+        lines.append(f"**{record['note']}**")
     if record["missing_sets"]:
         lines.append(f"This machine lacks {', '.join(record['missing_sets'])}.")
     lines += ["", "The peer is llama.cpp as PyPI's `llama-cpp-python` builds it for this machine (`tools/peer_venv`), at the "
