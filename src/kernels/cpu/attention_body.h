@@ -47,8 +47,11 @@ struct Attention {
     const T* values;
     std::int64_t stride;
   };
+  /// How far ahead of a stored cache memory is asked, for the first cache and for the second (docs/kernels.md).
   template <typename T>
-  static constexpr int kAheadBytes = std::is_same<T, float>::value ? 0 : 4096;
+  static constexpr int kAheadBytes = std::is_same<T, float>::value ? 0 : 2048;
+  template <typename T>
+  static constexpr int kFarBytes = std::is_same<T, float>::value ? 0 : 8192;
 
   template <typename T>
   Rows<T> stored(std::int64_t first) const {
@@ -86,8 +89,9 @@ struct Attention {
     for (auto& of_row : sums)
 #pragma GCC unroll 16
       for (Vec& sum : of_row) sum = V::broadcast(0);
-    add_products<V, T, R, N, kAheadBytes<T>>(block.keys + position * block.stride, block.stride,
-                                             call.q + row * call.padded_dim, call.padded_dim, call.padded_dim, sums);
+    add_products<V, T, R, N, kAheadBytes<T>, kFarBytes<T>>(block.keys + position * block.stride, block.stride,
+                                                           call.q + row * call.padded_dim, call.padded_dim,
+                                                           call.padded_dim, sums);
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) {
       float* to = call.scores + (row + i) * kBlock + position;
@@ -162,6 +166,8 @@ struct Attention {
     for (std::int64_t p = 0; p < count; ++p, from += block.stride, ++weights) {
       for (int at = 0; at < kAheadBytes<T> && at < 16 * D * int{sizeof(T)}; at += 64)
         __builtin_prefetch(reinterpret_cast<const char*>(from) + kAheadBytes<T> + at);
+      for (int at = 0; at < kFarBytes<T> && at < 16 * D * int{sizeof(T)}; at += 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(from) + kFarBytes<T> + at, 0, 2);
       Vec values[D];
 #pragma GCC unroll 16
       for (int v = 0; v < D; ++v) values[v] = V::load(from + 16 * v);

@@ -19,9 +19,10 @@ inline typename V::Vec load_part(const T* from, std::int64_t count) {
   return V::load(part);
 }
 
-/// sums[i][r] += row r of W times row i of x, over `cols` inputs; asks memory for each row's bytes that far ahead.
+/// sums[i][r] += row r of W times row i of x, over `cols` inputs; asks memory for each row's bytes that far ahead,
+/// kFarBytes for the second cache alone.
 /// Loops over a tile are unrolled by pragma here and below: GCC keeps sums in registers only if it unrolls them early.
-template <typename V, typename T, int W, int X, int kAheadBytes = 0>
+template <typename V, typename T, int W, int X, int kAheadBytes = 0, int kFarBytes = 0>
 [[gnu::always_inline]] inline void add_products(const T* w, std::int64_t w_stride, const float* x,
                                                 std::int64_t x_stride, std::int64_t cols,
                                                 typename V::Vec (&sums)[X][W]) {
@@ -33,6 +34,8 @@ template <typename V, typename T, int W, int X, int kAheadBytes = 0>
     for (int r = 0; r < W; ++r) {
       if constexpr (kAheadBytes > 0)
         __builtin_prefetch(reinterpret_cast<const char*>(w + r * w_stride + k) + kAheadBytes);
+      if constexpr (kFarBytes > 0)
+        __builtin_prefetch(reinterpret_cast<const char*>(w + r * w_stride + k) + kFarBytes, 0, 2);
       rows[r] = V::load(w + r * w_stride + k);
     }
 #pragma GCC unroll 16
