@@ -75,8 +75,8 @@ struct Dense {
     for (auto& row : sums)
 #pragma GCC unroll 16
       for (Vec& sum : row) sum = V::broadcast(0);
-    add_products<V, T, R, N, 4096>(row(r), distance * call.cols, call.x + i * call.x_stride, call.x_stride, call.cols,
-                                   sums);
+    add_products<V, T, R, N, 2048, 8192>(row(r), distance * call.cols, call.x + i * call.x_stride, call.x_stride,
+                                         call.cols, sums);
 #pragma GCC unroll 16
     for (int at = 0; at < N; ++at) {
       float out[R];
