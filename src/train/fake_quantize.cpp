@@ -116,7 +116,7 @@ SCALEBITS_INLINE void take_scales(const Strip<In, Out>& s, const Lanes& largest,
   inverses = scales > none ? 1.0f / scales : scales;
 }
 
-/// Elements of one row under one scale.
+/// Takes in the magnitudes of elements that follow each other.
 template <typename In>
 SCALEBITS_INLINE void take_largest_of(Lanes& largest, const In* values, std::int64_t width) {
   std::int64_t i = 0;
@@ -130,6 +130,7 @@ SCALEBITS_INLINE void take_largest_of(Lanes& largest, const In* values, std::int
     take_largest(largest, x);
   }
 }
+/// Rounds elements of one row under one scale.
 template <typename In, typename Out>
 SCALEBITS_INLINE void round_run(const Strip<In, Out>& s, std::int64_t at, std::int64_t width, float scale,
                                 float inverse) {

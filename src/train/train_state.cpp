@@ -113,9 +113,9 @@ void save_checkpoint(const fs::path& run, const Checkpoint& like, const Paramete
 }
 
 std::optional<LoadedRun> load_latest(const fs::path& run) {
-  if (!fs::exists(run / kLatest)) return std::nullopt;
-  return load_checkpoint(
-      run / json_value<std::string>(read_json_file(run / kLatest), "checkpoint", (run / kLatest).string()));
+  const auto step = latest_step(run);
+  if (!step) return std::nullopt;
+  return load_checkpoint(checkpoint_folder(run, *step));
 }
 
 std::optional<LoadedRun> load_run(const fs::path& path) {
@@ -145,7 +145,12 @@ bool is_whole_checkpoint(const fs::path& folder) {
 
 std::optional<std::uint64_t> latest_step(const fs::path& run) {
   if (!fs::exists(run / kLatest)) return std::nullopt;
-  return json_value<std::uint64_t>(read_json_file(run / kLatest), "step", (run / kLatest).string());
+  const std::string where = (run / kLatest).string();
+  const auto name = json_value<std::string>(read_json_file(run / kLatest), "checkpoint", where);
+  const auto step = step_of_checkpoint(name);
+  if (!step || checkpoint_folder(run, *step).filename() != name)
+    fail_input("{}: wanted the name of a checkpoint such as checkpoint-00000100, found '{}'", where, name);
+  return step;
 }
 
 void load_optimizer(const fs::path& state_file, Parameters& parameters) {

@@ -48,7 +48,8 @@ std::filesystem::path checkpoint_folder(const std::filesystem::path& run, std::u
 std::optional<std::uint64_t> step_of_checkpoint(const std::filesystem::path& path);
 /// Whether it is a checkpoint's folder with the state beside it.
 bool is_whole_checkpoint(const std::filesystem::path& folder);
-/// Of the last checkpoint; none when there is none.
+/// Of the last checkpoint; none when there is none. Throws Error(bad_input) naming latest.json when it names no
+/// checkpoint.
 std::optional<std::uint64_t> latest_step(const std::filesystem::path& run);
 /// AdamW's means from a state file into parameters of the same model, whose values are the checkpoint's already. Throws
 /// Error(bad_input) naming the file when either is not what was saved.
