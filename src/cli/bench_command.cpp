@@ -187,6 +187,7 @@ std::int64_t positions_of(const ModelBenchOptions& options) {
 }
 
 void bench(BenchOptions options, const std::string& pool) {
+  require_card_for_positions(options.arguments, "bench");
   if (!options.json.empty()) check_output(options.json, {options.model});
   options.pool_bytes = parse_bytes(pool);
   if (options.scratch.empty()) options.scratch = std::filesystem::temp_directory_path();

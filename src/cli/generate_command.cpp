@@ -61,6 +61,7 @@ void continue_prompt(const GenerateArguments& arguments) {
 
 /// Text that the model writes from nothing: calibration or held-out text where no data set is at hand.
 void write_corpus(GenerateArguments arguments) {
+  require_card_for_positions(arguments.writing.runtime, "generate --corpus");
   check_output(arguments.corpus, {arguments.model});
   const auto model = open_model(arguments.model, arguments.writing.runtime);
   const Tokenizer& tokenizer = model->require_tokenizer();

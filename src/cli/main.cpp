@@ -14,8 +14,8 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
-#include <string>
 #include <new>
+#include <string>
 #include <system_error>
 
 namespace {

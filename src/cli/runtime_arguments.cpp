@@ -59,6 +59,11 @@ void add_runtime_options(CLI::App& command, RuntimeArguments& arguments) {
   command.add_flag("--profile", arguments.runtime.profile, "Print the time that each operation took");
 }
 
+void require_card_for_positions(const RuntimeArguments& arguments, const char* command) {
+  if (arguments.positions > 0 && arguments.runtime.device == RuntimeDevice::cpu)
+    fail(ErrorKind::usage, "{}: --positions needs --device cuda; on the CPU it takes the room that it needs", command);
+}
+
 std::unique_ptr<RuntimeModel> open_model(const std::string& path, const RuntimeArguments& arguments) {
   RuntimeOptions options = arguments.runtime;
   if (options.device == RuntimeDevice::cpu && options.card.memory_bytes > 0)

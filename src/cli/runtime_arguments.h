@@ -26,6 +26,10 @@ struct RuntimeArguments {
 /// the defaults and must outlive the parser.
 void add_runtime_options(CLI::App& command, RuntimeArguments& arguments);
 
+/// For work that takes just the room it needs on the CPU: throws Error(usage) naming the command when --positions was
+/// given without a card.
+void require_card_for_positions(const RuntimeArguments& arguments, const char* command);
+
 /// Tells on stderr which layers a card has.
 std::unique_ptr<RuntimeModel> open_model(const std::string& path, const RuntimeArguments& arguments);
 

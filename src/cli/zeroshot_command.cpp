@@ -81,6 +81,7 @@ void run(const Arguments& arguments) {
   for (const std::string& output : {arguments.json, arguments.items})
     if (!output.empty()) check_output(output, {arguments.model, arguments.reference, arguments.data});
   const std::vector<TaskSample> samples = samples_of(arguments);
+  require_card_for_positions(arguments.runtime, "zeroshot");
   const auto model = open_model(arguments.model, arguments.runtime);
   const bool bos = arguments.bos.value_or(model->require_tokenizer().adds_bos_by_default());
   const auto require_bos = [&](const std::string& path, RuntimeModel& of) {
