@@ -12,7 +12,7 @@ namespace {
 
 class InstructionSets : public testing::TestWithParam<Isa> {};
 
-TEST_P(InstructionSets, KernelsWereRun) {
+TEST_P(InstructionSets, ThisMachineHas) {
   std::string names;
   const auto add = [&](const auto& kernels) {
     for (const auto& kernel : kernels)
