@@ -17,13 +17,13 @@ struct CardBlock {
   };
   template <typename Body>
   SCALEBITS_HD void each(const Body& body) const {
-#if SCALEBITS_ON_CARD
+#if SCALEBITS_HAS_THREADS
     body(static_cast<int>(threadIdx.x));
     __syncthreads();
 #endif
   }
   SCALEBITS_HD bool arrives_last(std::uint32_t* arrivals, std::uint32_t sharers) const {
-#if SCALEBITS_ON_CARD
+#if SCALEBITS_HAS_THREADS
     return sharers == 1 || cuda::arrives_last(arrivals, sharers);
 #else
     return arrivals != nullptr && sharers != 0;

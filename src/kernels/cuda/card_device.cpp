@@ -71,8 +71,7 @@ class CardDevice : public Device {
     engine_.product(input, static_cast<const LoadedMatrices&>(matrices).matrices, outputs, ElementType::f32);
   }
   void run(const Operation& operation) override {
-    launch_operation(operation, stream_);
-    check(cudaGetLastError(), "launching an operation");
+    check(launch_operation(operation, stream_), "launching an operation");
   }
 
   std::unique_ptr<Recording> record(const std::function<void()>& work) override {

@@ -1,6 +1,7 @@
 #include "kernels/cuda/engine.h"
 
 #include "kernels/cuda/launches.h"
+#include "kernels/cuda/start.h"
 
 #include <algorithm>
 
@@ -208,14 +209,14 @@ CardMatrices::CardMatrices(Engine& engine, std::span<const StoredMatrix> parts, 
   for (std::size_t part = 0; part < parts.size(); ++part) {
     const CardBuffer blob = on_card(engine, parts[part].blob), places = on_card(engine, plan.tiles[part].tiles),
                      records = on_card(engine, plan.stream.records[part]);
-    launch_repack({.shape = parts[part].shape,
-                   .blob = blob.as<std::uint8_t>(),
-                   .tiles = places.as<StoredTile>(),
-                   .records = records.as<std::uint64_t>(),
-                   .count = static_cast<std::int64_t>(plan.tiles[part].tiles.size()),
-                   .stream = state_->stream.as<std::uint8_t>()},
-                  static_cast<cudaStream_t>(engine.stream()));
-    check(cudaGetLastError(), "repacking");
+    check(launch_repack({.shape = parts[part].shape,
+                         .blob = blob.as<std::uint8_t>(),
+                         .tiles = places.as<StoredTile>(),
+                         .records = records.as<std::uint64_t>(),
+                         .count = static_cast<std::int64_t>(plan.tiles[part].tiles.size()),
+                         .stream = state_->stream.as<std::uint8_t>()},
+                        static_cast<cudaStream_t>(engine.stream())),
+          "repacking");
     engine.wait();
     state_->row_orders.push_back(on_card(engine, parts[part].row_order));
   }
@@ -293,19 +294,19 @@ void Engine::prepare(const CardInput& input, const CardMatrices& matrices) {
                .blocks = blocks};
   state_->cols = matrices.cols();
   state_->groups = groups;
-  launch_prepare({.x = input.x,
-                  .x_stride = input.x_stride,
-                  .type = input.type,
-                  .tokens = input.tokens,
-                  .blocks = blocks,
-                  .inputs = matrices.cols(),
-                  .groups = groups,
-                  .input_order = weights.input_order.as<std::uint32_t>(),
-                  .fragments = state_->fragments.as<std::uint32_t>(),
-                  .sums = state_->sums.as<float>(),
-                  .factors = state_->factors.as<float>()},
-                 state_->stream);
-  check(cudaGetLastError(), "preparing activations");
+  check(launch_prepare({.x = input.x,
+                        .x_stride = input.x_stride,
+                        .type = input.type,
+                        .tokens = input.tokens,
+                        .blocks = blocks,
+                        .inputs = matrices.cols(),
+                        .groups = groups,
+                        .input_order = weights.input_order.as<std::uint32_t>(),
+                        .fragments = state_->fragments.as<std::uint32_t>(),
+                        .sums = state_->sums.as<float>(),
+                        .factors = state_->factors.as<float>()},
+                       state_->stream),
+        "preparing activations");
 }
 
 void Engine::launch(int index, const CardMatrices& matrices, ProductArgs& args, int gathered) {
@@ -317,10 +318,8 @@ void Engine::launch(int index, const CardMatrices& matrices, ProductArgs& args, 
                    .sharers = schedule.sharers.as<std::uint32_t>(),
                    .arrivals = schedule.arrivals.as<std::uint32_t>(),
                    .sums = state_->small_batch_sums.as<float>()};
-  void* arguments[] = {&args};
-  check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel.run), dim3(static_cast<unsigned>(schedule.blocks)),
-                         dim3(static_cast<unsigned>(kernel.warps * kLanes)), arguments,
-                         kernel.shared_bytes + static_cast<std::size_t>(gathered * kGatheredBytes), state_->stream),
+  check(start(kernel.run, dim3(static_cast<unsigned>(schedule.blocks)), static_cast<unsigned>(kernel.warps * kLanes),
+              kernel.shared_bytes + static_cast<std::size_t>(gathered * kGatheredBytes), state_->stream, args),
         kernel.name);
 }
 
@@ -359,10 +358,8 @@ void Engine::multiply(const CardMatrices& matrices, std::span<const CardOutput> 
     throw std::logic_error("Engine::multiply: more partial sums than there is room for");
   args.schedule.arrivals = state_->prompt_arrivals.as<std::uint32_t>();
   args.schedule.sums = state_->prompt_sums.as<float>();
-  void* arguments[] = {&args, const_cast<int*>(&grid.splits)};
-  check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel.run),
-                         dim3(grid.rows, grid.columns, static_cast<unsigned>(grid.splits)),
-                         dim3(static_cast<unsigned>(kernel.threads)), arguments, kernel.shared_bytes, state_->stream),
+  check(start(kernel.run, dim3(grid.rows, grid.columns, static_cast<unsigned>(grid.splits)),
+              static_cast<unsigned>(kernel.threads), kernel.shared_bytes, state_->stream, args, grid.splits),
         kernel.name);
 }
 

@@ -20,20 +20,19 @@ void Engine::reference(const StoredMatrix& matrix, const CardInput& input, const
   const StoredTiles tiles = find_stored_tiles(matrix.shape, matrix.widths);
   const CardBuffer blob = on_card(*this, matrix.blob), places = on_card(*this, tiles.tiles),
                    rows = on_card(*this, matrix.row_order), columns = on_card(*this, matrix.input_order);
-  launch_reference({.shape = matrix.shape,
-                    .blob = blob.as<std::uint8_t>(),
-                    .tiles = places.as<StoredTile>(),
-                    .row_order = rows.as<std::uint32_t>(),
-                    .input_order = columns.as<std::uint32_t>(),
-                    .x = input.x,
-                    .x_stride = input.x_stride,
-                    .type = input.type,
-                    .tokens = input.tokens,
-                    .y = y.as<float>(),
-                    .magnitude = magnitude.as<float>()},
-                   static_cast<cudaStream_t>(stream()));
-  if (const cudaError_t status = cudaGetLastError(); status != cudaSuccess)
-    throw CardError(std::string("CUDA: the reference product: ") + cudaGetErrorString(status));
+  const cudaError_t status = launch_reference({.shape = matrix.shape,
+                                               .blob = blob.as<std::uint8_t>(),
+                                               .tiles = places.as<StoredTile>(),
+                                               .row_order = rows.as<std::uint32_t>(),
+                                               .input_order = columns.as<std::uint32_t>(),
+                                               .x = input.x,
+                                               .x_stride = input.x_stride,
+                                               .type = input.type,
+                                               .tokens = input.tokens,
+                                               .y = y.as<float>(),
+                                               .magnitude = magnitude.as<float>()},
+                                              static_cast<cudaStream_t>(stream()));
+  if (status != cudaSuccess) throw CardError(std::string("CUDA: the reference product: ") + cudaGetErrorString(status));
   wait();
 }
 

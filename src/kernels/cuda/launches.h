@@ -1,4 +1,4 @@
-// The kernels, as the engine launches them. For files compiled by nvcc.
+// The kernels, as the engine launches them. For files that see the toolkit's headers. A launch returns its own status.
 #pragma once
 
 #include "kernels/cuda/operations.h"
@@ -42,7 +42,7 @@ PromptGrid prompt_grid(std::uint32_t panels, std::uint32_t cells, int blocks, in
 /// The most that a grid needs: inputs are only split while tiles and splits together are no more than multiprocessors.
 std::uint64_t most_prompt_sum_bytes(int multiprocessors);
 
-void launch_operation(const Operation& operation, cudaStream_t stream);
+cudaError_t launch_operation(const Operation& operation, cudaStream_t stream);
 
 /// Stored tiles → records of the stream. `tiles` [count], their places in the stream `records` [count] bytes.
 struct RepackArgs {
@@ -53,7 +53,7 @@ struct RepackArgs {
   std::int64_t count = 0;
   std::uint8_t* stream = nullptr;
 };
-void launch_repack(const RepackArgs& args, cudaStream_t stream);
+cudaError_t launch_repack(const RepackArgs& args, cudaStream_t stream);
 
 /// x [tokens, x_stride] of `type` in original order → prepared activations (prepared_layout.h) of `blocks` blocks.
 /// `factors` [8·blocks] is written unless the type is f16.
@@ -70,7 +70,7 @@ struct PrepareArgs {
   float* sums = nullptr;
   float* factors = nullptr;
 };
-void launch_prepare(const PrepareArgs& args, cudaStream_t stream);
+cudaError_t launch_prepare(const PrepareArgs& args, cudaStream_t stream);
 
 /// The slow and obvious product, straight from the stored blob of one matrix, f64 sums: what fast kernels must match.
 /// y [tokens, rows] f32 in original order of rows, of activations rounded as launch_prepare() rounds them.
@@ -87,6 +87,6 @@ struct ReferenceArgs {
   float* y = nullptr;
   float* magnitude = nullptr;  // [tokens, rows]: Σ of the numbers that fast kernels add up, which roundings scale with
 };
-void launch_reference(const ReferenceArgs& args, cudaStream_t stream);
+cudaError_t launch_reference(const ReferenceArgs& args, cudaStream_t stream);
 
 }  // namespace scalebits::cuda

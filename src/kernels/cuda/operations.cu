@@ -2,24 +2,24 @@
 #include "kernels/cuda/card_block.cuh"
 #include "kernels/cuda/launches.h"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/start.h"
 
 namespace scalebits::cuda {
 namespace {
 
 template <typename Op>
 __global__ void __launch_bounds__(Op::kThreads) run(const __grid_constant__ Op operation) {
-  __shared__ typename Op::Shared shared;
   CardBlock block{static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z)};
-  operation.run(block, shared);
+  operation.run(block, *reinterpret_cast<typename Op::Shared*>(shared_memory()));
 }
 
 }  // namespace
 
-void launch_operation(const Operation& operation, cudaStream_t stream) {
-  std::visit(
+cudaError_t launch_operation(const Operation& operation, cudaStream_t stream) {
+  return std::visit(
       [&]<typename Op>(const Op& op) {
         const Grid grid = op.grid();
-        run<Op><<<dim3(grid.x, grid.y, grid.z), Op::kThreads, 0, stream>>>(op);
+        return start(run<Op>, dim3(grid.x, grid.y, grid.z), Op::kThreads, sizeof(typename Op::Shared), stream, op);
       },
       operation);
 }

@@ -5,6 +5,7 @@
 #include "kernels/cuda/card.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launches.h"
+#include "kernels/cuda/start.h"
 
 namespace scalebits::cuda {
 namespace {
@@ -13,7 +14,7 @@ constexpr int kThreads = 256;
 
 template <ElementType type>
 __global__ void __launch_bounds__(kThreads) find_factors(const __grid_constant__ PrepareArgs args) {
-  __shared__ float largest_of[kThreads / kLanes];
+  auto* const largest_of = reinterpret_cast<float*>(shared_memory());
   const int token = static_cast<int>(blockIdx.x);
   float largest = 0;
   for (std::int64_t i = threadIdx.x; token < args.tokens && i < args.inputs; i += kThreads) {
@@ -26,7 +27,7 @@ __global__ void __launch_bounds__(kThreads) find_factors(const __grid_constant__
   if (threadIdx.x % kLanes == 0) largest_of[threadIdx.x / kLanes] = largest;
   __syncthreads();
   if (threadIdx.x != 0) return;
-  for (const float other : largest_of) largest = either(largest, other);
+  for (int warp = 0; warp < kThreads / kLanes; ++warp) largest = either(largest, largest_of[warp]);
   args.factors[token] = token_factor(largest);
 }
 
@@ -71,22 +72,27 @@ __global__ void __launch_bounds__(kThreads) prepare(const __grid_constant__ Prep
 }
 
 template <ElementType type>
-void launch(const PrepareArgs& args, cudaStream_t stream) {
-  if constexpr (type != ElementType::f16)
-    find_factors<type><<<static_cast<unsigned>(args.blocks * kTokenBlock), kThreads, 0, stream>>>(args);
+cudaError_t launch(const PrepareArgs& args, cudaStream_t stream) {
+  if constexpr (type != ElementType::f16) {
+    const dim3 tokens(static_cast<unsigned>(args.blocks * kTokenBlock));
+    const cudaError_t status =
+        start(find_factors<type>, tokens, kThreads, kThreads / kLanes * sizeof(float), stream, args);
+    if (status != cudaSuccess) return status;
+  }
   const std::int64_t warps = (args.inputs + kCellCols - 1) / kCellCols * args.blocks;
   constexpr std::int64_t kWarps = kThreads / kLanes;
-  prepare<type><<<static_cast<unsigned>((warps + kWarps - 1) / kWarps), kThreads, 0, stream>>>(args);
+  return start(prepare<type>, dim3(static_cast<unsigned>((warps + kWarps - 1) / kWarps)), kThreads, 0, stream, args);
 }
 
 }  // namespace
 
-void launch_prepare(const PrepareArgs& args, cudaStream_t stream) {
+cudaError_t launch_prepare(const PrepareArgs& args, cudaStream_t stream) {
   switch (args.type) {
     case ElementType::f32: return launch<ElementType::f32>(args, stream);
     case ElementType::f16: return launch<ElementType::f16>(args, stream);
     case ElementType::bf16: return launch<ElementType::bf16>(args, stream);
   }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace scalebits::cuda

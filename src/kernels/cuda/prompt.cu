@@ -192,8 +192,7 @@ struct Prompt {
 };
 
 __global__ void __launch_bounds__(kThreads, 1) prompt(const __grid_constant__ ProductArgs args, int splits) {
-  extern __shared__ __align__(128) std::uint8_t memory[];
-  Prompt{args, *reinterpret_cast<Shared*>(memory)}.compute(splits);
+  Prompt{args, *reinterpret_cast<Shared*>(shared_memory())}.compute(splits);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 // repacking.
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launches.h"
+#include "kernels/cuda/start.h"
 
 namespace scalebits::cuda {
 namespace {
@@ -74,15 +75,16 @@ __global__ void __launch_bounds__(kThreads) reference(const __grid_constant__ Re
 
 }  // namespace
 
-void launch_reference(const ReferenceArgs& args, cudaStream_t stream) {
+cudaError_t launch_reference(const ReferenceArgs& args, cudaStream_t stream) {
   const std::int64_t warps = args.shape.rows * args.tokens;
   constexpr std::int64_t kWarps = kThreads / kLanes;
-  const auto blocks = static_cast<unsigned>((warps + kWarps - 1) / kWarps);
+  const dim3 blocks(static_cast<unsigned>((warps + kWarps - 1) / kWarps));
   switch (args.type) {
-    case ElementType::f32: reference<ElementType::f32><<<blocks, kThreads, 0, stream>>>(args); break;
-    case ElementType::f16: reference<ElementType::f16><<<blocks, kThreads, 0, stream>>>(args); break;
-    case ElementType::bf16: reference<ElementType::bf16><<<blocks, kThreads, 0, stream>>>(args); break;
+    case ElementType::f32: return start(reference<ElementType::f32>, blocks, kThreads, 0, stream, args);
+    case ElementType::f16: return start(reference<ElementType::f16>, blocks, kThreads, 0, stream, args);
+    case ElementType::bf16: return start(reference<ElementType::bf16>, blocks, kThreads, 0, stream, args);
   }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace scalebits::cuda

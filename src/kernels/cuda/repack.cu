@@ -1,6 +1,7 @@
 // Stored order → the stream, on the card, once when a matrix is loaded: one warp a tile, straight by device_layout.h.
 #include "kernels/cuda/card.cuh"
 #include "kernels/cuda/launches.h"
+#include "kernels/cuda/start.h"
 
 namespace scalebits::cuda {
 namespace {
@@ -16,9 +17,10 @@ __global__ void __launch_bounds__(kThreads) repack(const __grid_constant__ Repac
 
 }  // namespace
 
-void launch_repack(const RepackArgs& args, cudaStream_t stream) {
+cudaError_t launch_repack(const RepackArgs& args, cudaStream_t stream) {
   constexpr std::int64_t kTiles = kThreads / kLanes;
-  if (args.count > 0) repack<<<static_cast<unsigned>((args.count + kTiles - 1) / kTiles), kThreads, 0, stream>>>(args);
+  if (args.count == 0) return cudaSuccess;
+  return start(repack, dim3(static_cast<unsigned>((args.count + kTiles - 1) / kTiles)), kThreads, 0, stream, args);
 }
 
 }  // namespace scalebits::cuda

@@ -321,9 +321,8 @@ struct SmallBatch {
 
 template <int kTokenBlocks, int kWarps, int kBlocksPerSm, bool gathers = false>
 __global__ void __launch_bounds__(kWarps* kLanes, kBlocksPerSm) small_batch(const __grid_constant__ ProductArgs args) {
-  extern __shared__ __align__(128) std::uint8_t memory[];
   using Work = SmallBatch<kTokenBlocks, kWarps, gathers>;
-  Work{args, *reinterpret_cast<typename Work::Shared*>(memory)}.compute();
+  Work{args, *reinterpret_cast<typename Work::Shared*>(shared_memory())}.compute();
 }
 
 template <int kTokenBlocks, int kWarps, int kBlocksPerSm, bool gathers = false>

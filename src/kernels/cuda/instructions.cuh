@@ -1,0 +1,39 @@
+// The few instructions that CUDA C++ has no words for. Tests that run kernels on the CPU put theirs in place of this
+// file (tests/kernels/threads/).
+#pragma once
+
+#include "kernels/cuda/host_device.h"
+
+#include <cuda_runtime.h>
+
+/// Are there threads here? No: code for the host that nvcc parses along with the card's.
+#define SCALEBITS_HAS_THREADS SCALEBITS_ON_CARD
+
+namespace scalebits::cuda {
+
+/// A block's shared memory whose size the launch says.
+__device__ inline std::uint8_t* shared_memory() {
+  extern __shared__ __align__(128) std::uint8_t memory[];
+  return memory;
+}
+
+/// 16 bytes from global to shared memory, past the first cache, on their own; in the present group.
+__device__ inline void copy_async(void* shared, const void* global) {
+  const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+__device__ inline void close_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits until no more than `newest` of this thread's groups are under way.
+template <int newest>
+__device__ inline void wait_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(newest) : "memory");
+}
+
+/// c += a · b: 16 rows x 16 inputs, 16 inputs x 8 tokens.
+__device__ inline void multiply_add(float (&c)[4], const std::uint32_t* a, std::uint32_t b0, std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+}  // namespace scalebits::cuda
