@@ -10,7 +10,8 @@
 namespace scalebits::cuda {
 
 struct Argmax {
-  static constexpr int kThreads = 256, kSplits = 32;
+  static constexpr int kThreads = 256, kSplits = 32, kStep = kSplits * kThreads;
+  static constexpr int kAtOnce = 4;  // logits on their way to a thread
   struct Best {
     float logit;
     std::int32_t id;  // -1: one is not finite
@@ -34,10 +35,15 @@ struct Argmax {
     Best* const of_row = parts + std::int64_t{block.y} * kSplits;
     block.each([&](int thread) {
       Best best{-FLT_MAX, count};
-      for (int i = block.x * kThreads + thread; i < count; i += kSplits * kThreads) {
-        const float logit = row[i];
-        if (!(fabsf(logit) <= FLT_MAX)) best.id = -1;
-        best = better(best, {logit, i});
+      for (int first = block.x * kThreads + thread; first < count; first += kAtOnce * kStep) {
+        float logit[kAtOnce];
+        SCALEBITS_UNROLL for (int j = 0; j < kAtOnce; ++j) {
+          logit[j] = first + j * kStep < count ? row[first + j * kStep] : -FLT_MAX;
+        }
+        SCALEBITS_UNROLL for (int j = 0; j < kAtOnce; ++j) {
+          if (!(fabsf(logit[j]) <= FLT_MAX)) best.id = -1;
+          best = better(best, {logit[j], first + j * kStep});
+        }
       }
       shared.best[thread] = best;
     });
@@ -51,12 +57,12 @@ struct Argmax {
     });
     if (!block.arrives_last(arrivals + block.y, kSplits)) return;
     block.each([&](int thread) {
+      if (thread < kSplits) shared.best[thread] = of_row[thread];
+    });
+    block.each([&](int thread) {
       if (thread != 0) return;
-      Best best{-FLT_MAX, count};
-      SCALEBITS_KEEP_LOOP for (int split = 0; split < kSplits; ++split) {
-        const std::uint32_t id = bits_of_others(&of_row[split].id);
-        best = better(best, {load_of_others(&of_row[split].logit), static_cast<std::int32_t>(id)});
-      }
+      Best best = shared.best[0];
+      SCALEBITS_KEEP_LOOP for (int split = 1; split < kSplits; ++split) { best = better(best, shared.best[split]); }
       ids[block.y] = best.id;
     });
   }
@@ -65,15 +71,6 @@ struct Argmax {
   SCALEBITS_HD static Best better(const Best& a, const Best& b) {
     if (a.id < 0 || b.id < 0) return {0, -1};
     return b.logit > a.logit || (b.logit == a.logit && b.id < a.id) ? b : a;
-  }
-  SCALEBITS_HD static std::uint32_t bits_of_others(const std::int32_t* from) {
-#if SCALEBITS_ON_CARD
-    std::uint32_t value;
-    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-    return value;
-#else
-    return static_cast<std::uint32_t>(*from);
-#endif
   }
 };
 

@@ -20,6 +20,8 @@ struct Attend {
   static constexpr int kThreads = 256, kRows = 8, kMostStretch = 64, kMostDim = 256;
   static constexpr int kKeptWords = 64 * 65;  // of two values; a position's words are one apart more than they are many
   static constexpr int kMostMine = 4;         // rows that a thread sums up values for
+  static constexpr int kMostChunks = 4;       // of 8 channels, that a thread takes of a stretch
+  static constexpr int kMostSplits = kMostStretch;
   struct Shared {
     float q[kRows * kMostDim];  // multiplied by 1 / sqrt(head_dim)
     std::uint32_t keys[kKeptWords], values[kKeptWords];
@@ -56,7 +58,7 @@ struct Attend {
   /// So many that there are about two blocks for each multiprocessor.
   int splits_for(int multiprocessors) const {
     const std::int64_t wanted = 2 * multiprocessors / (std::int64_t{shape.kv_heads} * tiles());
-    return static_cast<int>(wanted < 1 ? 1 : wanted > 64 ? 64 : wanted);
+    return static_cast<int>(wanted < 1 ? 1 : wanted > kMostSplits ? kMostSplits : wanted);
   }
 
   struct Row {
@@ -75,14 +77,12 @@ struct Attend {
     return parts + ((std::int64_t{row.token} * heads + row.head) * splits + split) * (shape.head_dim + 2);
   }
 
-  /// Two values of a position as two f16, whatever they are kept as: 8-bit integers are exact.
-  SCALEBITS_HD static std::uint32_t kept_word(const std::uint8_t* elements, bool eight_bits, std::int64_t word) {
-    if (!eight_bits) return reinterpret_cast<const std::uint32_t*>(elements)[word];
-    const std::uint16_t two = reinterpret_cast<const std::uint16_t*>(elements)[word];
+  /// Two 8-bit integers as two f16, exactly.
+  SCALEBITS_HD static std::uint32_t widened(std::uint32_t two) {
     const auto half = [](int byte) {
       return std::uint32_t{float_to_half(static_cast<float>(static_cast<std::int8_t>(byte)))};
     };
-    return half(two & 255) | half(two >> 8) << 16;
+    return half(two & 255) | half(two >> 8 & 255) << 16;
   }
   SCALEBITS_HD static float low_of(std::uint32_t word) { return half_to_float(static_cast<std::uint16_t>(word)); }
   SCALEBITS_HD static float high_of(std::uint32_t word) {
@@ -100,9 +100,9 @@ struct Attend {
     const int stretch = words <= 64 ? 64 : 32;
     const int left =
         one_sequence ? tokens * group() - block.y * kRows : group() - block.y % ((group() + kRows - 1) / kRows) * kRows;
-    const int last_row = (left < kRows ? left : kRows) - 1;
+    const int rows = left < kRows ? left : kRows;
     const TokenState state = states[row_of(block.x, block.y, 0).token];
-    const int last_position = states[row_of(block.x, block.y, last_row).token].position;
+    const int last_position = states[row_of(block.x, block.y, rows - 1).token].position;
     const bool eight_bits = state.eight_bits != 0;
     const CachePlane keys(state, shape, layer, 0), values(state, shape, layer, 1);
     const std::int64_t first_slot = std::int64_t{block.x} * state.capacity;
@@ -114,7 +114,7 @@ struct Attend {
     const int step = kThreads / words < kRows ? kThreads / words : kRows;
 
     block.each([&](int thread) {
-      SCALEBITS_KEEP_LOOP for (int i = thread; i < kRows * dim; i += kThreads) {
+      SCALEBITS_UNROLL_BY(4) for (int i = thread; i < kRows * dim; i += kThreads) {
         const Row row = row_of(block.x, block.y, i / dim);
         shared.q[i] = row.there ? q[(std::int64_t{row.token} * heads + row.head) * dim + i % dim] * scale : 0;
       }
@@ -123,16 +123,8 @@ struct Attend {
     typename Block::template PerThread<Sums> sums;
     for (int first = from; first < to; first += stretch) {
       const int count = to - first < stretch ? to - first : stretch;
-      block.each([&](int thread) {
-        for (int i = thread; i < count * words; i += kThreads) {
-          const std::int64_t word = (first_slot + first + i / words) * words + i % words;
-          shared.keys[i / words * stride + i % words] = kept_word(keys.elements, eight_bits, word);
-          shared.values[i / words * stride + i % words] = kept_word(values.elements, eight_bits, word);
-        }
-        if (thread >= count) return;
-        shared.key_scales[thread] = eight_bits ? keys.scales[first_slot + first + thread] : 1;
-        shared.value_scales[thread] = eight_bits ? values.scales[first_slot + first + thread] : 1;
-      });
+      block.each(
+          [&](int thread) { keep_stretch(shared, keys, values, eight_bits, first_slot + first, count, thread); });
       block.each([&](int thread) {
         const int p = thread % stretch;
         SCALEBITS_KEEP_LOOP for (int r = thread / stretch; r < kRows; r += kThreads / stretch) {
@@ -156,7 +148,8 @@ struct Attend {
         if (thread < kRows) shared.largest[thread] = shared.next_largest[thread];
         Sums& mine = sums[thread];
         const int w = thread % words;
-        const int first_mine = thread / words, mine_count = thread < step * words ? divide_rows(first_mine, step) : 0;
+        const int first_mine = thread / words,
+                  mine_count = thread < step * words ? divide_rows(rows, first_mine, step) : 0;
         SCALEBITS_UNROLL for (int j = 0; j < kMostMine; ++j) {
           if (j >= mine_count) continue;
           const float factor = shared.factor[first_mine + j * step];
@@ -177,30 +170,25 @@ struct Attend {
     }
     block.each([&](int thread) {
       const int w = thread % words, first_mine = thread / words,
-                mine_count = thread < step * words ? divide_rows(first_mine, step) : 0;
+                mine_count = thread < step * words ? divide_rows(rows, first_mine, step) : 0;
       SCALEBITS_UNROLL for (int j = 0; j < kMostMine; ++j) {
         if (j >= mine_count) continue;
         const int r = first_mine + j * step;
-        const Row row = row_of(block.x, block.y, r);
-        if (!row.there) continue;
-        float* const to_part = part(row, block.z);
+        float* const to_part = part(row_of(block.x, block.y, r), block.z);
         if (w == 0) to_part[0] = shared.largest[r], to_part[1] = sums[thread].total[j];
         to_part[2 + 2 * w] = sums[thread].out[j][0];
         to_part[3 + 2 * w] = sums[thread].out[j][1];
       }
     });
     if (!block.arrives_last(arrivals + block.y * shape.kv_heads + block.x, static_cast<std::uint32_t>(splits))) return;
-    block.each([&](int thread) {
-      SCALEBITS_KEEP_LOOP for (int i = thread; i < kRows * dim; i += kThreads) {
-        const Row row = row_of(block.x, block.y, i / dim);
-        if (row.there) join(row, i % dim);
-      }
-    });
+    join(block, shared, rows);
   }
 
  private:
-  /// Rows first, first + step … of kRows.
-  SCALEBITS_HD static int divide_rows(int first, int step) { return (kRows - first + step - 1) / step; }
+  /// Rows first, first + step … of all.
+  SCALEBITS_HD static int divide_rows(int rows, int first, int step) {
+    return first < rows ? (rows - first + step - 1) / step : 0;
+  }
   SCALEBITS_HD int first_seen(int position) const {
     return window == 0 || position < window ? 0 : position + 1 - window;
   }
@@ -220,21 +208,96 @@ struct Attend {
     }
     return sum * shared.key_scales[p];
   }
+  /// Of 8 neighbouring channels: as they lie in the cache, and as two f16 a word.
+  SCALEBITS_HD static FourWords load_chunk(const CachePlane& plane, bool eight_bits, std::int64_t chunk) {
+    if (!eight_bits) return reinterpret_cast<const FourWords*>(plane.elements)[chunk];
+    const TwoWords loaded = reinterpret_cast<const TwoWords*>(plane.elements)[chunk];
+    return {{loaded.word[0], loaded.word[1]}};
+  }
+  SCALEBITS_HD static void keep_chunk(const FourWords& loaded, bool eight_bits, std::uint32_t* to) {
+    SCALEBITS_UNROLL for (int i = 0; i < 4; ++i) {
+      to[i] = eight_bits ? widened(loaded.word[i / 2] >> (16 * (i % 2))) : loaded.word[i];
+    }
+  }
+  /// Keys and values of the `count` slots from `slot` on → shared memory: all that a thread takes is on its way before
+  /// it waits for any.
+  SCALEBITS_HD void keep_stretch(Shared& shared, const CachePlane& keys, const CachePlane& values, bool eight_bits,
+                                 std::int64_t slot, int count, int thread) const {
+    const int words = shape.head_dim / 2, stride = words + 1;
+    if (thread < count) {
+      shared.key_scales[thread] = eight_bits ? keys.scales[slot + thread] : 1;
+      shared.value_scales[thread] = eight_bits ? values.scales[slot + thread] : 1;
+    }
+    if (words % 4 != 0) return keep_odd_stretch(shared, keys, values, eight_bits, slot, count, thread);
+    const int chunks = words / 4;
+    FourWords key[kMostChunks], value[kMostChunks];
+    SCALEBITS_UNROLL for (int j = 0; j < kMostChunks; ++j) {
+      const int i = thread + j * kThreads;
+      if (i >= count * chunks) continue;
+      key[j] = load_chunk(keys, eight_bits, slot * chunks + i);
+      value[j] = load_chunk(values, eight_bits, slot * chunks + i);
+    }
+    SCALEBITS_UNROLL for (int j = 0; j < kMostChunks; ++j) {
+      const int i = thread + j * kThreads;
+      if (i >= count * chunks) continue;
+      const int at = i / chunks * stride + i % chunks * 4;
+      keep_chunk(key[j], eight_bits, shared.keys + at);
+      keep_chunk(value[j], eight_bits, shared.values + at);
+    }
+  }
+  /// For heads whose channels are no multiple of 8.
+  SCALEBITS_HD void keep_odd_stretch(Shared& shared, const CachePlane& keys, const CachePlane& values, bool eight_bits,
+                                     std::int64_t slot, int count, int thread) const {
+    const int words = shape.head_dim / 2;
+    const auto word_of = [&](const CachePlane& plane, std::int64_t word) {
+      return eight_bits ? widened(reinterpret_cast<const std::uint16_t*>(plane.elements)[word])
+                        : reinterpret_cast<const std::uint32_t*>(plane.elements)[word];
+    };
+    SCALEBITS_KEEP_LOOP for (int i = thread; i < count * words; i += kThreads) {
+      const int at = i / words * (words + 1) + i % words;
+      shared.keys[at] = word_of(keys, slot * words + i);
+      shared.values[at] = word_of(values, slot * words + i);
+    }
+  }
+
   /// Splits in order; those that saw nothing have a total of 0.
-  SCALEBITS_HD void join(const Row& row, int d) const {
-    float largest = -FLT_MAX, total = 0, sum = 0;
-    SCALEBITS_KEEP_LOOP for (int split = 0; split < splits; ++split) {
-      largest = fmaxf(largest, load_of_others(part(row, split)));
-    }
-    SCALEBITS_KEEP_LOOP for (int split = 0; split < splits; ++split) {
-      const float* const from = part(row, split);
-      const float split_total = load_of_others(from + 1);
-      if (split_total == 0) continue;
-      const float factor = expf(load_of_others(from) - largest);
-      total += factor * split_total;
-      sum += factor * load_of_others(from + 2 + d);
-    }
-    out[(std::int64_t{row.token} * heads + row.head) * shape.head_dim + d] = float_to_half(sum / total);
+  template <typename Block>
+  SCALEBITS_HD void join(Block& block, Shared& shared, int rows) const {
+    const auto row = [&](int r) { return row_of(block.x, block.y, r); };
+    block.each([&](int thread) {
+      SCALEBITS_KEEP_LOOP for (int i = thread; i < rows * splits; i += kThreads) {
+        const float* const from = part(row(i / splits), i % splits);
+        shared.scores[i / splits][i % splits] = from[0];
+        shared.weights[i / splits][i % splits] = from[1];
+      }
+    });
+    block.each([&](int thread) {
+      if (thread >= rows) return;
+      float largest = -FLT_MAX;
+      for (int split = 0; split < splits; ++split) largest = fmaxf(largest, shared.scores[thread][split]);
+      shared.largest[thread] = largest;
+    });
+    block.each([&](int thread) {
+      SCALEBITS_KEEP_LOOP for (int i = thread; i < rows * splits; i += kThreads) {
+        const int r = i / splits, split = i % splits;
+        shared.scores[r][split] = shared.weights[r][split] == 0 ? 0 : expf(shared.scores[r][split] - shared.largest[r]);
+      }
+    });
+    block.each([&](int thread) {
+      const int dim = shape.head_dim;
+      SCALEBITS_KEEP_LOOP for (int i = thread; i < rows * dim; i += kThreads) {
+        const int r = i / dim, d = i % dim;
+        const Row to = row(r);
+        const float* from = part(to, 0) + 2 + d;
+        float total = 0, sum = 0;
+        SCALEBITS_UNROLL_BY(8) for (int split = 0; split < splits; ++split, from += dim + 2) {
+          const float value = *from;  // of a split that saw nothing, too: zeros
+          total += shared.scores[r][split] * shared.weights[r][split];
+          sum += shared.scores[r][split] * value;
+        }
+        out[(std::int64_t{to.token} * heads + to.head) * dim + d] = float_to_half(sum / total);
+      }
+    });
   }
 };
 

@@ -22,16 +22,16 @@ struct Grid {
 /// Rounded up.
 SCALEBITS_HD constexpr std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
-/// What another block has written: past the first cache, which may hold what was there before.
-SCALEBITS_HD inline float load_of_others(const float* from) {
-#if SCALEBITS_ON_CARD
-  float value;
-  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(from) : "memory");
-  return value;
-#else
-  return *from;
-#endif
-}
+/// What one instruction loads.
+struct alignas(16) FourWords {
+  std::uint32_t word[4];
+};
+struct alignas(8) TwoWords {
+  std::uint32_t word[2];
+};
+struct alignas(16) FourFloats {
+  float value[4];
+};
 
 /// For sums and largest values over the threads of a block, in a fixed tree. A phase writes `values`; total() or
 /// largest() comes next, and their result is the same in all threads.
@@ -46,8 +46,8 @@ struct Reduction {
   SCALEBITS_HD float join(Block& block, const Join& add) {
     block.each([&](int thread) {
       if (thread >= kParts) return;
-      float part = values[thread * kEach];
-      for (int i = 1; i < kEach; ++i) part = add(part, values[thread * kEach + i]);
+      float part = values[thread];  // neighbours read neighbours
+      for (int i = 1; i < kEach; ++i) part = add(part, values[thread + i * kParts]);
       parts[thread] = part;
     });
     float all = parts[0];

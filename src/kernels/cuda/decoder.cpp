@@ -111,6 +111,10 @@ struct Decoder::State {
     if (shape.head_dim % 2 != 0 || shape.head_dim < 2 || shape.head_dim > kMostHeadDim)
       refuse("heads of " + std::to_string(shape.head_dim) + " channels cannot run on a card; 2 to " +
              std::to_string(kMostHeadDim) + " can, even numbers");
+    if (shape.hidden > (shape.hidden % 4 == 0 ? Norm::kMostWidth : Norm::kMostWidth / 4))
+      refuse("a hidden state of " + std::to_string(shape.hidden) + " channels cannot run on a card; up to " +
+             std::to_string(Norm::kMostWidth) + " can, or " + std::to_string(Norm::kMostWidth / 4) +
+             " when their number is no multiple of 4");
     if (limits.tokens < 1 || limits.scored < 1 || limits.positions < 1)
       throw std::logic_error("Decoder: limits must be 1 or more");
   }

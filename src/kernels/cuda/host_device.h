@@ -13,10 +13,13 @@
 #define SCALEBITS_ON_CARD 1
 #define SCALEBITS_UNROLL _Pragma("unroll")
 #define SCALEBITS_KEEP_LOOP _Pragma("unroll 1")
+#define SCALEBITS_UNROLL_BY(n) _Pragma(SCALEBITS_TEXT(unroll n))
+#define SCALEBITS_TEXT(words) #words
 #else
 #define SCALEBITS_ON_CARD 0
 #define SCALEBITS_UNROLL
 #define SCALEBITS_KEEP_LOOP
+#define SCALEBITS_UNROLL_BY(n)
 #include "core/float_types.h"
 #endif
 

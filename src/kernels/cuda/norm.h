@@ -10,7 +10,7 @@
 namespace scalebits::cuda {
 
 struct Norm {
-  static constexpr int kThreads = 256;
+  static constexpr int kThreads = 512;
   using Shared = Reduction<kThreads>;
 
   float* x = nullptr;                    // [tokens, width]
@@ -27,41 +27,95 @@ struct Norm {
 
   Grid grid() const { return {.x = static_cast<unsigned>(rows)}; }
 
+  /// Rows of up to so many channels, or of up to a quarter when their number is no multiple of 4.
+  static constexpr int kMostWidth = 16384;
+
   template <typename Block>
   SCALEBITS_HD void run(Block& block, Shared& shared) const {
+    if (width % 4 == 0)
+      run_row<FourFloats, 4>(block, shared);
+    else
+      run_row<OneFloat, 1>(block, shared);
+  }
+
+ private:
+  static constexpr int kEach = kMostWidth / 4 / kThreads;
+  struct OneFloat {
+    float value[1];
+  };
+  /// What a thread has of the row, from the first phase to the last: all of it is asked for before any is waited for.
+  template <typename Floats>
+  struct Kept {
+    Floats sum[kEach], weight[kEach];
+  };
+  template <typename Floats>
+  SCALEBITS_HD static Floats load(const float* from, std::int64_t at) {
+    return *reinterpret_cast<const Floats*>(from + at);
+  }
+
+  template <typename Floats, int kWide, typename Block>
+  SCALEBITS_HD void run_row(Block& block, Shared& shared) const {
     const bool stays = tokens != nullptr;
     const std::int64_t from = std::int64_t{stays ? tokens[block.x] : block.x} * width;
-    const auto sum = [&](int i) {
-      return delta == nullptr ? x[from + i]
-                              : x[from + i] + (delta[from + i] + (delta_bias != nullptr ? delta_bias[i] : 0));
-    };
-    // What a thread has added to x it reads again itself.
-    const auto value = [&](int i) { return stays ? sum(i) : x[from + i]; };
-    block.each([&](int thread) {
-      float total = 0;
-      for (int i = thread; i < width; i += kThreads) {
-        const float now = sum(i);
-        if (!stays) x[from + i] = now;
-        total += bias != nullptr ? now : now * now;
+    typename Block::template PerThread<Kept<Floats>> kept;
+    // body(number of the thread's piece, its first channel)
+    const auto pieces = [&](int thread, const auto& body) {
+      SCALEBITS_UNROLL for (int j = 0; j < kEach; ++j) {
+        const int i = (thread + j * kThreads) * kWide;
+        if (i < width) body(j, i);
       }
-      shared.values[thread] = total;
+    };
+    block.each([&](int thread) {
+      Kept<Floats>& mine = kept[thread];
+      Floats added[kEach];
+      pieces(thread, [&](int j, int i) {
+        mine.sum[j] = load<Floats>(x, from + i);
+        mine.weight[j] = load<Floats>(weight, i);
+        if (delta != nullptr) added[j] = load<Floats>(delta, from + i);
+      });
+      if (delta != nullptr)
+        pieces(thread, [&](int j, int i) {
+          SCALEBITS_UNROLL for (int e = 0; e < kWide; ++e) {
+            mine.sum[j].value[e] += added[j].value[e] + (delta_bias != nullptr ? delta_bias[i + e] : 0);
+          }
+          if (!stays) *reinterpret_cast<Floats*>(x + from + i) = mine.sum[j];
+        });
+      shared.values[thread] = total(mine, pieces, thread, 0, bias == nullptr);
     });
     float mean = 0, squares = shared.total(block);
     if (bias != nullptr) {
       mean = squares / static_cast<float>(width);
-      block.each([&](int thread) {
-        float total = 0;
-        for (int i = thread; i < width; i += kThreads) total += (value(i) - mean) * (value(i) - mean);
-        shared.values[thread] = total;
-      });
+      block.each([&](int thread) { shared.values[thread] = total(kept[thread], pieces, thread, mean, true); });
       squares = shared.total(block);
     }
     const float factor = 1 / sqrtf(squares / static_cast<float>(width) + eps);
     block.each([&](int thread) {
-      for (int i = thread; i < width; i += kThreads)
-        out[std::int64_t{block.x} * width + i] =
-            float_to_half((value(i) - mean) * factor * weight[i] + (bias != nullptr ? bias[i] : 0));
+      const Kept<Floats>& mine = kept[thread];
+      pieces(thread, [&](int j, int i) {
+        std::uint16_t halves[kWide];
+        SCALEBITS_UNROLL for (int e = 0; e < kWide; ++e) {
+          halves[e] = float_to_half((mine.sum[j].value[e] - mean) * factor * mine.weight[j].value[e] +
+                                    (bias != nullptr ? bias[i + e] : 0));
+        }
+        std::uint16_t* const to = out + std::int64_t{block.x} * width + i;
+        if constexpr (kWide == 4)
+          *reinterpret_cast<TwoWords*>(to) = {
+              {halves[0] | std::uint32_t{halves[1]} << 16, halves[2] | std::uint32_t{halves[3]} << 16}};
+        else
+          *to = halves[0];
+      });
     });
+  }
+
+  /// Of what a thread has, less the mean; of its squares.
+  template <typename Floats, typename Pieces>
+  SCALEBITS_HD static float total(const Kept<Floats>& mine, const Pieces& pieces, int thread, float mean,
+                                  bool squares) {
+    float sum = 0;
+    pieces(thread, [&](int j, int) {
+      for (const float value : mine.sum[j].value) sum += squares ? (value - mean) * (value - mean) : value - mean;
+    });
+    return sum;
   }
 };
 
