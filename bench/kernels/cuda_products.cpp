@@ -1,8 +1,8 @@
 // Products on a card beside cuBLAS in f16, in one run: cuda_products gemv|batch|prompt OUT.json [--quick].
 // Every time is the median of graph replays; a graph runs the product once on each of as many copies of the matrix as
 // fill more than four times the second cache, with random weights, widths, row orders and input orders. "product": the
-// one launch; "with_inputs": with gathering and rounding the inputs, once a matrix. Bytes: of the records and widths
-// read.
+// one launch, for one token the kernel of decoding, which gathers; "with_inputs": with a launch that gathers and rounds
+// the inputs, once a matrix. Bytes: of the records and widths read.
 #include "tests/kernels/cuda_random.h"
 
 #include <cublas_v2.h>
@@ -142,11 +142,16 @@ struct Bench {
     const CardOutput output{y.data(), rows};
     const int count = static_cast<int>(copies.size());
     const auto multiply = [&](int i) {
-      engine.multiply(copies[static_cast<std::size_t>(i)], std::span(&output, 1), ElementType::f16);
+      const CardMatrices& matrices = copies[static_cast<std::size_t>(i)];
+      if (tokens == 1)
+        engine.product(input, matrices, std::span(&output, 1), ElementType::f16);
+      else
+        engine.multiply(matrices, std::span(&output, 1), ElementType::f16);
     };
     engine.prepare(input, copies[0]);
     const Time alone = time(count, multiply), with_inputs = time(count, [&](int i) {
-                                                engine.prepare(input, copies[static_cast<std::size_t>(i)]);
+                                                if (tokens > 1)
+                                                  engine.prepare(input, copies[static_cast<std::size_t>(i)]);
                                                 multiply(i);
                                               });
     line("\"rows\": " + std::to_string(rows) + ", \"cols\": " + std::to_string(cols) + ", \"tokens\": " +

@@ -183,17 +183,17 @@ struct Check {
       }
   }
 
-  void one_bad_token() {
+  void one_bad_token(int tokens, int bad, float value, bool gathering) {
     ++cases;
     const OwnedMatrix m = matrix(70, 130, 3);
-    Activations x = activations(ElementType::f32, 5, 130);
-    x.values[2 * 130 + 7] = INFINITY;
+    Activations x = activations(ElementType::f32, tokens, 130);
+    x.values[static_cast<std::size_t>(bad * 130 + 7)] = value;
     engine.upload(x.buffer, x.values.data(), x.values.size() * 4);
     const StoredMatrix view = m.view();
-    const auto y = products({m}, x.input, CardMatrices(engine, {&view, 1}))[0];
-    for (int token = 0; token < 5; ++token)
+    const auto y = products({m}, x.input, CardMatrices(engine, {&view, 1}), gathering)[0];
+    for (int token = 0; token < tokens; ++token)
       for (int row = 0; row < 70; ++row)
-        if (std::isfinite(y[static_cast<std::size_t>(token * 73 + row)]) != (token != 2))
+        if (std::isfinite(y[static_cast<std::size_t>(token * 73 + row)]) != (token != bad))
           return fail("a token that is not finite must spoil its own results, all of them, and no others");
   }
 
@@ -221,7 +221,10 @@ struct Check {
       }
       product({first, second, third}, ElementType::f16, 1 + static_cast<int>(draw.below(20)));
     }
-    one_bad_token();
+    for (const float value : {INFINITY, -INFINITY, NAN}) {
+      one_bad_token(5, 2, value, false);
+      one_bad_token(1, 0, value, true);
+    }
     ++cases;
     for (const std::string& failure : check_decoding(open_card(), quick)) fail(failure);
     if (quick) return;

@@ -30,19 +30,26 @@ __device__ inline void store_result(const ProductArgs& args, std::uint32_t panel
   if (args.output == ElementType::bf16) static_cast<__nv_bfloat16*>(part.y)[at] = __float2bfloat16_rn(value);
 }
 
-/// Has this block arrived last of `sharers` at the panel? Then what the others wrote before can be read, and the
-/// counter is zero again. For all threads of the block.
-__device__ inline bool arrives_last(std::uint32_t* arrivals, std::uint32_t sharers) {
-  bool last = false;
+/// A counter of blocks, and how many come to it.
+struct Arrival {
+  std::uint32_t* counter = nullptr;  // null: nobody does
+  std::uint32_t sharers = 0;
+};
+/// Bit 0: this block has arrived last at the first, bit 1: at the second. Then what the others wrote before can be
+/// read, and the counter is zero again. For all threads of the block.
+__device__ inline unsigned arrive(Arrival first, Arrival second = {}) {
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) {
-    last = atomicAdd(arrivals, 1) == sharers - 1;
-    if (last) *arrivals = 0;
+  const Arrival mine = threadIdx.x == 0 ? first : second;
+  bool last = false;
+  if (threadIdx.x < 2 && mine.counter != nullptr) {
+    last = atomicAdd(mine.counter, 1) == mine.sharers - 1;
+    if (last) *mine.counter = 0;
   }
-  last = __syncthreads_or(last) != 0;
+  unsigned is_last = __syncthreads_or(last && threadIdx.x == 0) != 0 ? 1 : 0;
+  if (second.counter != nullptr && __syncthreads_or(last && threadIdx.x == 1) != 0) is_last |= 2;
   __threadfence();
-  return last;
+  return is_last;
 }
 
 }  // namespace scalebits::cuda

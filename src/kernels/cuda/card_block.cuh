@@ -24,7 +24,7 @@ struct CardBlock {
   }
   SCALEBITS_HD bool arrives_last(std::uint32_t* arrivals, std::uint32_t sharers) const {
 #if SCALEBITS_HAS_THREADS
-    return sharers == 1 || cuda::arrives_last(arrivals, sharers);
+    return sharers == 1 || arrive({arrivals, sharers}) != 0;
 #else
     return arrivals != nullptr && sharers != 0;
 #endif

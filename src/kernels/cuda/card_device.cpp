@@ -48,8 +48,8 @@ class CardDevice : public Device {
 
   DeviceMemory allocate(std::uint64_t bytes) override { return CardBuffer(bytes); }
   void upload(void* to, const void* from, std::uint64_t bytes) override {
-    // From ordinary memory: the call returns once it has been read.
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copying to the card");
+    engine_.wait();  // cards that share the host's memory may read from it later
   }
   void download(void* to, const void* from, std::uint64_t bytes) override {
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copying from the card");

@@ -123,16 +123,19 @@ Engine::Engine(int card) : state_(std::make_unique<State>()) {
   std::uint64_t sum_bytes = 0;
   for (int i = 0; i < kSmallBatchKernels; ++i) {
     const ProductKernel& kernel = small_batch_kernels()[i];
-    const auto* function = reinterpret_cast<const void*>(kernel.run);
-    int shared = static_cast<int>(kernel.shared_bytes);
+    int shared = static_cast<int>(kernel.shared_bytes), blocks = 0;
     if (kernel.gathers) {
       state_->most_gathered = std::clamp(most_shared - shared, 0, kMostGathered);
       shared += state_->most_gathered;
     }
-    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), kernel.name);
-    int blocks = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, kernel.warps * kLanes, kernel.shared_bytes),
-          kernel.name);
+    for (const auto run : kernel.run) {
+      const auto* function = reinterpret_cast<const void*>(run);
+      check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), kernel.name);
+      int fit = 0;
+      check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fit, function, kernel.warps * kLanes, kernel.shared_bytes),
+            kernel.name);
+      blocks = run == kernel.run[0] ? fit : std::min(blocks, fit);
+    }
     if (blocks == 0) throw CardError(std::string("CUDA: the kernel '") + kernel.name + "' does not fit this card");
     state_->blocks[i] = blocks * state_->card.multiprocessors;
     sum_bytes = std::max(sum_bytes, part_sum_bytes(state_->blocks[i], kernel.token_blocks));
@@ -168,7 +171,7 @@ struct CardMatrices::State {
   struct Scheduled {
     int blocks = 0;
     int gathered_cells = 0;
-    CardBuffer runs, block_cells, first_block, sharers, arrivals;
+    CardBuffer runs, block_cells, block_part, first_part, sharers, arrivals;
   };
   std::vector<Scheduled> schedules;  // [small batch kernel]
 
@@ -230,7 +233,8 @@ CardMatrices::CardMatrices(Engine& engine, std::span<const StoredMatrix> parts, 
                                  .gathered_cells = gathered_cells(schedule, plan.stream.cells),
                                  .runs = on_card(engine, schedule.runs),
                                  .block_cells = on_card(engine, schedule.block_cells),
-                                 .first_block = on_card(engine, schedule.first_block),
+                                 .block_part = on_card(engine, schedule.block_part),
+                                 .first_part = on_card(engine, schedule.first_part),
                                  .sharers = on_card(engine, schedule.sharers),
                                  .arrivals = CardBuffer(sizeof(std::uint32_t) * plan.stream.panels)});
   plan.tiles = {};
@@ -314,11 +318,13 @@ void Engine::launch(int index, const CardMatrices& matrices, ProductArgs& args, 
   const CardMatrices::State::Scheduled& schedule = matrices.state_->schedules[static_cast<std::size_t>(index)];
   args.schedule = {.runs = schedule.runs.as<WarpRun>(),
                    .block_cells = schedule.block_cells.as<std::uint32_t>(),
-                   .first_block = schedule.first_block.as<std::uint32_t>(),
+                   .block_part = schedule.block_part.as<std::uint32_t>(),
+                   .first_part = schedule.first_part.as<std::uint32_t>(),
                    .sharers = schedule.sharers.as<std::uint32_t>(),
                    .arrivals = schedule.arrivals.as<std::uint32_t>(),
                    .sums = state_->small_batch_sums.as<float>()};
-  check(start(kernel.run, dim3(static_cast<unsigned>(schedule.blocks)), static_cast<unsigned>(kernel.warps * kLanes),
+  check(start(kernel.run[matrices.state_->plan.stream.groups - 1], dim3(static_cast<unsigned>(schedule.blocks)),
+              static_cast<unsigned>(kernel.warps * kLanes),
               kernel.shared_bytes + static_cast<std::size_t>(gathered * kGatheredBytes), state_->stream, args),
         kernel.name);
 }

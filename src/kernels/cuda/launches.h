@@ -12,11 +12,11 @@ namespace scalebits::cuda {
 
 struct ProductKernel {
   const char* name;
-  int token_blocks;          // of 8 tokens: for how many it is made
-  int warps;                 // of a thread block
-  bool gathers;              // reads one token as it is given (InputView), and nothing that was prepared
-  std::size_t shared_bytes;  // and, when it gathers, kGatheredBytes for each cell of a block, at most all of a panel
-  void (*run)(ProductArgs);
+  int token_blocks;             // of 8 tokens: for how many it is made
+  int warps;                    // of a thread block
+  bool gathers;                 // reads one token as it is given (InputView), and nothing that was prepared
+  std::size_t shared_bytes;     // and, when it gathers, kGatheredBytes for each cell of a block, at most all of a panel
+  void (*run[2])(ProductArgs);  // for 1 and 2 groups a cell
 };
 
 /// By the number of tokens, smallest first; the first gathers.

@@ -39,8 +39,8 @@ MatricesPlan plan_matrices(std::span<const StoredMatrix> parts, std::span<const 
   for (const KernelShape& kernel : kernels) {
     const Schedule& schedule = plan.schedules.emplace_back(
         make_schedule(stream.widths, stream.groups, stream.cells, kernel.blocks, kernel.warps));
-    plan.bytes += bytes_of(schedule.runs) + bytes_of(schedule.block_cells) + bytes_of(schedule.first_block) +
-                  bytes_of(schedule.sharers) + sizeof(std::uint32_t) * stream.panels;
+    plan.bytes += bytes_of(schedule.runs) + bytes_of(schedule.block_cells) + bytes_of(schedule.block_part) +
+                  bytes_of(schedule.first_part) + bytes_of(schedule.sharers) + sizeof(std::uint32_t) * stream.panels;
   }
   return plan;
 }

@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(kThreads) prepare(const __grid_constant__ Prep
   const std::int64_t cell = index / args.blocks;
   const int block = static_cast<int>(index % args.blocks), lane = static_cast<int>(threadIdx.x) % kLanes;
   const int token = block * kTokenBlock + activation_token(lane);
-  float divisor = 1;
-  if (type != ElementType::f16 && token < args.tokens) divisor = args.factors[token];
+  float inverse = 1;
+  if (type != ElementType::f16 && token < args.tokens) inverse = 1 / args.factors[token];
 
   std::uint32_t registers[kBlockRegisters];
   float sums[2] = {};
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads) prepare(const __grid_constant__ Prep
       const std::int64_t input = cell * kCellCols + activation_input(lane, reg) + second;
       if (token >= args.tokens || input >= args.inputs) continue;
       const std::int64_t at = args.input_order != nullptr ? args.input_order[input] : input;
-      const __half value = rounded<type>(args.x, token * args.x_stride + at, divisor);
+      const __half value = Element<type>::at(args.x, token * args.x_stride + at).rounded(inverse);
       registers[reg] |= std::uint32_t{__half_as_ushort(value)} << (16 * second);
       sums[reg / 4] += __half2float(value);
     }

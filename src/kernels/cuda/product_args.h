@@ -54,10 +54,11 @@ inline constexpr int kGatheredBytes = kCellCols * 2 + 2 * sizeof(float);
 struct ScheduleView {
   const WarpRun* runs = nullptr;
   const std::uint32_t* block_cells = nullptr;
-  const std::uint32_t* first_block = nullptr;
+  const std::uint32_t* block_part = nullptr;
+  const std::uint32_t* first_part = nullptr;
   const std::uint32_t* sharers = nullptr;
   std::uint32_t* arrivals = nullptr;  // [panel], zero between products
-  float* sums = nullptr;              // [block, 2, 64 rows x tokens of the kernel]
+  float* sums = nullptr;              // [part, 64 rows x tokens of the kernel]
 };
 
 struct ProductArgs {

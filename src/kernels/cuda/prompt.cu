@@ -165,7 +165,7 @@ struct Prompt {
     float* const parts = args.schedule.sums + at * splits * kTileValues;
     for_results(
         y, [&](int row, int token, float value) { parts[split * kTileValues + row * kPromptTokens + token] = value; });
-    if (!arrives_last(args.schedule.arrivals + at, static_cast<std::uint32_t>(splits))) return;
+    if (arrive({args.schedule.arrivals + at, static_cast<std::uint32_t>(splits)}) == 0) return;
     for (int i = threadIdx.x; i < kTileValues; i += kThreads) {
       float sum = 0;
       for (int part = 0; part < splits; ++part) sum += __ldcg(parts + part * std::int64_t{kTileValues} + i);

@@ -36,7 +36,8 @@ __device__ Weight weight_at(const ReferenceArgs& args, std::int64_t row, std::in
 
 template <ElementType type>
 __device__ double value_at(const ReferenceArgs& args, int token, std::int64_t input, float factor) {
-  return static_cast<double>(__half2float(rounded<type>(args.x, token * args.x_stride + input, factor))) *
+  return static_cast<double>(
+             __half2float(Element<type>::at(args.x, token * args.x_stride + input).rounded(1 / factor))) *
          static_cast<double>(factor);
 }
 

@@ -1,6 +1,7 @@
 #include "kernels/cuda/schedule.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace scalebits::cuda {
 
@@ -38,14 +39,19 @@ Schedule make_schedule(std::span<const std::uint16_t> widths, int groups, std::u
   schedule.block_cells.push_back(static_cast<std::uint32_t>(cells));
 
   const auto panels = static_cast<std::uint32_t>(cells) / panel_cells;
-  schedule.first_block.assign(panels, 0);
   schedule.sharers.assign(panels, 0);
-  for (int block = 0; block < schedule.blocks; ++block) {
-    const std::uint32_t first = schedule.block_cells[static_cast<std::size_t>(block)],
-                        last = schedule.block_cells[static_cast<std::size_t>(block) + 1];
-    for (std::uint32_t panel = first / panel_cells; panel < panels && has_part(first, last, panel, panel_cells);
-         ++panel)
-      if (schedule.sharers[panel]++ == 0) schedule.first_block[panel] = static_cast<std::uint32_t>(block);
+  schedule.first_part.assign(panels, 0);
+  schedule.block_part.assign(static_cast<std::size_t>(schedule.blocks), 0);
+  std::uint32_t parts = 0;
+  for (std::size_t block = 0; block < schedule.block_part.size(); ++block) {
+    const std::uint32_t first = schedule.block_cells[block], last = schedule.block_cells[block + 1];
+    bool has_parts = false;
+    for (std::uint32_t panel = first / panel_cells; has_part(first, last, panel, panel_cells); ++panel) {
+      if (schedule.sharers[panel]++ == 0) schedule.first_part[panel] = parts;
+      if (has_whole(first, last, panel, panel_cells)) continue;
+      if (!std::exchange(has_parts, true)) schedule.block_part[block] = parts;
+      ++parts;
+    }
   }
   return schedule;
 }

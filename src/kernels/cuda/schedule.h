@@ -26,8 +26,10 @@ struct Schedule {
   int warps = 0;                           // of each block
   std::vector<WarpRun> runs;               // [block, warp], consecutive
   std::vector<std::uint32_t> block_cells;  // block b computes cells [block_cells[b], block_cells[b + 1])
-  std::vector<std::uint32_t> first_block;  // [panel]: the first block with cells of it
   std::vector<std::uint32_t> sharers;      // [panel]: how many blocks have cells of it
+  // Parts of panels that several blocks share, numbered panel by panel and in each by blocks: [panel] its first one,
+  // [block] the block's own of the first such panel that it has cells of.
+  std::vector<std::uint32_t> first_part, block_part;
 };
 
 /// Charged for a cell beside its bytes: what a warp does for it whatever its widths.
@@ -48,9 +50,4 @@ SCALEBITS_HD constexpr bool has_whole(std::uint32_t first, std::uint32_t last, s
                                       std::uint32_t panel_cells) {
   return first <= panel * panel_cells && last >= (panel + 1) * panel_cells;
 }
-/// Where a run or block that begins with `first` puts its part of the panel: 0, or 1 when an earlier panel took 0.
-SCALEBITS_HD constexpr std::uint32_t part_slot(std::uint32_t first, std::uint32_t panel, std::uint32_t panel_cells) {
-  return panel == first / panel_cells ? 0 : 1;
-}
-
 }  // namespace scalebits::cuda

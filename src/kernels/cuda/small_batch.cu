@@ -14,20 +14,23 @@ namespace {
 
 using Window = StreamWindow<16>;
 
-/// kTokenBlocks: of 8 tokens. kWarps: of a thread block. gathers: for one token, which then stands in all 8 columns.
-template <int kTokenBlocks, int kWarps, bool gathers>
+/// kTokenBlocks: of 8 tokens. kWarps: of a thread block. kGroups: of a cell. gathers: for one token, which then stands
+/// in all 8 columns.
+template <int kTokenBlocks, int kWarps, int kGroups, bool gathers>
 struct SmallBatch {
-  static constexpr int kTokens = kTokenBlocks * kTokenBlock;
+  static constexpr int kTokens = gathers ? 1 : kTokenBlocks * kTokenBlock;
+  static constexpr int kColumns = gathers ? 1 : 2;  // of a lane's in mma's result, that are tokens of their own
   static constexpr int kPartValues = kPanelRows * kTokens;
 
-  struct Shared {
+  struct alignas(16) Shared {
     std::uint8_t ring[kWarps][Window::kRingBytes];  // at the end of a run: its part of its last panel
     float head[kWarps][kPartValues];                // of its first panel, when that is another one
     SideConstants side[kMostParts];
     std::uint32_t cells[kWarps + 1];  // where the warps' runs begin
     float largest[kWarps];            // input
-    // Of kernels that gather: inputs of the block's cells, 16 bytes each for [cell, lane mod 4, half], then sums.
-    alignas(16) uint4 x[];
+
+    /// Of kernels that gather: inputs of the block's cells, 16 bytes each for [cell, lane mod 4, half], then sums.
+    __device__ uint4* x() { return reinterpret_cast<uint4*>(this + 1); }
   };
   static_assert(kPartValues * sizeof(float) <= Window::kRingBytes);
 
@@ -35,7 +38,7 @@ struct SmallBatch {
   struct Cell {
     std::uint32_t widths;
     uint4 x[kTokenBlocks][2];
-    float2 sums[2][kTokenBlocks];  // by group
+    float2 sums[kGroups][kTokenBlocks];
   };
 
   /// Reads records through the window.
@@ -59,13 +62,21 @@ struct SmallBatch {
 
   const ProductArgs& args;
   Shared& shared;
-  const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-  WarpRun run = args.schedule.runs[blockIdx.x * kWarps + warp];
+  const int warp = threadIdx.x / kLanes;
+  const int lane = __shfl_xor_sync(~0u, static_cast<int>(threadIdx.x) % kLanes, 0);  // kept, not asked for at every use
+  const WarpRun run = args.schedule.runs[blockIdx.x * kWarps + warp];
   Window window = {};
+  // Copies of the stream: the lane's 16 bytes of the next chunk, chunks asked for, chunks that hold bytes for the lane.
+  const std::uint8_t* source = args.matrix.stream + run.first_byte + lane * 16;
+  std::uint32_t asked = 0, last_asked = chunks_of_lane();
   std::uint32_t first_column = 0, gathered = 0;  // cells whose inputs lie in shared memory, from this column on
   float factor = 1;
 
-  __device__ float* gathered_sums() const { return reinterpret_cast<float*>(shared.x + gathered * 8); }
+  __device__ std::uint32_t chunks_of_lane() const {
+    const std::int64_t bytes = static_cast<std::int64_t>(run.last_byte - run.first_byte) - lane * 16;
+    return bytes > 0 ? static_cast<std::uint32_t>((bytes + kChunkBytes - 1) / kChunkBytes) : 0;
+  }
+  __device__ float* gathered_sums() const { return reinterpret_cast<float*>(shared.x() + gathered * 8); }
 
   template <ElementType type>
   __device__ void find_factor() {
@@ -88,10 +99,11 @@ struct SmallBatch {
   template <ElementType type>
   __device__ void gather() {
     if constexpr (type != ElementType::f16) find_factor<type>();
+    const float inverse = 1 / factor;
     constexpr int kAtOnce = 4;  // cells: an input is known only when its number has come, twice the way to memory
     for (std::uint32_t begin = warp; begin < gathered; begin += kAtOnce * kWarps) {
       std::int64_t from[kAtOnce][2];  // below 0: nothing
-      __half values[kAtOnce][2];
+      Element<type> values[kAtOnce][2];
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j)
 #pragma unroll
@@ -107,27 +119,27 @@ struct SmallBatch {
       for (int j = 0; j < kAtOnce; ++j)
 #pragma unroll
         for (int second = 0; second < 2; ++second)
-          values[j][second] =
-              from[j][second] < 0 ? __ushort_as_half(0) : rounded<type>(args.input.x, from[j][second], factor);
+          values[j][second] = from[j][second] < 0 ? Element<type>{} : Element<type>::at(args.input.x, from[j][second]);
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) {
         const std::uint32_t i = begin + j * kWarps;
         if (i >= gathered) break;
+        const __half low = values[j][0].rounded(inverse), high = values[j][1].rounded(inverse);
         reinterpret_cast<std::uint32_t*>(
-            shared.x)[(i * 4 + quad_of_pair(lane)) * kBlockRegisters + register_of_pair(lane)] =
-            __half_as_ushort(values[j][0]) | std::uint32_t{__half_as_ushort(values[j][1])} << 16;
-        float sum = __half2float(values[j][0]) + __half2float(values[j][1]);
+            shared.x())[(i * 4 + quad_of_pair(lane)) * kBlockRegisters + register_of_pair(lane)] =
+            __half_as_ushort(low) | std::uint32_t{__half_as_ushort(high)} << 16;
+        float sum = __half2float(low) + __half2float(high);
         for (int step = 1; step <= 8; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
-        if (args.matrix.groups == 1) sum += __shfl_xor_sync(~0u, sum, 16);
+        if (kGroups == 1) sum += __shfl_xor_sync(~0u, sum, 16);
         if (lane % 16 == 0) gathered_sums()[2 * i + lane / 16] = sum;
       }
     }
   }
 
-  __device__ void fetch(std::uint32_t chunk) {
-    const std::uint64_t at = run.first_byte + std::uint64_t{chunk} * kChunkBytes + lane * 16;
-    if (at < run.last_byte)
-      copy_async(shared.ring[warp] + Window::place(chunk * kChunkBytes + lane * 16), args.matrix.stream + at);
+  __device__ void fetch() {
+    if (asked < last_asked) copy_async(shared.ring[warp] + Window::place(asked * kChunkBytes) + lane * 16, source);
+    source += kChunkBytes;
+    ++asked;
     close_group();
   }
   /// Makes the next `bytes` bytes readable to all lanes.
@@ -135,25 +147,24 @@ struct SmallBatch {
     const std::uint32_t wanted = window.chunks_for(bytes);
     if (window.arrived >= wanted) return;
     __syncwarp();  // all lanes have read what is overwritten now
-    while (window.arrived < wanted) {
-      fetch(window.next_chunk());
-      window.advance();
-    }
+#pragma unroll 1
+    for (; window.arrived < wanted; window.advance()) fetch();
     wait_groups<Window::kAheadChunks - 1>();
     __syncwarp();
   }
 
   __device__ void load(std::uint32_t cell, std::uint32_t column, Cell& into) const {
     into.widths = args.matrix.widths[cell];
-    const int groups = args.matrix.groups, tokens = args.x.blocks * kTokenBlock;
+    const int tokens = args.x.blocks * kTokenBlock;
     if constexpr (gathers) {
       const std::uint32_t at =
           column >= first_column ? column - first_column : column + args.matrix.cells - first_column;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        into.x[0][half] = shared.x[(at * 4 + lane % 4) * 2 + half];
-        const float sum = gathered_sums()[2 * at + half];
-        into.sums[half][0] = make_float2(sum, sum);
+      for (int half = 0; half < 2; ++half) into.x[0][half] = shared.x()[(at * 4 + lane % 4) * 2 + half];
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        const float sum = gathered_sums()[2 * at + group];
+        into.sums[group][0] = make_float2(sum, sum);
       }
     } else {
 #pragma unroll
@@ -163,34 +174,38 @@ struct SmallBatch {
           into.x[block][half] = __ldg(reinterpret_cast<const uint4*>(
               args.x.fragments + fragment_index(column, block, args.x.blocks, lane, 4 * half)));
 #pragma unroll
-        for (int group = 0; group < 2; ++group)
-          if (group < groups)
-            into.sums[group][block] = __ldg(reinterpret_cast<const float2*>(
-                args.x.sums + sum_index(column, group, groups, block * kTokenBlock + 2 * (lane % 4), tokens)));
+        for (int group = 0; group < kGroups; ++group)
+          into.sums[group][block] = __ldg(reinterpret_cast<const float2*>(
+              args.x.sums + sum_index(column, group, kGroups, block * kTokenBlock + 2 * (lane % 4), tokens)));
       }
     }
   }
 
   /// y += scale · (c - zero · sum of the group).
-  __device__ static void scale_add(float (&y)[4], const float (&c)[4], const SideValues& side, float2 sums) {
-    y[0] = fmaf(side.scale[0], fmaf(-side.zero[0], sums.x, c[0]), y[0]);
-    y[1] = fmaf(side.scale[0], fmaf(-side.zero[0], sums.y, c[1]), y[1]);
-    y[2] = fmaf(side.scale[1], fmaf(-side.zero[1], sums.x, c[2]), y[2]);
-    y[3] = fmaf(side.scale[1], fmaf(-side.zero[1], sums.y, c[3]), y[3]);
+  __device__ static void scale_add(float (&y)[2 * kColumns], const float (&c)[4], const SideValues& side, float2 sums) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int column = 0; column < kColumns; ++column) {
+        float& to = y[half * kColumns + column];
+        const float sum = column == 0 ? sums.x : sums.y;
+        to = fmaf(side.scale[half], fmaf(-side.zero[half], sum, c[2 * half + column]), to);
+      }
   }
 
-  __device__ void tile(int width, const SideConstants& constants, const Cell& cell, float (&y)[kTokenBlocks][4]) {
-    const int groups = args.matrix.groups, bytes = record_bytes(width, groups);
+  __device__ void tile(int width, const SideConstants& constants, const Cell& cell,
+                       float (&y)[kTokenBlocks][2 * kColumns]) {
+    const int bytes = record_bytes(width, kGroups);
     await(bytes);
     const Load load{shared.ring[warp], window.position};
-    std::uint32_t word[2], weights[kFragmentRegisters];
-    load.template words<1>(lane / 4 * 4, &word[0]);
-    if (groups == 2) load.template words<1>(32 + lane / 4 * 4, &word[1]);
-    expand_tile(load, width, groups, lane, weights);
+    std::uint32_t word[kGroups], weights[kFragmentRegisters];
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) load.template words<1>(32 * group + lane / 4 * 4, &word[group]);
+    expand_tile(load, width, kGroups, lane, weights);
     window.consume(bytes);
-    const SideValues first = side_values(constants, word[0], width);
-    SideValues second;
-    if (groups == 2) second = side_values(constants, word[1], width);
+    SideValues side[kGroups];
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) side[group] = side_values(constants, word[group], width);
 #pragma unroll
     for (int block = 0; block < kTokenBlocks; ++block) {
       float low[4] = {}, high[4] = {};
@@ -199,35 +214,32 @@ struct SmallBatch {
       multiply_add(high, weights + 8, x1.x, x1.y);
       multiply_add(low, weights + 4, x0.z, x0.w);
       multiply_add(high, weights + 12, x1.z, x1.w);
-      if (groups == 2) {
-        scale_add(y[block], low, first, cell.sums[0][block]);
-        scale_add(y[block], high, second, cell.sums[1][block]);
+      if constexpr (kGroups == 2) {
+        scale_add(y[block], low, side[0], cell.sums[0][block]);
+        scale_add(y[block], high, side[1], cell.sums[1][block]);
       } else {
 #pragma unroll
         for (int i = 0; i < 4; ++i) low[i] += high[i];
-        scale_add(y[block], low, first, cell.sums[0][block]);
+        scale_add(y[block], low, side[0], cell.sums[0][block]);
       }
     }
   }
 
-  /// Row of the panel and token of element i of y[tile][block].
-  __device__ int row_of(int tile, int i) const { return tile * kStoredTileRows + lane / 4 + i / 2 * 8; }
-  __device__ int token_of(int block, int i) const { return block * kTokenBlock + lane % 4 * 2 + i % 2; }
-
-  __device__ void finish_panel(std::uint32_t panel, bool at_end, float (&y)[kPanelTiles][kTokenBlocks][4]) {
+  __device__ void finish_panel(std::uint32_t panel, bool at_end, float (&y)[kPanelTiles][kTokenBlocks][2 * kColumns]) {
     const bool whole = has_whole(run.first_cell, run.last_cell, panel, args.matrix.cells);
     if (at_end) __syncwarp();  // the ring has been read
     float* part = at_end ? reinterpret_cast<float*>(shared.ring[warp]) : shared.head[warp];
+    const bool stores = !gathers || lane % 4 == 0;  // else lanes of a quad hold the same
 #pragma unroll
     for (int t = 0; t < kPanelTiles; ++t)
 #pragma unroll
       for (int block = 0; block < kTokenBlocks; ++block)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (whole)
-            store_result(args, panel, row_of(t, i), token_of(block, i), y[t][block][i] * factor);
-          else
-            part[row_of(t, i) * kTokens + token_of(block, i)] = y[t][block][i];
+        for (int i = 0; i < 2 * kColumns; ++i) {
+          const int row = t * kStoredTileRows + lane / 4 + i / kColumns * 8;
+          const int token = gathers ? 0 : block * kTokenBlock + lane % 4 * 2 + i % kColumns;
+          if (stores && whole) store_result(args, panel, row, token, y[t][block][i] * factor);
+          if (stores && !whole) part[row * kTokens + token] = y[t][block][i];
           y[t][block][i] = 0;
         }
   }
@@ -236,20 +248,22 @@ struct SmallBatch {
     if (run.first_cell == run.last_cell) return;
     const std::uint32_t cells = args.matrix.cells;
     std::uint32_t panel = run.first_cell / cells, column = run.first_cell % cells;
-    float y[kPanelTiles][kTokenBlocks][4] = {};
+    const SideConstants* constants = &shared.side[part_of(args, panel)];
+    float y[kPanelTiles][kTokenBlocks][2 * kColumns] = {};
     Cell now, next;
     load(run.first_cell, column, next);
     for (std::uint32_t cell = run.first_cell; cell < run.last_cell; ++cell) {
       now = next;
       const std::uint32_t next_column = column + 1 == cells ? 0 : column + 1;
       if (cell + 1 < run.last_cell) load(cell + 1, next_column, next);
-      const SideConstants& constants = shared.side[part_of(args, panel)];
 #pragma unroll
       for (int t = 0; t < kPanelTiles; ++t)
-        if (const int width = cell_width(now.widths, t); width > 0) tile(width, constants, now, y[t]);
+        if (const int width = cell_width(now.widths, t); width > 0) tile(width, *constants, now, y[t]);
       const bool at_end = cell + 1 == run.last_cell;
-      if (next_column == 0 || at_end) finish_panel(panel++, at_end, y);
       column = next_column;
+      if (column > 0 && !at_end) continue;
+      finish_panel(panel++, at_end, y);
+      constants = &shared.side[part_of(args, panel)];
     }
   }
 
@@ -265,32 +279,55 @@ struct SmallBatch {
     return sum;
   }
 
-  __device__ void share_panel(std::uint32_t panel, std::uint32_t first, std::uint32_t last) {
+  /// A panel that the block has some of, or all but in several runs: body(element, its sum over the block's runs).
+  template <typename Body>
+  __device__ void for_sums(std::uint32_t panel, const Body& body) const {
+    for (int i = threadIdx.x; i < kPartValues; i += kWarps * kLanes) body(i, sum_of_runs(panel, i));
+  }
+  __device__ void store_sum(std::uint32_t panel, int i, float sum) const {
+    store_result(args, panel, i / kTokens, i % kTokens, sum * factor);
+  }
+
+  /// Stores the panels of cells [first, last) that no run has stored. Of those that other blocks have cells of, the
+  /// first and the last, whoever arrives last adds up the parts, in the order of the blocks.
+  __device__ void finish_panels(std::uint32_t first, std::uint32_t last) const {
     const std::uint32_t cells = args.matrix.cells;
-    if (has_whole(first, last, panel, cells)) {
-      for (int i = threadIdx.x; i < kPartValues; i += kWarps * kLanes)
-        store_result(args, panel, i / kTokens, i % kTokens, sum_of_runs(panel, i) * factor);
-      return;
+    const std::uint32_t own_part = args.schedule.block_part[blockIdx.x];
+    std::uint32_t early = 0, late = 0;  // panels
+    int count = 0;                      // of them that others have cells of
+    for (std::uint32_t panel = first / cells; has_part(first, last, panel, cells); ++panel) {
+      bool stored = false;  // one run had it all
+      for (int w = 0; w < kWarps; ++w) stored |= has_whole(shared.cells[w], shared.cells[w + 1], panel, cells);
+      if (stored) continue;
+      if (has_whole(first, last, panel, cells)) {
+        for_sums(panel, [&](int i, float sum) { store_sum(panel, i, sum); });
+        continue;
+      }
+      // The block is the first one to have cells of the later panel, so its part there is that panel's first.
+      float* const mine = part_at(count == 0 ? own_part : args.schedule.first_part[panel]);
+      for_sums(panel, [&](int i, float sum) { mine[i] = sum; });
+      (count == 0 ? early : late) = panel;
+      ++count;
     }
-    const auto part_at = [&](std::uint32_t block, std::uint32_t block_first) {
-      return args.schedule.sums + (block * 2 + part_slot(block_first, panel, cells)) * std::int64_t{kPartValues};
+    if (count == 0) return;
+    const auto arrival = [&](std::uint32_t panel) {
+      return Arrival{args.schedule.arrivals + panel, args.schedule.sharers[panel]};
     };
-    float* mine = part_at(blockIdx.x, first);
-    for (int i = threadIdx.x; i < kPartValues; i += kWarps * kLanes) mine[i] = sum_of_runs(panel, i);
-    const std::uint32_t sharers = args.schedule.sharers[panel];
-    if (!arrives_last(args.schedule.arrivals + panel, sharers)) return;
+    const Arrival first_arrival = arrival(early), second_arrival = count == 2 ? arrival(late) : Arrival{};
+    const unsigned is_last = arrive(first_arrival, second_arrival);
+    if (is_last & 1) join(early, first_arrival.sharers);
+    if (is_last & 2) join(late, second_arrival.sharers);
+  }
+  __device__ void join(std::uint32_t panel, std::uint32_t sharers) const {
+    const float* const parts = part_at(args.schedule.first_part[panel]);
     for (int i = threadIdx.x; i < kPartValues; i += kWarps * kLanes) {
       float sum = 0;
-      std::uint32_t left = sharers;
-      for (std::uint32_t block = args.schedule.first_block[panel]; left > 0; ++block) {
-        const std::uint32_t block_first = args.schedule.block_cells[block];
-        if (!has_part(block_first, args.schedule.block_cells[block + 1], panel, cells)) continue;
-        sum += __ldcg(part_at(block, block_first) + i);
-        --left;
-      }
-      store_result(args, panel, i / kTokens, i % kTokens, sum * factor);
+#pragma unroll 4
+      for (std::uint32_t s = 0; s < sharers; ++s) sum += __ldcg(parts + s * std::int64_t{kPartValues} + i);
+      store_sum(panel, i, sum);
     }
   }
+  __device__ float* part_at(std::uint32_t part) const { return args.schedule.sums + part * std::int64_t{kPartValues}; }
 
   __device__ void compute() {
     constexpr int kWords = sizeof(SideConstants) / 4;
@@ -299,7 +336,8 @@ struct SmallBatch {
     if (lane == 0) shared.cells[warp] = run.first_cell;
     const std::uint32_t first = args.schedule.block_cells[blockIdx.x], last = args.schedule.block_cells[blockIdx.x + 1];
     if (threadIdx.x == 0) shared.cells[kWarps] = last;
-    for (std::uint32_t chunk = 0; chunk + 1 < Window::kAheadChunks; ++chunk) fetch(chunk);
+#pragma unroll 1
+    while (asked + 1 < Window::kAheadChunks) fetch();
     if constexpr (gathers) {
       first_column = first % args.matrix.cells;
       gathered = min(args.matrix.cells, last - first);
@@ -310,18 +348,13 @@ struct SmallBatch {
     __syncthreads();
     follow_run();
     __syncthreads();
-    const std::uint32_t cells = args.matrix.cells;
-    for (std::uint32_t panel = first / cells; has_part(first, last, panel, cells); ++panel) {
-      bool whole = false;  // one run had it all and has stored it
-      for (int w = 0; w < kWarps; ++w) whole |= has_whole(shared.cells[w], shared.cells[w + 1], panel, cells);
-      if (!whole) share_panel(panel, first, last);
-    }
+    finish_panels(first, last);
   }
 };
 
-template <int kTokenBlocks, int kWarps, int kBlocksPerSm, bool gathers = false>
+template <int kTokenBlocks, int kWarps, int kBlocksPerSm, int kGroups, bool gathers>
 __global__ void __launch_bounds__(kWarps* kLanes, kBlocksPerSm) small_batch(const __grid_constant__ ProductArgs args) {
-  using Work = SmallBatch<kTokenBlocks, kWarps, gathers>;
+  using Work = SmallBatch<kTokenBlocks, kWarps, kGroups, gathers>;
   Work{args, *reinterpret_cast<typename Work::Shared*>(shared_memory())}.compute();
 }
 
@@ -331,8 +364,9 @@ constexpr ProductKernel make_kernel(const char* name) {
           kTokenBlocks,
           kWarps,
           gathers,
-          sizeof(typename SmallBatch<kTokenBlocks, kWarps, gathers>::Shared),
-          small_batch<kTokenBlocks, kWarps, kBlocksPerSm, gathers>};
+          sizeof(typename SmallBatch<kTokenBlocks, kWarps, 1, gathers>::Shared),
+          {small_batch<kTokenBlocks, kWarps, kBlocksPerSm, 1, gathers>,
+           small_batch<kTokenBlocks, kWarps, kBlocksPerSm, 2, gathers>}};
 }
 
 }  // namespace
