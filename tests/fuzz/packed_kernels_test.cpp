@@ -11,7 +11,8 @@
 
 namespace scalebits {
 
-// tests/kernels/packed_i8_avx_vnni_evex.cpp
+// tests/kernels/packed_i8_amx_emulated.cpp, tests/kernels/packed_i8_avx_vnni_evex.cpp
+void run_packed_i8_amx_emulated(const PackedTask& task);
 void run_packed_i8_avx_vnni_evex(const PackedTask& task);
 void run_packed_i8_avx_vnni_panels_evex(const PackedTask& task);
 
@@ -42,7 +43,8 @@ TEST(PackedKernels, AgreeOnAnything) {
     if (kind == ActivationFormat::i8 && machine_has(Isa::avx512_vnni))
       kernels = {
           {"avx-vnni, encoded for AVX-512", kind, Isa::avx512_vnni, 1, run_packed_i8_avx_vnni_evex},
-          {"avx-vnni panels, encoded for AVX-512", kind, Isa::avx512_vnni, 1, run_packed_i8_avx_vnni_panels_evex}};
+          {"avx-vnni panels, encoded for AVX-512", kind, Isa::avx512_vnni, 1, run_packed_i8_avx_vnni_panels_evex},
+          {"amx, tiles in memory", kind, Isa::avx512_vnni, 1, run_packed_i8_amx_emulated}};
     for (const PackedKernel& kernel : packed_kernels())
       if (kernel.format == kind && machine_has(kernel.isa)) kernels.push_back(kernel);
     const PackedKernel &kernel = kernels[static_cast<std::size_t>(dice.below(std::ssize(kernels) - 1))],

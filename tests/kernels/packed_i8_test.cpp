@@ -14,7 +14,8 @@
 
 namespace scalebits {
 
-// packed_i8_avx_vnni_evex.cpp
+// packed_i8_amx_emulated.cpp, packed_i8_avx_vnni_evex.cpp
+void run_packed_i8_amx_emulated(const PackedTask& task);
 void run_packed_i8_avx_vnni_evex(const PackedTask& task);
 void run_packed_i8_avx_vnni_panels_evex(const PackedTask& task);
 
@@ -67,6 +68,8 @@ std::vector<PackedKernel> fast_kernels() {
                       run_packed_i8_avx_vnni_evex});
     result.push_back({"packed i8 avx-vnni panels, encoded for AVX-512", ActivationFormat::i8, Isa::avx512_vnni, 1,
                       run_packed_i8_avx_vnni_panels_evex});
+    result.push_back(
+        {"packed i8 amx, tiles in memory", ActivationFormat::i8, Isa::avx512_vnni, 1, run_packed_i8_amx_emulated});
   }
   return result;
 }
