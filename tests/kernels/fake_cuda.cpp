@@ -81,7 +81,8 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
   require(!capturing, "allocating while a stream is captured");
   if (taken() + bytes > kMemory) return cudaErrorMemoryAllocation;
-  allocated[*memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256)] = bytes;
+  require(posix_memalign(memory, 256, bytes) == 0, "no memory");  // and no byte more
+  allocated[*memory] = bytes;
   std::memset(*memory, 0xee, bytes);
   return cudaSuccess;
 }

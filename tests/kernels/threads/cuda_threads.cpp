@@ -1,7 +1,5 @@
 #include "cuda_threads.h"
 
-#include <ucontext.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <deque>
@@ -10,6 +8,31 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+// Puts away what a function must keep, and goes on where another stack was left. The C library's swapcontext() asks the
+// system for its signals each time, and the compiler's longjmp upsets the address sanitizer.
+extern "C" void switch_stacks(void** left, void* entered);
+asm(R"(
+  .text
+  .type switch_stacks, @function
+switch_stacks:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+  .size switch_stacks, .-switch_stacks
+)");
 
 namespace threads {
 namespace {
@@ -21,11 +44,9 @@ struct Copy {
   void* to;
   const void* from;
 };
-/// Where a stack goes on. GCC's own, as swapcontext() asks the system for its signals each time.
-using Place = void* [5];
 struct Thread {
-  Place place;
   std::unique_ptr<char[]> stack;         // none: it has not begun
+  void* top = nullptr;                   // of the stack, while others run
   std::deque<std::vector<Copy>> groups;  // the last one is open
   bool waits_for_block = false;
 };
@@ -53,7 +74,7 @@ const char* kernel_name = "";
 const std::function<void()>* kernel = nullptr;
 Block* block = nullptr;
 unsigned now = 0;
-Place scheduler;
+void* scheduler = nullptr;
 std::mt19937 dice{1};
 
 [[noreturn]] void fail(const std::string& what) {
@@ -65,11 +86,7 @@ std::mt19937 dice{1};
 Thread& current() { return block->threads[now]; }
 Warp& warp() { return block->warps[now / kLanes]; }
 
-[[gnu::noinline]] void go_on(Place& place) { __builtin_longjmp(place, 1); }
-
-[[gnu::noinline]] void yield() {
-  if (__builtin_setjmp(current().place) == 0) go_on(scheduler);
-}
+void yield() { switch_stacks(&current().top, scheduler); }
 
 void release_block() {
   for (unsigned i = 0; i < block->threads.size(); ++i)
@@ -93,22 +110,14 @@ void run_thread() {
   }
 }
 
-/// On its own stack, from the beginning.
-[[gnu::noinline]] void begin(Thread& thread) {
-  thread.stack.reset(new char[kStackBytes]);
-  ucontext_t context;
-  getcontext(&context);
-  context.uc_stack.ss_sp = thread.stack.get();
-  context.uc_stack.ss_size = kStackBytes;
-  context.uc_link = nullptr;
-  makecontext(&context, run_thread, 0);
-  setcontext(&context);
-}
-
-[[gnu::noinline]] void resume(Thread& thread) {
-  if (__builtin_setjmp(scheduler) != 0) return;
-  if (thread.stack != nullptr) go_on(thread.place);
-  begin(thread);
+void resume(Thread& thread) {
+  if (thread.stack == nullptr) {
+    thread.stack.reset(new char[kStackBytes]);
+    auto* const end = reinterpret_cast<void**>(thread.stack.get() + kStackBytes - 64);  // aligned to 16
+    end[-2] = reinterpret_cast<void*>(run_thread);  // where the first switch returns to, as if it had been called
+    thread.top = end - 8;                           // below it six registers
+  }
+  switch_stacks(&scheduler, thread.top);
 }
 
 void start_block(Block& fresh, dim3 index, unsigned threads, std::size_t shared) {
