@@ -16,19 +16,20 @@ namespace scalebits::cuda {
 namespace {
 
 constexpr int kPositions = 700;
+constexpr int kAtOnce = 90;  // tokens: more than one tile of a prompt's attention
 
 struct Run {
   Run(std::shared_ptr<Device> device, const RandomModel& model)
       : decoder(device, model.shape, model.weights,
-                {.bytes = device->free_bytes(), .positions = kPositions, .tokens = 64, .scored = 64}),
+                {.bytes = device->free_bytes(), .positions = kPositions, .tokens = kAtOnce, .scored = kAtOnce}),
         vocab(model.shape.vocab) {}
 
-  /// Logits of all tokens, first a prompt in passes of up to 64, then one by one.
+  /// Logits of all tokens, first a prompt in passes of up to kAtOnce, then one by one.
   std::vector<float> sequence(bool eight_bits, int prompt, int singles) {
     const SequenceCache cache = decoder.make_cache(kPositions, eight_bits);
     std::vector<float> all;
     for (int done = 0; done < prompt + singles;) {
-      const int count = done < prompt ? std::min(64, prompt - done) : 1;
+      const int count = done < prompt ? std::min(kAtOnce, prompt - done) : 1;
       std::vector<DecoderToken> tokens;
       for (int i = 0; i < count; ++i) tokens.push_back({id_of(done + i), done + i, &cache});
       read(tokens, all);
@@ -91,18 +92,23 @@ void compare(const std::vector<float>& found, const std::vector<float>& wanted, 
 /// One layer alone, operation by operation: the first that is named is the one to look at.
 void compare_operations(const std::shared_ptr<Device>& card, const std::shared_ptr<Device>& emulated, Draw& draw,
                         std::vector<std::string>& failures) {
-  RandomModelOptions options;
-  options.shape = {.layers = 1, .hidden = 192, .intermediate = 400, .heads = 6, .kv_heads = 2, .head_dim = 32};
-  options.shape.vocab = 77, options.shape.norm_eps = 1e-5f, options.shape.frequencies = usual_frequencies(32);
-  options.extras = true;
-  const RandomModel model(draw, options);
-  Run on_card(card, model), on_host(emulated, model);
-  for (const int prompt : {1, 5, 40}) {
-    on_card.sequence(false, prompt, 0), on_host.sequence(false, prompt, 0);
-    const auto found = on_card.decoder.traces(), wanted = on_host.decoder.traces();
-    for (std::size_t i = 0; i < wanted.size(); ++i)
-      compare(found[i].values, wanted[i].values, 13 * 0x1p-11, std::to_string(prompt) + " tokens, " + wanted[i].name,
-              failures);
+  for (const int dim : {32, 64, 128}) {  // of heads: from 64 on, prompts have a kernel of their own
+    RandomModelOptions options;
+    options.shape = {.layers = 1, .hidden = 192, .intermediate = 400, .heads = 4, .kv_heads = 2, .head_dim = dim};
+    options.shape.vocab = 77, options.shape.norm_eps = 1e-5f, options.shape.frequencies = usual_frequencies(dim);
+    options.shape.window = dim == 64 ? 50 : 0;
+    options.extras = true;
+    const RandomModel model(draw, options);
+    Run on_card(card, model), on_host(emulated, model);
+    for (const int prompt : dim == 32 ? std::vector{1, 5, 40} : std::vector{kAtOnce, kAtOnce + 30}) {
+      const bool eight_bits = dim == 128;
+      on_card.sequence(eight_bits, prompt, 0), on_host.sequence(eight_bits, prompt, 0);
+      const auto found = on_card.decoder.traces(), wanted = on_host.decoder.traces();
+      for (std::size_t i = 0; i < wanted.size(); ++i)
+        compare(found[i].values, wanted[i].values, 13 * 0x1p-11,
+                "heads of " + std::to_string(dim) + ", " + std::to_string(prompt) + " tokens, " + wanted[i].name,
+                failures);
+    }
   }
 }
 

@@ -61,6 +61,10 @@ struct Attend {
     return static_cast<int>(wanted < 1 ? 1 : wanted > kMostSplits ? kMostSplits : wanted);
   }
 
+  SCALEBITS_HD int first_seen(int position) const {
+    return window == 0 || position < window ? 0 : position + 1 - window;
+  }
+
   struct Row {
     int token, head;
     bool there;
@@ -188,9 +192,6 @@ struct Attend {
   /// Rows first, first + step … of all.
   SCALEBITS_HD static int divide_rows(int rows, int first, int step) {
     return first < rows ? (rows - first + step - 1) / step : 0;
-  }
-  SCALEBITS_HD int first_seen(int position) const {
-    return window == 0 || position < window ? 0 : position + 1 - window;
   }
   SCALEBITS_HD bool sees(const Row& row, int position) const {
     if (!row.there) return false;

@@ -71,7 +71,10 @@ class CardDevice : public Device {
     engine_.product(input, static_cast<const LoadedMatrices&>(matrices).matrices, outputs, ElementType::f32);
   }
   void run(const Operation& operation) override {
-    check(launch_operation(operation, stream_), "launching an operation");
+    const auto* attend = std::get_if<Attend>(&operation);
+    check(attend != nullptr && is_prompt(*attend) ? launch_attend_prompt(*attend, stream_)
+                                                  : launch_operation(operation, stream_),
+          "launching an operation");
   }
 
   std::unique_ptr<Recording> record(const std::function<void()>& work) override {

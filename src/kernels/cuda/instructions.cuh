@@ -36,4 +36,14 @@ __device__ inline void multiply_add(float (&c)[4], const std::uint32_t* a, std::
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// Four matrices of 8 x 8 f16 out of shared memory, turned round. A lane names 16 bytes: row (lane mod 8) of matrix
+/// (lane / 8). Register i: of matrix i, rows 2 · (lane mod 4) and the next of column lane / 4.
+__device__ inline void load_transposed(std::uint32_t (&to)[4], const void* row) {
+  const auto from = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(from)
+               : "memory");
+}
+
 }  // namespace scalebits::cuda

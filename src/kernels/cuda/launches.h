@@ -44,6 +44,10 @@ std::uint64_t most_prompt_sum_bytes(int multiprocessors);
 
 cudaError_t launch_operation(const Operation& operation, cudaStream_t stream);
 
+/// Attend of a prompt's tokens, on the tensor cores. Whether it takes this one:
+bool is_prompt(const Attend& attend);
+cudaError_t launch_attend_prompt(const Attend& attend, cudaStream_t stream);
+
 /// Stored tiles → records of the stream. `tiles` [count], their places in the stream `records` [count] bytes.
 struct RepackArgs {
   StoredShape shape;

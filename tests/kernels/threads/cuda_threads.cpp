@@ -192,9 +192,13 @@ void wait_for_warp(const char* what, const std::function<void()>& work) {
   yield();
 }
 
+void require_aligned(const void* at, std::size_t bytes) {
+  if (reinterpret_cast<std::uintptr_t>(at) % bytes != 0)
+    fail("takes what is not aligned to " + std::to_string(bytes) + " bytes");
+}
 void copy_async(void* to, const void* from) {
-  if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0)
-    fail("copies what is not aligned to 16 bytes");
+  require_aligned(to, 16);
+  require_aligned(from, 16);
   std::memset(to, 0xff, 16);
   current().groups.back().push_back({to, from});
 }

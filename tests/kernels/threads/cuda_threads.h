@@ -38,6 +38,7 @@ std::uint32_t* exchange();
 /// One for each lane, for `work` to find.
 const void** operands();
 
+void require_aligned(const void* at, std::size_t bytes);
 void copy_async(void* to, const void* from);  // 16 bytes, in the present group
 void close_group();
 void wait_groups(std::size_t newest);

@@ -51,4 +51,24 @@ inline void multiply_add(float (&c)[4], const std::uint32_t* a, std::uint32_t b0
   });
 }
 
+struct MatrixRow {
+  const std::uint16_t* row;
+  std::uint32_t* to;
+};
+
+/// ldmatrix.x4.trans
+inline void load_transposed(std::uint32_t (&to)[4], const void* row) {
+  threads::require_aligned(row, 16);
+  const MatrixRow mine{static_cast<const std::uint16_t*>(row), to};
+  threads::operands()[threads::lane()] = &mine;
+  threads::wait_for_warp("ldmatrix", [] {
+    const auto lane_of = [](int lane) { return *static_cast<const MatrixRow*>(threads::operands()[lane]); };
+    for (int lane = 0; lane < kLanes; ++lane)
+      for (int i = 0; i < 4; ++i) {
+        const int first = 8 * i + lane % 4 * 2, column = lane / 4;
+        lane_of(lane).to[i] = lane_of(first).row[column] | std::uint32_t{lane_of(first + 1).row[column]} << 16;
+      }
+  });
+}
+
 }  // namespace scalebits::cuda
