@@ -100,7 +100,7 @@ void compare_operations(const std::shared_ptr<Device>& card, const std::shared_p
     options.extras = true;
     const RandomModel model(draw, options);
     Run on_card(card, model), on_host(emulated, model);
-    for (const int prompt : dim == 32 ? std::vector{1, 5, 40} : std::vector{kAtOnce, kAtOnce + 30}) {
+    for (const int prompt : dim == 32 ? std::vector{1, 5, 40} : std::vector{40, kAtOnce, kAtOnce + 30}) {
       const bool eight_bits = dim == 128;
       on_card.sequence(eight_bits, prompt, 0), on_host.sequence(eight_bits, prompt, 0);
       const auto found = on_card.decoder.traces(), wanted = on_host.decoder.traces();

@@ -278,16 +278,20 @@ TEST_P(CudaOperations, ActivationsAreTheRuntimes) {
   for (const bool biases : {false, true}) {
     const auto gate_card = on_device(gate), up_card = on_device(up), gate_bias_card = on_device(gate_bias),
                up_bias_card = on_device(up_bias), cut_card = on_device(gate);
+    const auto maxima = on_device(std::vector<float>(rows * 2, NAN)),
+               cut_maxima = on_device(std::vector<float>(rows * 2, NAN));
     device->run(cuda::Activate{.gate = gate_card.as<float>(),
                                .up = up_card.as<float>(),
                                .gate_bias = biases ? gate_bias_card.as<float>() : nullptr,
                                .up_bias = biases ? up_bias_card.as<float>() : nullptr,
                                .rows = rows,
-                               .width = width});
+                               .width = width,
+                               .maxima = maxima.as<float>()});
     device->run(cuda::Activate{.up = cut_card.as<float>(),
                                .up_bias = biases ? up_bias_card.as<float>() : nullptr,
                                .rows = rows,
-                               .width = width});
+                               .width = width,
+                               .maxima = cut_maxima.as<float>()});
     auto left = gate, right = up, cut = gate;
     for (int row = 0; biases && row < rows; ++row) {
       add_row(left.data() + row * width, gate_bias.data(), width);
@@ -298,6 +302,17 @@ TEST_P(CudaOperations, ActivationsAreTheRuntimes) {
     relu(cut.data(), rows * width);
     EXPECT_EQ(from_device<float>(cut_card), cut);
     const auto found = from_device<float>(gate_card);
+    const auto expect_maxima = [&](const std::vector<float>& values, const std::vector<float>& largest) {
+      for (int row = 0; row < rows; ++row)
+        for (int piece = 0; piece < 2; ++piece) {
+          float wanted = 0;
+          for (int i = 256 * piece; i < std::min(width, 256 * (piece + 1)); ++i)
+            wanted = std::max(wanted, std::abs(values[static_cast<std::size_t>(row * width + i)]));
+          EXPECT_EQ(largest[static_cast<std::size_t>(2 * row + piece)], wanted);
+        }
+    };
+    expect_maxima(cut, from_device<float>(cut_maxima));
+    expect_maxima(found, from_device<float>(maxima));
     for (std::size_t i = 0; i < left.size(); ++i) ASSERT_NEAR(found[i], left[i], 16 * kUnit * std::abs(left[i]));
   }
 }
@@ -431,11 +446,13 @@ TEST_P(CudaOperations, MemoryIsCountedAndARecordedStepKeepsItsArguments) {
     EXPECT_THROW(small->allocate(401), cuda::CardError);
   }
   EXPECT_EQ(small->free_bytes(), 1000u);
-  const auto up = on_device(std::vector<float>{-1, 2});
-  const auto step = device->record([&] { device->run(cuda::Activate{.up = up.as<float>(), .rows = 1, .width = 2}); });
+  const auto up = on_device(std::vector<float>{-1, 2}), largest = on_device(std::vector<float>{7});
+  const auto step = device->record(
+      [&] { device->run(cuda::Activate{.up = up.as<float>(), .rows = 1, .width = 2, .maxima = largest.as<float>()}); });
   EXPECT_EQ(from_device<float>(up), (std::vector<float>{-1, 2})) << "recorded, not done";
   step->replay();
   EXPECT_EQ(from_device<float>(up), (std::vector<float>{0, 2}));
+  EXPECT_EQ(from_device<float>(largest), (std::vector<float>{2}));
 }
 
 }  // namespace

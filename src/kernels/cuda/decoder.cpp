@@ -36,7 +36,7 @@ struct Decoder::State {
   DeviceNorm final_norm;
   SequenceCache spare;  // the first sequence's room, until it is asked for
   std::shared_ptr<std::uint64_t> caches = std::make_shared<std::uint64_t>(0);  // bytes of those that live
-  DeviceMemory states, x, delta, normed, q, k, v, attended, gate, up, parts, arrivals, cosines, sines;
+  DeviceMemory states, x, delta, normed, q, k, v, attended, gate, up, maxima, parts, arrivals, cosines, sines;
   DeviceMemory first_rows, scored_rows, scored_normed, all_logits, best, best_arrivals, ids;
   int last_read = 0, scored = 0;  // tokens
   bool head_is_done = false;      // by the step, for all tokens
@@ -91,6 +91,7 @@ struct Decoder::State {
             {&attended, tokens * wide(q_width) / 2},
             {&gate, shape.gated ? tokens * wide(shape.intermediate) : 0},
             {&up, tokens * wide(shape.intermediate)},
+            {&maxima, tokens * wide(Activate::pieces(shape.intermediate))},
             {&parts, wide(part_floats)},
             {&arrivals, wide(tiles * shape.kv_heads)},
             {&cosines, angles},
@@ -275,9 +276,16 @@ struct Decoder::State {
                     .gate_bias = layer.biases[kGate].as<float>(),
                     .up_bias = layer.biases[kUp].as<float>(),
                     .rows = tokens,
-                    .width = shape.intermediate});
+                    .width = shape.intermediate,
+                    .maxima = maxima.as<float>()});
     const Site::Output down[] = {{delta.as<float>(), shape.hidden}};
-    layer.down.multiply(on, {(shape.gated ? gate : up).as<void>(), shape.intermediate, ElementType::f32, tokens}, down);
+    const CardInput activated{.x = (shape.gated ? gate : up).as<void>(),
+                              .x_stride = shape.intermediate,
+                              .type = ElementType::f32,
+                              .tokens = tokens,
+                              .maxima = maxima.as<float>(),
+                              .maxima_count = Activate::pieces(shape.intermediate)};
+    layer.down.multiply(on, activated, down);
   }
 
   void run_layers(int tokens, bool one_sequence) {

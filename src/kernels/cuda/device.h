@@ -31,6 +31,10 @@ struct CardInput {
   std::int64_t x_stride = 0;
   ElementType type = ElementType::f16;
   int tokens = 0;
+  /// [tokens, maxima_count] the largest |x| of each piece of a token, when someone has found them; NaN or infinity
+  /// where one is not finite. Null: products look at all inputs for their scale.
+  const float* maxima = nullptr;
+  int maxima_count = 0;
 };
 /// y [tokens, y_stride] in the device's memory, original order of rows.
 struct CardOutput {

@@ -70,9 +70,13 @@ struct EmulatedMatrices : DeviceMatrices {
 /// x as the product's kernels take it: divided by the token's factor unless it is f16, rounded to f16.
 std::vector<double> rounded_inputs(const CardInput& input, std::int64_t cols, int token) {
   const auto value = [&](std::int64_t i) { return element_at(input.x, input.type, token * input.x_stride + i); };
+  const auto size = [&](std::int64_t i) {
+    return input.maxima != nullptr ? input.maxima[token * input.maxima_count + i] : std::fabs(value(i));
+  };
   float factor = 1, largest = 0;
-  for (std::int64_t i = 0; i < cols && input.type != ElementType::f16; ++i)
-    largest = std::isnan(value(i)) || std::fabs(value(i)) > largest ? std::fabs(value(i)) : largest;
+  const std::int64_t sizes = input.maxima != nullptr ? input.maxima_count : cols;
+  for (std::int64_t i = 0; i < sizes && input.type != ElementType::f16; ++i)
+    largest = std::isnan(size(i)) || size(i) > largest ? size(i) : largest;
   if (input.type != ElementType::f16) factor = token_factor(largest);
   std::vector<double> x(static_cast<std::size_t>(cols));
   for (std::int64_t i = 0; i < cols; ++i)

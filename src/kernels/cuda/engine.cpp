@@ -301,6 +301,8 @@ void Engine::prepare(const CardInput& input, const CardMatrices& matrices) {
   check(launch_prepare({.x = input.x,
                         .x_stride = input.x_stride,
                         .type = input.type,
+                        .maxima = input.maxima,
+                        .maxima_count = input.maxima_count,
                         .tokens = input.tokens,
                         .blocks = blocks,
                         .inputs = matrices.cols(),
@@ -341,7 +343,9 @@ void Engine::product(const CardInput& input, const CardMatrices& matrices, std::
   args.input = {.x = input.x,
                 .type = input.type,
                 .inputs = matrices.cols(),
-                .input_order = weights.input_order.as<std::uint32_t>()};
+                .input_order = weights.input_order.as<std::uint32_t>(),
+                .maxima = input.maxima,
+                .maxima_count = input.maxima_count};
   args.x.tokens = 1;
   args.output = output;
   launch(0, matrices, args, gathered);

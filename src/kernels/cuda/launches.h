@@ -65,6 +65,8 @@ struct PrepareArgs {
   const void* x = nullptr;
   std::int64_t x_stride = 0;
   ElementType type = ElementType::f16;
+  const float* maxima = nullptr;  // [tokens, maxima_count] of pieces of x; null: find them
+  int maxima_count = 0;
   int tokens = 0;
   int blocks = 0;
   std::int64_t inputs = 0;

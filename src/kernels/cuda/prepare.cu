@@ -17,8 +17,10 @@ __global__ void __launch_bounds__(kThreads) find_factors(const __grid_constant__
   auto* const largest_of = reinterpret_cast<float*>(shared_memory());
   const int token = static_cast<int>(blockIdx.x);
   float largest = 0;
-  for (std::int64_t i = threadIdx.x; token < args.tokens && i < args.inputs; i += kThreads) {
-    const float value = fabsf(element<type>(args.x, token * args.x_stride + i));
+  const std::int64_t count = args.maxima != nullptr ? args.maxima_count : args.inputs;
+  for (std::int64_t i = threadIdx.x; token < args.tokens && i < count; i += kThreads) {
+    const float value = args.maxima != nullptr ? args.maxima[token * count + i]
+                                               : fabsf(element<type>(args.x, token * args.x_stride + i));
     largest = value > largest || isnan(value) ? value : largest;  // once NaN, no comparison is true
     if (isnan(value)) break;
   }

@@ -48,6 +48,8 @@ struct InputView {
   ElementType type = ElementType::f16;
   std::int64_t inputs = 0;
   const std::uint32_t* input_order = nullptr;  // null: identity
+  const float* maxima = nullptr;               // [maxima_count] of pieces of x; null: find them
+  int maxima_count = 0;
 };
 inline constexpr int kGatheredBytes = kCellCols * 2 + 2 * sizeof(float);
 

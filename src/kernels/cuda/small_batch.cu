@@ -82,8 +82,10 @@ struct SmallBatch {
   __device__ void find_factor() {
     float largest = 0;
     bool finite = true;
-    for (std::int64_t i = threadIdx.x; i < args.input.inputs; i += kWarps * kLanes) {
-      const float value = fabsf(element<type>(args.input.x, i));
+    const InputView& input = args.input;
+    const std::int64_t count = input.maxima != nullptr ? input.maxima_count : input.inputs;
+    for (std::int64_t i = threadIdx.x; i < count; i += kWarps * kLanes) {
+      const float value = input.maxima != nullptr ? input.maxima[i] : fabsf(element<type>(input.x, i));
       finite &= value < INFINITY;
       largest = fmaxf(largest, value);
     }
