@@ -1,9 +1,10 @@
 // Decoding a random model of 8 billion weights on a card: cuda_decode OUT.json [--quick]. Llama 3's 8B shape at
 // about 2.5 bits a weight; the time of a token at several positions, by the wall clock from asking for a token to
-// knowing the next, beside what reading the weights takes at the speed of a copy within the card's memory. Needs
-// nothing but the CUDA toolkit.
+// knowing the next, beside what reading the weights takes at the speed of a copy within the card's memory; with kernels
+// that begin before the one before has ended, and without. Needs nothing but the CUDA toolkit.
 #include "kernels/cuda/card_device.h"
 #include "kernels/cuda/engine.h"
+#include "kernels/cuda/start.h"
 #include "tests/kernels/cuda_random_model.h"
 
 #include <cuda_runtime.h>
@@ -52,49 +53,50 @@ int run(const char* out, bool quick) {
   const RandomModel model(draw, options);
   const std::shared_ptr<Device> device = open_card();
   constexpr int kPositions = 8192 + 256, kPrompt = 256;
-  const auto start = std::chrono::steady_clock::now();
-  Decoder decoder(device, model.shape, model.weights,
-                  {.bytes = device->free_bytes(), .positions = kPositions, .tokens = kPrompt, .scored = 16});
-  const SequenceCache cache = decoder.make_cache(kPositions, false);
-  const double load_seconds = seconds_since(start);
-  const DecoderMemory& memory = decoder.memory();
-  const std::int32_t last = 0;
-  const auto step = [&](std::int32_t id, int position) {
-    const DecoderToken token{id, position, &cache};
-    decoder.read({&token, 1}, nullptr);
-    decoder.score({&last, 1});
-    return decoder.likeliest()[0];
-  };
-
   std::string rows;
-  std::int32_t id = 1;
-  for (const int context : {0, 1024, 4096, 8192}) {
-    std::vector<double> seconds;
-    for (int i = 0; i < (quick ? 16 : 128); ++i) {
-      const auto begin = std::chrono::steady_clock::now();
-      id = std::max(0, step(id, context + i));
-      if (i >= 4) seconds.push_back(seconds_since(begin));  // the first are not replayed, and clocks rise
-    }
-    const double token = median(seconds), gb = static_cast<double>(memory.read) * 1e-9,
-                 cached = static_cast<double>(context) * 2 * 2 * 8 * 128 * model.shape.layers * 1e-9;
-    char row[400];
-    std::snprintf(row, sizeof row,
-                  "%s\n    {\"context\": %d, \"token_us\": %.1f, \"tokens_per_s\": %.1f, \"weights_gb_per_s\": %.1f, "
-                  "\"share_of_weight_roofline\": %.4f, \"share_with_cache\": %.4f}",
-                  rows.empty() ? "" : ",", context, 1e6 * token, 1 / token, gb / token, gb / copy / token,
-                  (gb + cached) / copy / token);
-    rows += row;
-  }
   std::vector<double> prompts;
-  for (int repeat = 0; repeat < 5; ++repeat) {
-    std::vector<DecoderToken> tokens;
-    for (int i = 0; i < kPrompt; ++i) tokens.push_back({i, i, &cache});
-    const std::int32_t end = kPrompt - 1;
-    const auto begin = std::chrono::steady_clock::now();
-    decoder.read(tokens, nullptr);
-    decoder.score({&end, 1});
-    decoder.likeliest();
-    prompts.push_back(seconds_since(begin));
+  double load_seconds = 0;
+  DecoderMemory memory;
+  for (const bool overlap : {true, false}) {
+    launches_overlap = overlap;
+    const auto start = std::chrono::steady_clock::now();
+    Decoder decoder(device, model.shape, model.weights,
+                    {.bytes = device->free_bytes(), .positions = kPositions, .tokens = kPrompt, .scored = 16});
+    const SequenceCache cache = decoder.make_cache(kPositions, false);
+    load_seconds = seconds_since(start);
+    memory = decoder.memory();
+    std::int32_t id = 1;
+    for (const int context : overlap ? std::vector{0, 1024, 4096, 8192} : std::vector{0, 4096}) {
+      std::vector<double> seconds;
+      for (int i = 0; i < (quick ? 16 : 128); ++i) {
+        const auto begin = std::chrono::steady_clock::now();
+        const DecoderToken token{id, context + i, &cache};
+        const std::int32_t first = 0;
+        decoder.read({&token, 1}, nullptr);
+        decoder.score({&first, 1});
+        id = std::max(0, decoder.likeliest()[0]);
+        if (i >= 4) seconds.push_back(seconds_since(begin));  // the first are not replayed, and clocks rise
+      }
+      const double token = median(seconds), gb = static_cast<double>(memory.read) * 1e-9,
+                   cached = static_cast<double>(context) * 2 * 2 * 8 * 128 * model.shape.layers * 1e-9;
+      char row[400];
+      std::snprintf(row, sizeof row,
+                    "%s\n    {\"context\": %d, \"launches_overlap\": %s, \"token_us\": %.1f, \"tokens_per_s\": %.1f, "
+                    "\"weights_gb_per_s\": %.1f, \"share_of_weight_roofline\": %.4f, \"share_with_cache\": %.4f}",
+                    rows.empty() ? "" : ",", context, overlap ? "true" : "false", 1e6 * token, 1 / token, gb / token,
+                    gb / copy / token, (gb + cached) / copy / token);
+      rows += row;
+    }
+    for (int repeat = 0; overlap && repeat < 5; ++repeat) {
+      std::vector<DecoderToken> tokens;
+      for (int i = 0; i < kPrompt; ++i) tokens.push_back({i, i, &cache});
+      const std::int32_t end = kPrompt - 1;
+      const auto begin = std::chrono::steady_clock::now();
+      decoder.read(tokens, nullptr);
+      decoder.score({&end, 1});
+      decoder.likeliest();
+      prompts.push_back(seconds_since(begin));
+    }
   }
   std::FILE* file = std::fopen(out, "w");
   if (file == nullptr) throw CardError(std::string("cannot write ") + out);

@@ -1,6 +1,6 @@
 // A CUDA runtime in this machine's memory, linked in place of the toolkit's to the engine and the card's device. A
-// stream does nothing until someone waits for it, as a card may: copies from ordinary memory are taken at once, all
-// else happens in order when it is waited for, kernels thread by thread (threads/cuda_threads.h).
+// stream does nothing until someone waits for it, as a card may; then all happens in order, kernels thread by thread
+// (threads/cuda_threads.h).
 #include "cuda_threads.h"
 #include "kernels/cuda/start.h"
 
@@ -17,7 +17,11 @@
 
 namespace {
 
-using Step = std::function<void()>;
+/// A kernel, or something else.
+struct Step {
+  std::function<void()> run;
+  threads::Grid grid;
+};
 std::vector<Step> queue, captured;
 bool capturing = false;
 std::map<void*, std::size_t> allocated;
@@ -35,7 +39,11 @@ void flush() {
   require(!capturing, "waiting or allocating while a stream is captured");
   std::vector<Step> steps;
   steps.swap(queue);
-  for (const Step& step : steps) step();
+  for (std::size_t i = 0; i < steps.size(); ++i)
+    if (steps[i].run)
+      steps[i].run();
+    else
+      threads::run_grid(steps[i].grid, i + 1 < steps.size() && !steps[i + 1].run ? &steps[i + 1].grid : nullptr);
 }
 std::size_t taken() {
   std::size_t sum = 0;
@@ -101,7 +109,7 @@ cudaError_t cudaMemset(void* memory, int value, std::size_t bytes) {
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
   require(!capturing, "a copy in a recorded step");
-  ask([to, from, bytes] { std::memcpy(to, from, bytes); });
+  ask({[to, from, bytes] { std::memcpy(to, from, bytes); }, {}});
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }  // the default stream's work is done at once
@@ -128,13 +136,13 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t instance, cudaStream_t) {
 }
 }
 
-cudaError_t threads::ask_for(const void* kernel, dim3 grid, unsigned block, std::size_t shared,
-                             std::function<void()> run) {
-  require(grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.y < 65536 && grid.z < 65536, "a grid that no card takes");
+cudaError_t threads::ask_for(const void* kernel, Grid grid) {
+  const dim3 size = grid.size;
+  require(size.x > 0 && size.y > 0 && size.z > 0 && size.y < 65536 && size.z < 65536, "a grid that no card takes");
   const auto allowed = most_shared.find(kernel);
-  require(
-      shared <= kUsualShared || (allowed != most_shared.end() && shared <= static_cast<std::size_t>(allowed->second)),
-      "more shared memory than was allowed");
-  ask([=, run = std::move(run)] { run_grid("of the fake card", grid, block, shared, run); });
+  require(grid.shared <= kUsualShared ||
+              (allowed != most_shared.end() && grid.shared <= static_cast<std::size_t>(allowed->second)),
+          "more shared memory than was allowed");
+  ask({{}, std::move(grid)});
   return cudaSuccess;
 }

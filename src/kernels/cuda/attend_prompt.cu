@@ -180,6 +180,8 @@ struct Prompt {
 
 template <int kDim>
 __global__ void __launch_bounds__(kThreads) attend_prompt(const __grid_constant__ Attend attend) {
+  let_next_begin();
+  wait_for_earlier();
   using Work = Prompt<kDim>;
   Work{attend, *reinterpret_cast<typename Work::Shared*>(shared_memory())}.compute();
 }

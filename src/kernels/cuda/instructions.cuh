@@ -11,6 +11,21 @@
 
 namespace scalebits::cuda {
 
+// Kernels overlap (start.h): the next one may begin when every block of this one has let it, and its blocks run
+// wherever there is room. Until it has waited for the earlier ones it may touch nothing that a kernel writes, nor write
+// anything that a kernel reads; weights and schedules it may. Every thread waits, or the kernel after it would not
+// know. On cards before 9.0 kernels do not overlap, and both do nothing.
+__device__ inline void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ inline void wait_for_earlier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /// A block's shared memory whose size the launch says.
 __device__ inline std::uint8_t* shared_memory() {
   extern __shared__ __align__(128) std::uint8_t memory[];

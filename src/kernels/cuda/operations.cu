@@ -9,6 +9,8 @@ namespace {
 
 template <typename Op>
 __global__ void __launch_bounds__(Op::kThreads) run(const __grid_constant__ Op operation) {
+  let_next_begin();
+  wait_for_earlier();
   CardBlock block{static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z)};
   operation.run(block, *reinterpret_cast<typename Op::Shared*>(shared_memory()));
 }

@@ -14,6 +14,8 @@ constexpr int kThreads = 256;
 
 template <ElementType type>
 __global__ void __launch_bounds__(kThreads) find_factors(const __grid_constant__ PrepareArgs args) {
+  let_next_begin();
+  wait_for_earlier();
   auto* const largest_of = reinterpret_cast<float*>(shared_memory());
   const int token = static_cast<int>(blockIdx.x);
   float largest = 0;
@@ -36,6 +38,8 @@ __global__ void __launch_bounds__(kThreads) find_factors(const __grid_constant__
 /// One warp a cell and block of tokens.
 template <ElementType type>
 __global__ void __launch_bounds__(kThreads) prepare(const __grid_constant__ PrepareArgs args) {
+  let_next_begin();
+  wait_for_earlier();
   const std::int64_t cells = (args.inputs + kCellCols - 1) / kCellCols;
   const std::int64_t index = std::int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
   if (index >= cells * args.blocks) return;

@@ -129,6 +129,7 @@ struct Prompt {
     const auto split = static_cast<std::uint64_t>(blockIdx.z);
     const auto first = static_cast<std::uint32_t>(args.matrix.cells * split / splits),
                last = static_cast<std::uint32_t>(args.matrix.cells * (split + 1) / splits);
+    wait_for_earlier();
     const SideConstants& constants = shared.side[panel < args.matrix.panels ? part_of(args, panel) : 0];
     float y[kWarpTiles][kTokenBlocks][4] = {};
     for (std::uint32_t ahead = 0; ahead + 1 < kStages; ++ahead)
@@ -192,6 +193,7 @@ struct Prompt {
 };
 
 __global__ void __launch_bounds__(kThreads, 1) prompt(const __grid_constant__ ProductArgs args, int splits) {
+  let_next_begin();
   Prompt{args, *reinterpret_cast<Shared*>(shared_memory())}.compute(splits);
 }
 

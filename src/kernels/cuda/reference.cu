@@ -2,6 +2,7 @@
 // format's own words, f64 sums. Shares nothing with the fast kernels but stored_tiles.h, so that it also checks the
 // repacking.
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/launches.h"
 #include "kernels/cuda/start.h"
 
@@ -43,6 +44,8 @@ __device__ double value_at(const ReferenceArgs& args, int token, std::int64_t in
 
 template <ElementType type>
 __global__ void __launch_bounds__(kThreads) reference(const __grid_constant__ ReferenceArgs args) {
+  let_next_begin();
+  wait_for_earlier();
   const std::int64_t index = std::int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const std::int64_t row = index % args.shape.rows;

@@ -9,6 +9,8 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) repack(const __grid_constant__ RepackArgs args) {
+  let_next_begin();
+  wait_for_earlier();
   const std::int64_t index = std::int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
   if (index >= args.count) return;
   repack_tile(args.shape, args.blob, args.tiles[index], static_cast<int>(threadIdx.x) % kLanes,

@@ -340,6 +340,7 @@ struct SmallBatch {
     if (threadIdx.x == 0) shared.cells[kWarps] = last;
 #pragma unroll 1
     while (asked + 1 < Window::kAheadChunks) fetch();
+    wait_for_earlier();
     if constexpr (gathers) {
       first_column = first % args.matrix.cells;
       gathered = min(args.matrix.cells, last - first);
@@ -356,6 +357,7 @@ struct SmallBatch {
 
 template <int kTokenBlocks, int kWarps, int kBlocksPerSm, int kGroups, bool gathers>
 __global__ void __launch_bounds__(kWarps* kLanes, kBlocksPerSm) small_batch(const __grid_constant__ ProductArgs args) {
+  let_next_begin();
   using Work = SmallBatch<kTokenBlocks, kWarps, kGroups, gathers>;
   Work{args, *reinterpret_cast<typename Work::Shared*>(shared_memory())}.compute();
 }

@@ -37,18 +37,19 @@ switch_stacks:
 namespace threads {
 namespace {
 
-constexpr std::size_t kStackBytes = 256 << 10, kBlocksAtOnce = 3;
+constexpr std::size_t kStackBytes = 96 << 10, kBlocksAtOnce = 3;
 constexpr unsigned kLanes = 32;
 
 struct Copy {
   void* to;
-  const void* from;
+  const void* from;  // null: read already
+  unsigned char bytes[16];
 };
 struct Thread {
   std::unique_ptr<char[]> stack;         // none: it has not begun
   void* top = nullptr;                   // of the stack, while others run
   std::deque<std::vector<Copy>> groups;  // the last one is open
-  bool waits_for_block = false;
+  bool waits_for_block = false, has_waited_for_earlier = false;
 };
 struct Warp {
   const char* what = "";  // those who wait, wait at
@@ -57,29 +58,36 @@ struct Warp {
   std::uint32_t words[2][kLanes];  // exchanged, by turn: a lane may be one ahead
   const void* operands[kLanes];
 };
+struct Running;
 struct Block {
+  Running* running = nullptr;
   dim3 index;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
-  std::vector<unsigned> ready;
+  std::vector<unsigned> ready, held;  // held: until earlier kernels have ended
   std::unique_ptr<void, void (*)(void*)> shared{nullptr, std::free};
   std::size_t alive = 0, at_barrier = 0;
   bool any = false, any_before = false;  // of what threads bring to the barrier
-  unsigned order = 0;      // of those that are ready the newest goes on, the oldest, one of a warp, or a drawn one
-  unsigned favourite = 0;  // warp
+  // Of those that are ready the newest goes on, the oldest, one of a warp, or a drawn one.
+  unsigned order = 0, favourite = 0;
+};
+/// A grid and those of its blocks that have begun, with the stacks of their threads.
+struct Running {
+  const Grid* grid = nullptr;
+  std::vector<dim3> to_come;
+  Block blocks[kBlocksAtOnce];
+  bool early = false;  // earlier kernels have not ended
 };
 
 // What runs.
-const char* kernel_name = "";
-const std::function<void()>* kernel = nullptr;
 Block* block = nullptr;
 unsigned now = 0;
 void* scheduler = nullptr;
 std::mt19937 dice{1};
 
 [[noreturn]] void fail(const std::string& what) {
-  std::fprintf(stderr, "kernel %s, block (%u, %u, %u), thread %u: %s\n", kernel_name, block_index.x, block_index.y,
-               block_index.z, now, what.c_str());
+  std::fprintf(stderr, "kernel: block (%u, %u, %u), thread %u: %s\n", block_index.x, block_index.y, block_index.z, now,
+               what.c_str());
   std::abort();
 }
 
@@ -96,13 +104,14 @@ void release_block() {
 }
 
 void arrive(std::vector<Copy>& group) {
-  for (const Copy& copy : group) std::memcpy(copy.to, copy.from, 16);
+  for (const Copy& copy : group) std::memcpy(copy.to, copy.from != nullptr ? copy.from : copy.bytes, 16);
 }
 
 /// A thread of one block after the other.
 void run_thread() {
   for (;; yield()) {
-    (*kernel)();
+    block->running->grid->kernel();
+    if (!current().has_waited_for_earlier) fail("has ended without waiting for earlier kernels");
     for (std::vector<Copy>& group : current().groups) arrive(group);
     if (warp().waiting > 0) fail(std::string("has left while other lanes of its warp are at ") + warp().what);
     ++warp().left;
@@ -120,20 +129,23 @@ void resume(Thread& thread) {
   switch_stacks(&scheduler, thread.top);
 }
 
-void start_block(Block& fresh, dim3 index, unsigned threads, std::size_t shared) {
-  fresh.index = index;
-  if (fresh.threads.size() != threads) fresh.threads = std::vector<Thread>(threads);
-  fresh.warps.assign(threads / kLanes, {});
+void start_block(Block& fresh, Running& running) {
+  const Grid& grid = *running.grid;
+  fresh.running = &running;
+  fresh.index = running.to_come.back();
+  running.to_come.pop_back();
+  if (fresh.threads.size() != grid.block) fresh.threads = std::vector<Thread>(grid.block);
+  fresh.warps.assign(grid.block / kLanes, {});
   void* memory = nullptr;
-  if (posix_memalign(&memory, 128, std::max<std::size_t>(shared, 1)) != 0) std::abort();
-  std::memset(memory, 0xff, shared);  // NaN: nobody may read what nobody has written
+  if (posix_memalign(&memory, 128, std::max<std::size_t>(grid.shared, 1)) != 0) std::abort();
+  std::memset(memory, 0xff, grid.shared);  // NaN: nobody may read what nobody has written
   fresh.shared.reset(memory);
-  fresh.alive = threads;
+  fresh.alive = grid.block;
   fresh.order = dice() % 5;
-  fresh.favourite = dice() % (threads / kLanes);
-  fresh.ready.clear();
-  for (unsigned i = 0; i < threads; ++i) {
+  fresh.favourite = dice() % (grid.block / kLanes);
+  for (unsigned i = 0; i < grid.block; ++i) {
     fresh.threads[i].groups.assign(1, {});
+    fresh.threads[i].has_waited_for_earlier = false;
     fresh.ready.push_back(i);
   }
 }
@@ -156,10 +168,51 @@ void run_some(Block& chosen) {
   now = ready[at];
   std::swap(ready[at], ready.back());
   ready.pop_back();
+  grid_size = block->running->grid->size;
   block_index = block->index;
   thread_index = dim3(now, 0, 0);
   resume(current());
-  if (ready.empty() && block->alive > 0) fail(std::to_string(block->alive) + " threads of the block wait for ever");
+  if (ready.empty() && block->held.empty() && block->alive > 0)
+    fail(std::to_string(block->alive) + " threads of the block wait for ever");
+}
+
+/// Draws the order of the blocks; the first ones begin and go on until they wait for earlier kernels.
+void begin_early(Running& running, const Grid& grid) {
+  if (grid.block == 0 || grid.block > 1024 || grid.block % kLanes != 0)
+    fail("a grid has blocks of " + std::to_string(grid.block) + " threads");
+  running.grid = &grid;
+  running.early = true;
+  for (unsigned z = 0; z < grid.size.z; ++z)
+    for (unsigned y = 0; y < grid.size.y; ++y)
+      for (unsigned x = 0; x < grid.size.x; ++x) running.to_come.emplace_back(x, y, z);
+  std::shuffle(running.to_come.begin(), running.to_come.end(), dice);
+  for (Block& early : running.blocks) {
+    if (running.to_come.empty()) return;
+    start_block(early, running);
+    while (!early.ready.empty()) run_some(early);
+  }
+}
+
+void finish(Running& running) {
+  running.early = false;
+  std::vector<Block*> resident;
+  for (Block& each : running.blocks) {
+    each.ready.insert(each.ready.end(), each.held.begin(), each.held.end());
+    each.held.clear();
+    resident.push_back(&each);
+  }
+  while (!resident.empty()) {
+    const std::size_t chosen = dice() % resident.size();
+    Block& next = *resident[chosen];
+    if (next.alive > 0) {
+      for (unsigned steps = 1 + dice() % 2000; steps > 0 && next.alive > 0; --steps) run_some(next);
+    } else if (!running.to_come.empty()) {
+      start_block(next, running);
+    } else {
+      resident.erase(resident.begin() + static_cast<std::ptrdiff_t>(chosen));
+    }
+  }
+  running.grid = nullptr;
 }
 
 }  // namespace
@@ -199,8 +252,10 @@ void require_aligned(const void* at, std::size_t bytes) {
 void copy_async(void* to, const void* from) {
   require_aligned(to, 16);
   require_aligned(from, 16);
+  Copy copy{to, dice() % 2 == 0 ? from : nullptr, {}};  // it may be read at once, or as late as possible
+  std::memcpy(copy.bytes, from, 16);
   std::memset(to, 0xff, 16);
-  current().groups.back().push_back({to, from});
+  current().groups.back().push_back(copy);
 }
 void close_group() { current().groups.emplace_back(); }
 void wait_groups(std::size_t newest) {
@@ -208,31 +263,19 @@ void wait_groups(std::size_t newest) {
   for (; groups.size() > newest + 1; groups.pop_front()) arrive(groups.front());  // the open one is not among them
 }
 
-void run_grid(const char* name, dim3 grid, unsigned threads, std::size_t shared, const std::function<void()>& run) {
-  kernel_name = name;
-  kernel = &run;
-  grid_size = grid;
-  if (threads == 0 || threads > 1024 || threads % kLanes != 0) fail("has " + std::to_string(threads) + " threads");
-  std::vector<dim3> to_come;
-  for (unsigned z = 0; z < grid.z; ++z)
-    for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x) to_come.emplace_back(x, y, z);
-  std::shuffle(to_come.begin(), to_come.end(), dice);
-  static Block blocks[kBlocksAtOnce];  // with the stacks of their threads
-  std::vector<Block*> resident;
-  for (Block& free : blocks) resident.push_back(&free);
-  while (!resident.empty()) {
-    const std::size_t chosen = dice() % resident.size();
-    Block& next = *resident[chosen];
-    if (next.alive > 0) {
-      for (unsigned steps = 1 + dice() % 2000; steps > 0 && next.alive > 0; --steps) run_some(next);
-    } else if (!to_come.empty()) {
-      start_block(next, to_come.back(), threads, shared);
-      to_come.pop_back();
-    } else {
-      resident.erase(resident.begin() + static_cast<std::ptrdiff_t>(chosen));
-    }
-  }
+void run_grid(const Grid& grid, const Grid* next) {
+  static Running places[2];
+  Running& running = places[places[0].grid == &grid ? 0 : 1];
+  if (running.grid != &grid) begin_early(running, grid);
+  if (next != nullptr) begin_early(places[&running == &places[0] ? 1 : 0], *next);
+  finish(running);
+}
+
+void wait_for_earlier() {
+  current().has_waited_for_earlier = true;
+  if (!block->running->early) return;
+  block->held.push_back(now);
+  yield();
 }
 
 }  // namespace threads

@@ -24,10 +24,19 @@ namespace threads {
 inline dim3 thread_index, block_index, grid_size;  // of the thread that runs
 int lane();
 
-/// Runs a grid to its end. `shared`: bytes that the threads of a block share, spoilt before it begins. There are no
-/// others: kernels declare none, as what is declared would be left over from other blocks.
-void run_grid(const char* name, dim3 grid, unsigned block, std::size_t shared, const std::function<void()>& kernel);
+struct Grid {
+  dim3 size;
+  unsigned block = 0;
+  /// Bytes that the threads of a block share, spoilt before it begins. There are no others: kernels declare none, as
+  /// what is declared would be left over from other blocks.
+  std::size_t shared = 0;
+  std::function<void()> kernel;
+};
+/// Runs a grid to its end. Of `next`, when there is one, which must be the grid of the next call, some blocks begin
+/// before that and go on until they wait for earlier kernels.
+void run_grid(const Grid& grid, const Grid* next);
 
+void wait_for_earlier();
 /// Whether one of the threads brought true.
 bool wait_for_block(bool any = false);
 /// All lanes of the warp have come; the last of them has called `work` first. `what`: the instruction.

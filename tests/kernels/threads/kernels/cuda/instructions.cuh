@@ -8,6 +8,8 @@
 
 namespace scalebits::cuda {
 
+inline void let_next_begin() {}  // they begin at once
+inline void wait_for_earlier() { threads::wait_for_earlier(); }
 inline std::uint8_t* shared_memory() { return threads::shared_memory(); }
 inline void copy_async(void* shared, const void* global) { threads::copy_async(shared, global); }
 inline void close_group() { threads::close_group(); }

@@ -2,14 +2,13 @@
 // the runtime of the test (fake_cuda.cpp) comes to them.
 #pragma once
 
-#include <cuda_runtime.h>
+#include "cuda_threads.h"
 
 #include <cstddef>
-#include <functional>
 #include <type_traits>
 
 namespace threads {
-cudaError_t ask_for(const void* kernel, dim3 grid, unsigned block, std::size_t shared, std::function<void()> run);
+cudaError_t ask_for(const void* kernel, Grid grid);
 }
 
 namespace scalebits::cuda {
@@ -17,8 +16,8 @@ namespace scalebits::cuda {
 template <typename... Parameters>
 cudaError_t start(void (*kernel)(Parameters...), dim3 grid, unsigned block, std::size_t shared, cudaStream_t,
                   std::type_identity_t<Parameters>... arguments) {
-  return threads::ask_for(reinterpret_cast<const void*>(kernel), grid, block, shared,
-                          [kernel, arguments...] { kernel(arguments...); });
+  return threads::ask_for(reinterpret_cast<const void*>(kernel),
+                          {grid, block, shared, [kernel, arguments...] { kernel(arguments...); }});
 }
 
 }  // namespace scalebits::cuda
