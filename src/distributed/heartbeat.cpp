@@ -10,7 +10,8 @@
 namespace scalebits {
 namespace {
 
-constexpr int kSilence = 30;  // seconds
+constexpr int kSilence = 30;                   // seconds
+constexpr int kSilenceBefore = kSilence + 60;  // of who has never been heard of: those who meet wait themselves
 constexpr char kDone[] = "done", kFailed[] = "failed";
 
 std::vector<std::uint8_t> bytes_of(const std::string& text) { return {text.begin(), text.end()}; }
@@ -68,8 +69,8 @@ std::string Heartbeat::look() {
     seen.beat = beat;
     seen.done = beat == kDone;
     if (beat == kFailed) return fmt::format("process {} of {} has failed; its own message says why", other, size_);
-    if (seen.silent_seconds > kSilence)
-      return fmt::format("process {} of {} has not been heard of for {} seconds", other, size_, kSilence);
+    if (const int borne = beat.empty() ? kSilenceBefore : kSilence; seen.silent_seconds > borne)
+      return fmt::format("process {} of {} has not been heard of for {} seconds", other, size_, borne);
   }
   return "";
 }
@@ -106,7 +107,7 @@ void Heartbeat::tell(const std::string& lost) {
     const std::lock_guard lock(mutex_);
     if (std::exchange(told_, true)) return;
   }
-  on_lost_(lost);
+  if (on_lost_) on_lost_(lost);
 }
 
 }  // namespace scalebits

@@ -16,7 +16,8 @@ namespace scalebits {
 /// first process: when that freezes, questions to it stay unanswered, so a second thread minds the time.
 class Heartbeat {
  public:
-  /// `store` is this object's own connection. `on_lost` is called once, on a thread of the heartbeat's.
+  /// `store` is this object's own connection. `on_lost` (may be empty) is called once, on a thread of the heartbeat's.
+  /// Who has not been heard of at all is waited for as long as the processes take to meet, and then for half a minute.
   Heartbeat(c10::intrusive_ptr<c10d::Store> store, int rank, int size, std::function<void(const std::string&)> on_lost);
   /// Ends without a word to the others, who will take this process for lost.
   ~Heartbeat();

@@ -14,6 +14,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
+#include <numeric>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -21,6 +23,11 @@ namespace scalebits {
 namespace {
 
 constexpr std::chrono::seconds kMeeting{60}, kConnecting = kMeeting / 2;  // TCPStore tries twice
+/// Of gloo, whose processes have all come by then: it waits five times as long as it is told to.
+constexpr std::chrono::seconds kGlooMeeting = kMeeting / 5;
+constexpr std::chrono::milliseconds kBetweenLooks{200};
+/// For which the first process keeps the store when it refuses to go on, so that the others learn why.
+constexpr std::chrono::seconds kFarewell{1};  // less than the heartbeat waits for that
 /// Of one collective: whoever waits may wait for hours of another's work; the heartbeat tells who is gone.
 constexpr std::chrono::hours kPatience{24 * 7};
 
@@ -75,17 +82,18 @@ std::string first_line(const std::exception& error) {
 
 struct ProcessGroup::State {
   int rank = 0, size = 1;
-  std::string master;
+  std::shared_ptr<::gloo::transport::Device> device;
   c10::intrusive_ptr<c10d::Store> store;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
   std::unique_ptr<Heartbeat> heartbeat;  // of the whole group alone
 
   /// Meets the others who come by that name.
   void connect(const std::string& name) {
-    auto options = c10d::ProcessGroupGloo::Options::create(kMeeting);
-    options->devices.push_back(device_for(master));
-    gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(c10::make_intrusive<c10d::PrefixStore>(name, store), rank, size,
-                                                       options);
+    const auto meeting = c10::make_intrusive<c10d::PrefixStore>(name, store);
+    call_roll(*meeting);
+    auto options = c10d::ProcessGroupGloo::Options::create(kGlooMeeting);
+    options->devices.push_back(device);
+    gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(meeting, rank, size, options);
     gloo->setTimeout(kPatience);
   }
 
@@ -118,6 +126,34 @@ struct ProcessGroup::State {
   }
 
  private:
+  /// Before gloo, which would wait minutes for who never comes, or for ever for who counts on another number of
+  /// processes.
+  void call_roll(c10d::Store& meeting) const {
+    const auto key = [](int of) { return fmt::format("roll/{}", of); };
+    meeting.set(key(rank), std::to_string(size));
+    const auto deadline = std::chrono::steady_clock::now() + kMeeting;
+    std::vector<int> awaited(static_cast<std::size_t>(size));
+    std::iota(awaited.begin(), awaited.end(), 0);
+    for (;; std::this_thread::sleep_for(kBetweenLooks)) {
+      std::erase_if(awaited, [&](int other) {
+        if (!meeting.check({key(other)})) return false;
+        require_same_size(other, meeting.get_to_str(key(other)));
+        return true;
+      });
+      if (awaited.empty()) return;
+      if (std::chrono::steady_clock::now() > deadline)
+        fail(ErrorKind::lost_process, "number {} not within {} seconds", fmt::join(awaited, ", "), kMeeting.count());
+    }
+  }
+
+  void require_same_size(int other, const std::string& found) const {
+    if (found == std::to_string(size)) return;
+    if (rank == 0) std::this_thread::sleep_for(kFarewell);
+    fail(ErrorKind::usage,
+         "the environment variable WORLD_SIZE must be the same in all processes: process {} has {}, process {} {}",
+         rank, size, other, found);
+  }
+
   template <typename Start>
   void collective(const Start& start, const at::Tensor& tensor) const {
     std::vector<at::Tensor> tensors{tensor};
@@ -154,17 +190,19 @@ ProcessGroup ProcessGroup::from_environment(OnLost on_lost) {
   auto state = std::make_unique<State>();
   state->rank = rank;
   state->size = size;
-  state->master = master;
   try {
+    state->device = device_for(master);  // which may take its time to look names up
     const auto connect = [&] {
       auto store = c10::make_intrusive<c10d::TCPStore>(master, options);
       options.isServer = false;  // the next connection, if this one has opened the store
       return c10::make_intrusive<c10d::PrefixStore>(key_prefix(), std::move(store));
     };
     state->store = connect();
-    state->connect("gloo");
     state->heartbeat = std::make_unique<Heartbeat>(connect(), rank, size, std::move(on_lost));
+    state->connect("gloo");
   } catch (const std::exception& error) {
+    if (state->heartbeat) state->heartbeat->end(false);
+    if (const auto* const own = dynamic_cast<const Error*>(&error); own && own->kind() == ErrorKind::usage) throw;
     fail(ErrorKind::lost_process, "not all of the {} processes have met at {}:{} ({})", size, master, options.port,
          first_line(error));
   }
@@ -196,7 +234,7 @@ ProcessGroup ProcessGroup::part(const std::string& name, int rank, int size) con
   part.state_ = std::make_unique<State>();
   part.state_->rank = rank;
   part.state_->size = size;
-  part.state_->master = state_->master;
+  part.state_->device = state_->device;
   part.state_->store = state_->store;
   try {
     part.state_->connect(name);
