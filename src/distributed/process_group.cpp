@@ -9,6 +9,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdint>
@@ -257,11 +258,28 @@ bool ProcessGroup::any(bool mine) {
 }
 
 void ProcessGroup::require_same(const std::string& what, const std::string& value) {
-  if (!state_) return;
-  const std::uint64_t mine = hash_u64(std::as_bytes(std::span(value)));
-  std::uint64_t first = mine;
-  broadcast(at::from_blob(&first, {8}, at::kByte));
-  if (any(first != mine)) fail_input("the {} processes of this job do not have the same {}", size(), what);
+  if (first_unlike({{what, value}}) == 0)
+    fail_input("the {} processes of this job do not have the same {}", size(), what);
+}
+
+void ProcessGroup::require_same(const std::vector<Shared>& all) {
+  const std::size_t unlike = first_unlike(all);
+  if (unlike == all.size()) return;
+  fail_input("the {} processes of this job do not have the same {} (process {}: {})", size(), all[unlike].what, rank(),
+             all[unlike].value);
+}
+
+std::size_t ProcessGroup::first_unlike(const std::vector<Shared>& all) {
+  if (!state_) return all.size();
+  const auto count = static_cast<std::int64_t>(all.size());
+  std::vector<std::uint64_t> mine;
+  for (const Shared& shared : all) mine.push_back(hash_u64(std::as_bytes(std::span(shared.value))));
+  std::vector<std::uint64_t> first = mine;
+  broadcast(at::from_blob(first.data(), {count}, at::kLong));
+  std::vector<double> differs;
+  for (std::size_t i = 0; i < mine.size(); ++i) differs.push_back(first[i] != mine[i] ? 1 : 0);
+  state_->largest(at::from_blob(differs.data(), {count}, at::kDouble));
+  return static_cast<std::size_t>(std::ranges::find(differs, 1.0) - differs.begin());
 }
 
 void ProcessGroup::leave() {

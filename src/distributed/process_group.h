@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace scalebits {
 
@@ -50,11 +51,18 @@ class ProcessGroup {
   bool any(bool mine);
   /// Throws Error(bad_input), everywhere, when `value` is not the same everywhere; `what` names it.
   void require_same(const std::string& what, const std::string& value);
+  struct Shared {
+    std::string what, value;
+  };
+  /// The same of all at once: names the first that differs, and this process's value.
+  void require_same(const std::vector<Shared>& all);
   /// The work is done; the others may go on alone. No other method may follow.
   void leave();
 
  private:
   struct State;
+  /// Its place in the list, the list's length when all are alike. The lists are equally long.
+  std::size_t first_unlike(const std::vector<Shared>& all);
   std::unique_ptr<State> state_;  // null: a single process
 };
 

@@ -7,6 +7,7 @@
 #include "pipeline/calibration.h"
 #include "pipeline/final_rounding.h"
 #include "pipeline/search_state.h"
+#include "pipeline/shared_options.h"
 #include "pipeline/stored_size.h"
 
 #include <ATen/ATen.h>
@@ -113,11 +114,12 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   QuantizeJob job = requested;
   ProcessGroup alone;
   ProcessGroup& group = job.group != nullptr ? *job.group : alone;
-  group.require_same("number of stages", std::to_string(job.stages));
+  require_same_options(group, job);
   JobProcesses processes(group, job.stages);
   const ProgressSink progress = group.is_first() ? requested_progress : ProgressSink();
   std::optional<SavedSearch> earlier;
   if (!job.frontier.empty()) {
+    group.require_same("frontier", content_hash(job.frontier));
     earlier = load_search_state(job.frontier);
     job.recipe = with_budget_of(requested.recipe, job.frontier, earlier->provenance.recipe);
     validate(job.recipe);
