@@ -54,10 +54,10 @@ SearchPasses::MicroBatch SearchPasses::micro_batch(const at::Tensor& windows, st
 std::map<std::int64_t, SearchPasses::Begun> SearchPasses::begin_own(const at::Tensor& windows, const BitPlan& plan) {
   std::map<std::int64_t, Begun> begun;
   if (processes_.pipeline() == nullptr) return begun;
-  for (std::int64_t index = processes_.replica(); index < count_of(windows); index += processes_.replicas().size())
-    begun[index].target = target_of(micro_batch(windows, index).windows, plan);
-  for (auto& [index, batch] : begun)
-    batch.target.reference_head = begun.begin()->second.target.reference_head;  // one copy for all
+  for (std::int64_t index = processes_.replica(); index < count_of(windows); index += processes_.replicas().size()) {
+    LossTarget& target = begun[index].target = target_of(micro_batch(windows, index).windows, plan);
+    target.reference_head = begun.begin()->second.target.reference_head;  // one copy for all
+  }
   // All targets come first: their passes take the memory of a batch that is begun.
   std::int64_t number = 0;
   for (auto& [index, batch] : begun)
