@@ -41,7 +41,7 @@ RoundedMatrices round_matrices(const Checkpoint& checkpoint, const Partition& pa
     if (on_matrix && runs) on_matrix(part.name);
     const std::span<const float> weights = importance.empty() ? std::span<const float>() : importance[i];
     GroupOptions groups = recipe.groups;
-    groups.keep_codes = runs;
+    groups.keep_codes = groups.keep_codes && runs;
     groups.clip_search =
         clip_search && (replicas == 1 || static_cast<int>(searched.size()) % replicas == processes->replica());
     matrices.push_back(

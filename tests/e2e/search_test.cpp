@@ -146,5 +146,20 @@ TEST(Search, InterruptionKeepsTheStateAndInfeasibleBudgetsSayWhatIsFeasible) {
   EXPECT_EQ(saves, 2);
 }
 
+TEST(Search, FeasibilityIsFoundWithoutCodes) {
+  const Checkpoint checkpoint = random_checkpoint(false, false);
+  const Recipe recipe = small_recipe();
+  Budget budget = budget_for(checkpoint, recipe, kLinearWeights * 34 / 80);
+  int asked = 0;
+  const auto stored_bytes = budget.stored_bytes;
+  budget.stored_bytes = [&](const Partition& partition, const RoundedMatrices& matrices, const BitPlan& plan) {
+    ++asked;
+    for (const auto& matrix : matrices) EXPECT_FALSE(matrix && matrix->has_codes()) << "a quarter of a byte per weight";
+    return stored_bytes(partition, matrices, plan);
+  };
+  require_feasible(checkpoint, recipe, budget);
+  EXPECT_GT(asked, 0);
+}
+
 }  // namespace
 }  // namespace scalebits
