@@ -6,6 +6,7 @@
 #include "pack/pack_model.h"
 #include "pipeline/calibration.h"
 #include "pipeline/final_rounding.h"
+#include "pipeline/search_folder.h"
 #include "pipeline/search_state.h"
 #include "pipeline/shared_options.h"
 #include "pipeline/stored_size.h"
@@ -144,10 +145,10 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   const Budget budget{bytes, std::ref(stored_size)};
   // Before the model is run, which may take minutes.
   require_feasible(checkpoint, job.recipe, {bytes, std::ref(size_before_search)});
+  const SearchFolder folder(search_folder(job.output), group, progress);
+  const std::filesystem::path state_path = folder.state();
   const CalibrationSet calibration = calibration_of(job, checkpoint, processes, progress);
   const Provenance provenance{checkpoint.hash, calibration.hash, to_json(job.recipe)};
-  const std::filesystem::path folder = search_folder(job.output), state_path = folder / "state.safetensors";
-  if (group.is_first()) std::filesystem::create_directory(folder);
   SearchState state;
   group.require_same("saved search", job.resume ? content_hash(state_path) : "");
   if (job.resume && std::filesystem::exists(state_path)) {
@@ -183,7 +184,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   const ArtifactSizes sizes = artifact_sizes(description);
   if ((job.recipe.bpw ? sizes.linear_bytes : sizes.file()) > budget.bytes)
     throw InternalError("the plan that the search ended with does not meet the budget");
-  FinalRoundingJob rounding_job{checkpoint, calibration, job.recipe, result, provenance, folder, job.resume};
+  FinalRoundingJob rounding_job{checkpoint, calibration, job.recipe, result, provenance, folder.path(), job.resume};
   rounding_job.device = job.device;
   rounding_job.processes = &processes;
   if (job.time_limit_seconds)
@@ -195,7 +196,7 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
                        if (progress) progress({kPartBeforePacking, "packing", result.matrices[i]->name()});
                        pack_refined(result.matrices, result.state.plan, rounding.blobs, i, blob);
                      });
-  std::filesystem::remove_all(folder);
+  folder.remove_all();
   return {sizes, result.state.log, rounding.validation_loss, seconds_since(start)};
 }
 
