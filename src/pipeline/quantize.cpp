@@ -151,7 +151,8 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
   const Provenance provenance{checkpoint.hash, calibration.hash, to_json(job.recipe)};
   SearchState state;
   group.require_same("saved search", job.resume ? content_hash(state_path) : "");
-  if (job.resume && std::filesystem::exists(state_path)) {
+  const bool goes_on = job.resume && std::filesystem::exists(state_path);
+  if (goes_on) {
     SavedSearch saved = load_search_state(state_path);
     require_same(saved.provenance, provenance, state_path);
     state = std::move(saved.state);
@@ -161,7 +162,10 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
     state = std::move(earlier->state);
   }
   SearchCallbacks callbacks;
-  callbacks.save_state = [&](const SearchState& current) { save_search_state(state_path, current, provenance); };
+  callbacks.save_state = [&](const SearchState& current) {
+    if (!goes_on) folder.remove_tunings();  // of the search whose state is replaced
+    save_search_state(state_path, current, provenance);
+  };
   const double search_share = search_part_of_time(job.recipe.rounding);
   if (job.time_limit_seconds)  // the first one's clock: all must come to the same decisions
     callbacks.seconds_left = group.from_first(search_share * (*job.time_limit_seconds - seconds_since(start)));
