@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <utility>
@@ -12,6 +13,8 @@ namespace {
 
 constexpr int kSilence = 30;                   // seconds
 constexpr int kSilenceBefore = kSilence + 60;  // of who has never been heard of: those who meet wait themselves
+constexpr int kSuspicion = 3;                  // seconds of silence of a process that is known to have ended
+constexpr std::chrono::seconds kUntilSuspicion{kSuspicion + 3};
 constexpr char kDone[] = "done", kFailed[] = "failed";
 
 std::vector<std::uint8_t> bytes_of(const std::string& text) { return {text.begin(), text.end()}; }
@@ -75,6 +78,19 @@ std::string Heartbeat::look() {
   return "";
 }
 
+std::string Heartbeat::longest_silent() const {
+  const auto longest = std::ranges::max_element(seen_, {}, &Seen::silent_seconds);
+  if (longest->silent_seconds < kSuspicion) return "";
+  return fmt::format("process {} of {} has fallen silent: it was killed, or hangs, or its machine is gone",
+                     longest - seen_.begin(), size_);
+}
+
+std::string Heartbeat::wait_for_silence() {
+  std::unique_lock lock(mutex_);
+  wake_.wait_for(lock, kUntilSuspicion, [this] { return !silent_.empty(); });
+  return silent_;
+}
+
 void Heartbeat::run() {
   for (std::uint64_t count = 0;; ++count) {
     std::string lost;
@@ -85,8 +101,11 @@ void Heartbeat::run() {
       lost = fmt::format("process 0 of {}, which the others find each other by, has ended", size_);
     }
     if (!lost.empty()) return tell(lost);
+    const std::string silent = longest_silent();
     std::unique_lock lock(mutex_);
     unanswered_seconds_ = 0;
+    silent_ = silent;
+    wake_.notify_all();
     if (wake_.wait_for(lock, std::chrono::seconds(1), [this] { return stop_; })) return;
   }
 }
@@ -106,7 +125,9 @@ void Heartbeat::tell(const std::string& lost) {
   {
     const std::lock_guard lock(mutex_);
     if (std::exchange(told_, true)) return;
+    silent_ = lost;
   }
+  wake_.notify_all();
   if (on_lost_) on_lost_(lost);
 }
 

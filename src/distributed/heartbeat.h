@@ -21,6 +21,8 @@ class Heartbeat {
   Heartbeat(c10::intrusive_ptr<c10d::Store> store, int rank, int size, std::function<void(const std::string&)> on_lost);
   /// Ends without a word to the others, who will take this process for lost.
   ~Heartbeat();
+  /// For who has seen that another is gone: which one falls silent within some seconds, in words; empty if none does.
+  std::string wait_for_silence();
   /// The last word: `done`, nobody waits for this process any more; otherwise it has failed.
   void end(bool done);
 
@@ -31,6 +33,7 @@ class Heartbeat {
   void stop();
   /// Empty while all goes well, otherwise what to tell.
   std::string look();
+  std::string longest_silent() const;
 
   c10::intrusive_ptr<c10d::Store> store_;
   int rank_, size_;
@@ -44,6 +47,7 @@ class Heartbeat {
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stop_ = false, stopped_ = false, told_ = false;
+  std::string silent_;  // who has been for a few seconds
   int unanswered_seconds_ = 0;
   std::thread thread_, minder_;
 };

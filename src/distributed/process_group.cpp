@@ -87,6 +87,7 @@ struct ProcessGroup::State {
   c10::intrusive_ptr<c10d::Store> store;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
   std::unique_ptr<Heartbeat> heartbeat;  // of the whole group alone
+  Heartbeat* watch = nullptr;            // that one
 
   /// Meets the others who come by that name.
   void connect(const std::string& name) {
@@ -94,7 +95,12 @@ struct ProcessGroup::State {
     call_roll(*meeting);
     auto options = c10d::ProcessGroupGloo::Options::create(kGlooMeeting);
     options->devices.push_back(device);
-    gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(meeting, rank, size, options);
+    try {
+      gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(meeting, rank, size, options);
+    } catch (const std::exception& error) {
+      const std::string silent = watch->wait_for_silence();
+      fail(ErrorKind::lost_process, "{}", silent.empty() ? first_line(error) : silent);
+    }
     gloo->setTimeout(kPatience);
   }
 
@@ -161,9 +167,10 @@ struct ProcessGroup::State {
     try {
       // Named here, too: what is sent and received has the time of the meeting otherwise, whatever setTimeout() says.
       start(tensors)->wait(kPatience);
-    } catch (const std::exception& error) {
-      fail(ErrorKind::lost_process, "another of the {} processes has ended; its own message says why ({})", size,
-           first_line(error));
+    } catch (const std::exception&) {  // of gloo's, which names an address at best
+      const std::string silent = watch->wait_for_silence();
+      if (!silent.empty()) fail(ErrorKind::lost_process, "{}", silent);
+      fail(ErrorKind::lost_process, "another of the {} processes has ended; its own message says why", size);
     }
   }
 };
@@ -200,6 +207,7 @@ ProcessGroup ProcessGroup::from_environment(OnLost on_lost) {
     };
     state->store = connect();
     state->heartbeat = std::make_unique<Heartbeat>(connect(), rank, size, std::move(on_lost));
+    state->watch = state->heartbeat.get();
     state->connect("gloo");
   } catch (const std::exception& error) {
     if (state->heartbeat) state->heartbeat->end(false);
@@ -237,6 +245,7 @@ ProcessGroup ProcessGroup::part(const std::string& name, int rank, int size) con
   part.state_->size = size;
   part.state_->device = state_->device;
   part.state_->store = state_->store;
+  part.state_->watch = state_->watch;
   try {
     part.state_->connect(name);
   } catch (const std::exception& error) {

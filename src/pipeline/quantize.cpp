@@ -105,11 +105,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-}  // namespace
-
-std::filesystem::path search_folder(const std::filesystem::path& output) { return output.string() + ".search"; }
-
-QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& requested_progress) {
+QuantizeReport quantize_together(const QuantizeJob& requested, const ProgressSink& requested_progress) {
   const auto start = std::chrono::steady_clock::now();
   validate(requested.recipe);
   QuantizeJob job = requested;
@@ -202,6 +198,19 @@ QuantizeReport quantize(const QuantizeJob& requested, const ProgressSink& reques
                      });
   folder.remove_all();
   return {sizes, result.state.log, rounding.validation_loss, seconds_since(start)};
+}
+
+}  // namespace
+
+std::filesystem::path search_folder(const std::filesystem::path& output) { return output.string() + ".search"; }
+
+QuantizeReport quantize(const QuantizeJob& job, const ProgressSink& progress) {
+  try {
+    return quantize_together(job, progress);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::lost_process) throw;
+    fail(ErrorKind::lost_process, "{}; --resume goes on from what the search has saved", error.what());
+  }
 }
 
 }  // namespace scalebits

@@ -55,12 +55,16 @@ std::uint64_t activation_bytes_within(std::uint64_t memory_bytes, const ModelSpe
   const DeviceMemory memory = device_memory(spec, need);
   const auto decoders = static_cast<std::uint64_t>(need.decoders);
   const std::uint64_t window = decoders * staged_window_bytes(spec, operand_type(need.compute), length);
-  if (memory.total() + window > memory_bytes)
+  if (memory.total() + window > memory_bytes) {
+    DeviceMemoryNeed offloaded = need;
+    offloaded.keep_weights = false;
+    const bool would_do = need.keep_weights && device_memory(spec, offloaded).total() + window <= memory_bytes;
     fail(ErrorKind::unsupported_hardware,
          "{} needs {} of the device's memory ({}, {} of one window's activations), and {} are to be had{}",
          decoders > 1 ? "the final rounding" : "the search", format_bytes(memory.total() + window), memory.text(),
          format_bytes(window), format_bytes(memory_bytes),
-         need.keep_weights ? "; --offload keeps the weights in host memory" : "");
+         would_do ? "; --offload keeps the weights in host memory" : "");
+  }
   return (memory_bytes - memory.total()) / decoders;
 }
 

@@ -355,6 +355,12 @@ TEST(DeviceMemory, WhatDoesNotFitIsRefusedWithTheSum) {
     for (const char* const part : {"12.3 GiB of weights", "7.5 GiB are to be had", "--offload"})
       EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
   }
+  try {
+    activation_bytes_within(1'000'000'000, seven, {DType::bf16, Compute::bf16, true, false}, 2048);
+    FAIL() << "a layer and its gradient alone take more";
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()).find("--offload"), std::string::npos) << "it would not do: " << error.what();
+  }
 }
 
 TEST(SearchDevices, AreNamedAndOthersRefused) {
