@@ -1,51 +1,25 @@
 #include "core/cores.h"
 
+#include "core/control_groups.h"
+
 #include <algorithm>
 #include <climits>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <sched.h>
 #include <string>
 
 namespace scalebits {
 namespace {
 
-namespace fs = std::filesystem;
-
-std::string line_of(const fs::path& path) {
-  std::string line;
-  std::ifstream file(path);
-  std::getline(file, line);
-  return line;
-}
-
-/// The least quota of a group of version 1 or 2 under `root` and of those that it lies in.
-int least_quota(const fs::path& root, const fs::path& group) {
+/// The least quota of version 1 or 2.
+int cores_of_groups() {
   int cores = INT_MAX;
-  for (fs::path path = group;; path = path.parent_path()) {
-    const fs::path folder = root / path.relative_path();
+  each_control_group("cpu", [&](const std::filesystem::path& folder) {
     if (const std::string both = line_of(folder / "cpu.max"); !both.empty())
       cores = std::min(cores, cores_of_quota(both.c_str()));
     if (const std::string quota = line_of(folder / "cpu.cfs_quota_us"); !quota.empty())
       cores = std::min(cores, cores_of_quota((quota + " " + line_of(folder / "cpu.cfs_period_us")).c_str()));
-    if (!path.has_relative_path()) return cores;
-  }
-}
-
-int cores_of_groups() {
-  int cores = INT_MAX;
-  std::ifstream groups("/proc/self/cgroup");
-  for (std::string line; std::getline(groups, line);) {
-    // "0::/path" of version 2, "4:cpu,cpuacct:/path" of version 1.
-    const auto first = line.find(':'), second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1), group = line.substr(second + 1);
-    if (controllers.empty())
-      cores = std::min(cores, least_quota("/sys/fs/cgroup", group));
-    else if (("," + controllers + ",").find(",cpu,") != std::string::npos)
-      cores = std::min(cores, least_quota(fs::path("/sys/fs/cgroup") / controllers, group));
-  }
+  });
   return cores;
 }
 

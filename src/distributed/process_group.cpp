@@ -15,8 +15,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
+#include <fstream>
 #include <numeric>
 #include <thread>
+#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -73,6 +75,15 @@ std::shared_ptr<::gloo::transport::Device> device_for(const std::string& master)
   return Gloo::createDefaultDevice();
 }
 
+/// Containers of one machine have names of their own, machines may have the same one.
+std::string host_name() {
+  char name[256] = "";
+  ::gethostname(name, sizeof name - 1);
+  std::string boot;
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
+  return fmt::format("{} {}", boot, name);
+}
+
 /// The first line: c10d appends its own stack.
 std::string first_line(const std::exception& error) {
   const std::string text = error.what();
@@ -82,7 +93,7 @@ std::string first_line(const std::exception& error) {
 }  // namespace
 
 struct ProcessGroup::State {
-  int rank = 0, size = 1;
+  int rank = 0, size = 1, on_this_host = 0;
   std::shared_ptr<::gloo::transport::Device> device;
   c10::intrusive_ptr<c10d::Store> store;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
@@ -134,17 +145,21 @@ struct ProcessGroup::State {
 
  private:
   /// Before gloo, which would wait minutes for who never comes, or for ever for who counts on another number of
-  /// processes.
-  void call_roll(c10d::Store& meeting) const {
+  /// processes. Each says that number and where it runs.
+  void call_roll(c10d::Store& meeting) {
     const auto key = [](int of) { return fmt::format("roll/{}", of); };
-    meeting.set(key(rank), std::to_string(size));
+    const std::string host = host_name();
+    meeting.set(key(rank), fmt::format("{} {}", size, host));
     const auto deadline = std::chrono::steady_clock::now() + kMeeting;
     std::vector<int> awaited(static_cast<std::size_t>(size));
     std::iota(awaited.begin(), awaited.end(), 0);
     for (;; std::this_thread::sleep_for(kBetweenLooks)) {
       std::erase_if(awaited, [&](int other) {
         if (!meeting.check({key(other)})) return false;
-        require_same_size(other, meeting.get_to_str(key(other)));
+        const std::string said = meeting.get_to_str(key(other));
+        const std::size_t space = said.find(' ');
+        require_same_size(other, said.substr(0, space));
+        on_this_host += said.substr(space + 1) == host ? 1 : 0;
         return true;
       });
       if (awaited.empty()) return;
@@ -221,6 +236,7 @@ ProcessGroup ProcessGroup::from_environment(OnLost on_lost) {
 
 int ProcessGroup::rank() const { return state_ ? state_->rank : 0; }
 int ProcessGroup::size() const { return state_ ? state_->size : 1; }
+int ProcessGroup::on_this_host() const { return state_ ? state_->on_this_host : 1; }
 
 void ProcessGroup::broadcast(const at::Tensor& tensor, int root) {
   if (state_) state_->broadcast(tensor, root);

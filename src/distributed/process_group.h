@@ -32,6 +32,8 @@ class ProcessGroup {
 
   int rank() const;
   int size() const;
+  /// How many of the group's processes run on this one's host, itself counted.
+  int on_this_host() const;
   /// The one that writes, reports and takes decisions that depend on the clock.
   bool is_first() const { return rank() == 0; }
 

@@ -31,7 +31,7 @@ int load_cuda() {
 }
 
 std::uint64_t free_device_bytes(at::Device device) {
-  if (device.is_cpu()) return half_of_physical_memory_bytes();
+  if (device.is_cpu()) return half_of_own_memory_bytes();
   at::DeviceAllocator& allocator = *at::getDeviceAllocator(device.type());
   allocator.emptyCache();
   return static_cast<std::uint64_t>(allocator.getMemoryInfo(device.index()).first);

@@ -14,7 +14,7 @@ namespace scalebits {
 Decoder::Decoder(const ModelSpec& spec, WeightSource& weights, const DecoderOptions& options)
     : passes_(new DecoderPasses{
           spec, weights, operand_type(options.compute), options.place,
-          options.activation_budget_bytes ? options.activation_budget_bytes : half_of_physical_memory_bytes(),
+          options.activation_budget_bytes ? options.activation_budget_bytes : half_of_own_memory_bytes(),
           options.pipeline, RopeTable(spec, options.place.device)}) {
   validate(spec, "decoder");
   at::set_num_threads(thread_count());

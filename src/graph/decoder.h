@@ -29,7 +29,7 @@ constexpr at::ScalarType operand_type(Compute compute) { return compute == Compu
 
 struct DecoderOptions {
   Compute compute = Compute::f32;
-  std::uint64_t activation_budget_bytes = 0;  // at the place; 0: half of the physical memory
+  std::uint64_t activation_budget_bytes = 0;  // at the place; 0: half of the host memory that is ours
   ComputePlace place = {};
   PipelineStage* pipeline = nullptr;  // null: all layers are here
 };

@@ -48,7 +48,7 @@ DecoderPasses::Plan DecoderPasses::plan(const at::Tensor& ids, bool backward, st
   here.layers = own.count();
   const BatchPlan cuts =
       plan_batch(here, operand, {plan.windows, plan.length, backward, begun},
-                 {budget_bytes, place.separate_memory ? half_of_physical_memory_bytes() : std::uint64_t{0}});
+                 {budget_bytes, place.separate_memory ? half_of_own_memory_bytes() : std::uint64_t{0}});
   plan.keep_all = cuts.keep_all;
   plan.staged = cuts.staged;
   plan.batches = cut(plan.windows, cuts.windows_at_once);

@@ -72,7 +72,7 @@ Continuation::Continuation(const ModelSpec& spec, WeightSource& source, std::int
   rope_.reserve(capacity);
   const auto weight_bytes = static_cast<std::uint64_t>(4 * layer_weight_count(spec) * spec.layers);
   // A source on another device keeps what that has room for.
-  const bool keep = !place.separate_memory && weight_bytes <= half_of_physical_memory_bytes();
+  const bool keep = !place.separate_memory && weight_bytes <= half_of_own_memory_bytes();
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
     const auto cache = [&] {
       return at::empty({sequences * spec.kv_heads, capacity, spec.head_dim},

@@ -5,7 +5,9 @@
 
 namespace scalebits {
 
-std::uint64_t physical_memory_bytes();
-inline std::uint64_t half_of_physical_memory_bytes() { return physical_memory_bytes() / 2; }
+/// How many of a job's processes this machine's memory is for, this one counted; 1 at the start. Not while passes run.
+void share_memory(int processes);
+/// Of this process's share of the machine's memory, or of what control groups leave of that.
+std::uint64_t half_of_own_memory_bytes();
 
 }  // namespace scalebits

@@ -1,8 +1,8 @@
 #include "pipeline/final_rounding.h"
 
 #include "core/hash.h"
+#include "core/machine_memory.h"
 #include "core/units.h"
-#include "graph/memory_budget.h"
 #include "graph/sent_weights.h"
 #include "pipeline/rounding_stages.h"
 #include "pipeline/search_passes.h"
@@ -13,7 +13,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 
 namespace scalebits {
 namespace {
@@ -115,7 +114,8 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
 
 }  // namespace
 
-void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe, const PipelineStage* pipeline) {
+void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe, const PipelineStage* pipeline,
+                                 int stages_here) {
   if (recipe.rounding != FinalRoundingMethod::tuned) return;
   auto weights = static_cast<double>(layer_weight_count(spec) * own_layers(spec, pipeline).count());
   if (recipe.embedding == EmbeddingMode::search)
@@ -123,15 +123,13 @@ void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe, co
       if (owns_matrix(spec, pipeline, m)) weights += static_cast<double>(spec.vocab * spec.hidden);
   const auto wanted = static_cast<std::uint64_t>(
       weights * tuning_bytes_per_weight(recipe.groups.group_cols, recipe.tune.side_rate > 0));
-  // Stages that share this machine tune at the same time.
-  const char* const local = std::getenv("LOCAL_WORLD_SIZE");
-  const int here = pipeline == nullptr ? 1 : std::clamp(local != nullptr ? std::atoi(local) : 1, 1, pipeline->count());
-  if (wanted * static_cast<std::uint64_t>(here) <= physical_memory_bytes() / 4 * 3) return;
+  const std::uint64_t machine = machine_memory_bytes();
+  if (wanted * static_cast<std::uint64_t>(stages_here) <= machine / 4 * 3) return;
   fail(ErrorKind::unsupported_hardware,
        "rounding=tuned keeps {} for this model's weights{}, more than three quarters of this machine's {}; take "
        "--set rounding=gptq",
-       format_bytes(wanted), here > 1 ? fmt::format(" in each of {} stages here", here) : "",
-       format_bytes(physical_memory_bytes()));
+       format_bytes(wanted), stages_here > 1 ? fmt::format(" in each of {} stages here", stages_here) : "",
+       format_bytes(machine));
 }
 
 FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& progress) {

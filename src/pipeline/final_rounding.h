@@ -31,8 +31,9 @@ struct FinalRoundingJob {
 };
 
 /// Throws Error(unsupported_hardware) when the recipe's rounding would not fit this machine's memory: known before the
-/// search, and better heard of then.
-void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe, const PipelineStage* pipeline = nullptr);
+/// search, and better heard of then. Stages that share a machine tune at the same time.
+void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe, const PipelineStage* pipeline = nullptr,
+                                 int stages_here = 1);
 
 /// Throws Error(interrupted) after Ctrl-C; a tuning then goes on from `folder` with `resume` to the same result. Of a
 /// job's processes those of the first replica call it; its stages round and tune their own layers, and the first one is

@@ -29,7 +29,10 @@ JobProcesses::JobProcesses(ProcessGroup& all, int stages) : all_(&all) {
          stages);
   const int stage = all.rank() % stages, replica = all.rank() / stages;
   replicas_ = all.part(fmt::format("stage {}", stage), replica, processes / stages);
-  if (stages > 1) stage_ = std::make_unique<ProcessStage>(all.part(fmt::format("replica {}", replica), stage, stages));
+  if (stages == 1) return;
+  ProcessGroup row = all.part(fmt::format("replica {}", replica), stage, stages);
+  stages_here_ = row.on_this_host();
+  stage_ = std::make_unique<ProcessStage>(std::move(row));
 }
 
 }  // namespace scalebits

@@ -24,12 +24,15 @@ class JobProcesses {
   /// Of this process among those of its replica; null when there is one stage.
   PipelineStage* pipeline() { return stage_.get(); }
   int stages() const { return stage_ ? stage_->count() : 1; }
+  /// Of them, how many run on this process's host.
+  int stages_here() const { return stages_here_; }
 
  private:
   ProcessGroup alone_;
   ProcessGroup* all_ = &alone_;
   ProcessGroup replicas_;
   std::unique_ptr<PipelineStage> stage_;
+  int stages_here_ = 1;
 };
 
 }  // namespace scalebits

@@ -3,6 +3,7 @@
 #include "checkpoint/read_checkpoint.h"
 #include "core/hash.h"
 #include "core/mapped_file.h"
+#include "graph/memory_budget.h"
 #include "pack/pack_model.h"
 #include "pipeline/calibration.h"
 #include "pipeline/final_rounding.h"
@@ -113,6 +114,7 @@ QuantizeReport quantize_together(const QuantizeJob& requested, const ProgressSin
   ProcessGroup& group = job.group != nullptr ? *job.group : alone;
   require_same_options(group, job);
   JobProcesses processes(group, job.stages);
+  share_memory(group.on_this_host());
   const ProgressSink progress = group.is_first() ? requested_progress : ProgressSink();
   std::optional<SavedSearch> earlier;
   if (!job.frontier.empty()) {
@@ -133,7 +135,8 @@ QuantizeReport quantize_together(const QuantizeJob& requested, const ProgressSin
   if (job.stages > 1 && job.recipe.allocator == Allocator::baq)
     fail(ErrorKind::usage, "the allocator {} wants every matrix's codes in each process: not with --stages",
          name_of(job.recipe.allocator));
-  require_memory_for_rounding(checkpoint.spec, job.recipe, processes.pipeline());
+  if (processes.replica() == 0)  // others have ended by then
+    require_memory_for_rounding(checkpoint.spec, job.recipe, processes.pipeline(), processes.stages_here());
   const std::string device_account = account_of(job.device, checkpoint, job.recipe, processes);
   if (progress && !device_account.empty()) progress({-1, "device", device_account});
   StoredSize stored_size(checkpoint, job.recipe), size_before_search(checkpoint, job.recipe);
@@ -174,6 +177,7 @@ QuantizeReport quantize_together(const QuantizeJob& requested, const ProgressSin
       earlier ? plan_from_frontier(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks)
               : run_search(checkpoint, calibration, job.recipe, budget, std::move(state), callbacks);
   if (processes.replica() != 0) return {};
+  share_memory(processes.stages_here());
   if (group.is_first() && !job.save_frontier.empty()) save_search_state(job.save_frontier, result.state, provenance);
 
   ArtifactDescription description =

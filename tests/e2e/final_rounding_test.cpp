@@ -2,9 +2,9 @@
 // one goes on to the same bytes, a time limit makes it shorter, and passes on another device change sums alone.
 #include "random_job.h"
 
+#include "core/machine_memory.h"
 #include "core/parallel.h"
 #include "graph/decoder.h"
-#include "graph/memory_budget.h"
 #include "pipeline/final_rounding.h"
 #include "refine/tune.h"
 #include "refine/tuned_matrix.h"
@@ -15,7 +15,6 @@
 
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <string_view>
 
@@ -253,13 +252,11 @@ TEST(Tuning, CountsAllStagesThatShareTheMachine) {
   ModelSpec spec = job.checkpoint.spec;
   const double layer = static_cast<double>(layer_weight_count(spec)) *
                        tuning_bytes_per_weight(job.recipe.groups.group_cols, job.recipe.tune.side_rate > 0);
-  spec.layers = std::llround(static_cast<double>(physical_memory_bytes()) / layer);  // half of it for each of two
+  spec.layers = std::llround(static_cast<double>(machine_memory_bytes()) / layer);  // half of it for each of two
   const FirstOfTwo stage;
   EXPECT_THROW(require_memory_for_rounding(spec, job.recipe), Error) << "one process";
   require_memory_for_rounding(spec, job.recipe, &stage);
-  ::setenv("LOCAL_WORLD_SIZE", "2", 1);
-  EXPECT_THROW(require_memory_for_rounding(spec, job.recipe, &stage), Error);
-  ::unsetenv("LOCAL_WORLD_SIZE");
+  EXPECT_THROW(require_memory_for_rounding(spec, job.recipe, &stage, 2), Error);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Contract of a process group: whoever waits for another's tensor waits as long as that one works, however long the
-// meeting may take (60 s). Four processes; half of them let the others wait for 65 s, to receive and to send.
+// meeting may take (60 s), and all know how many of them share a host. Four processes; half of them let the others wait
+// for 65 s, to receive and to send.
 #include "distributed/process_group.h"
 
 #include <ATen/ops/full.h>
@@ -30,7 +31,8 @@ int work_of(int rank) {
   const at::Tensor number = at::full({1}, rank, at::kFloat);
   receives ? pair.receive(number, 1 - rank % 2) : pair.send(number, 1 - rank % 2);
   const bool right = *number.const_data_ptr<float>() == static_cast<float>(rank == 0 ? 1 : rank == 3 ? 2 : rank);
-  const bool all_right = !all.any(!right);
+  const bool counted = all.on_this_host() == kProcesses && pair.on_this_host() == 2;
+  const bool all_right = !all.any(!right || !counted);
   all.leave();
   return all_right ? 0 : 1;
 }

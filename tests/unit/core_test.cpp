@@ -1,10 +1,12 @@
 // core: conversions are exact, units parse, files appear whole or not at all, the random stream is fixed.
 #include "core/atomic_file.h"
+#include "core/control_groups.h"
 #include "core/cores.h"
 #include "core/error.h"
 #include "core/float_types.h"
 #include "core/hash.h"
 #include "core/json.h"
+#include "core/machine_memory.h"
 #include "core/mapped_file.h"
 #include "core/parallel.h"
 #include "core/random.h"
@@ -136,6 +138,19 @@ TEST(Cores, QuotasOfControlGroupsAreWholeCores) {
   for (const char* none : {"max 100000", "-1 100000", "", "-1 "}) EXPECT_EQ(cores_of_quota(none), INT_MAX) << none;
   EXPECT_GE(available_cores(), 1);
   EXPECT_LE(available_cores(), static_cast<int>(allowed_cores().size()));
+}
+
+TEST(MachineMemory, IsWhatControlGroupsLeave) {
+  EXPECT_EQ(bytes_of_limit("17179869184\n"), std::uint64_t{16} << 30);
+  for (const char* none : {"max", "", "99999999999999999999999"}) EXPECT_EQ(bytes_of_limit(none), UINT64_MAX) << none;
+  EXPECT_GT(machine_memory_bytes(), 0u);
+  int memory_groups = 0;
+  each_control_group("memory", [&](const std::filesystem::path& folder) {
+    ++memory_groups;
+    for (const char* const file : {"memory.max", "memory.limit_in_bytes"})
+      EXPECT_LE(machine_memory_bytes(), bytes_of_limit(line_of(folder / file).c_str())) << folder;
+  });
+  if (std::filesystem::exists("/proc/self/cgroup")) EXPECT_GT(memory_groups, 0);
 }
 
 TEST(ThreadPool, MeetingShowsWhatAllWroteBefore) {

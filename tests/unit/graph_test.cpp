@@ -7,11 +7,13 @@
 #include "graph/generate.h"
 #include "graph/tensor_arithmetic.h"
 #include "graph/head_loss.h"
+#include "graph/memory_budget.h"
 #include "graph/row_kernels.h"
 #include "graph_golden.h"
 
 #include "core/error.h"
 #include "core/float_types.h"
+#include "core/machine_memory.h"
 #include "core/parallel.h"
 #include "core/random.h"
 
@@ -500,6 +502,13 @@ TEST(RowKernels, EveryInstructionSetComputesTheSameFunctions) {
     check_row_kernels(avx512::table<Bf16>(), kBf16Epsilon / 2);
   }
 #endif
+}
+
+TEST(MemoryBudget, IsSharedByTheProcessesOfAMachine) {
+  EXPECT_EQ(half_of_own_memory_bytes(), machine_memory_bytes() / 2);
+  share_memory(4);
+  EXPECT_EQ(half_of_own_memory_bytes(), machine_memory_bytes() / 8);
+  share_memory(1);
 }
 
 }  // namespace
