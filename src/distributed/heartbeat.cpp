@@ -15,6 +15,7 @@ constexpr int kSilence = 30;                   // seconds
 constexpr int kSilenceBefore = kSilence + 60;  // of who has never been heard of: those who meet wait themselves
 constexpr int kSuspicion = 3;                  // seconds of silence of a process that is known to have ended
 constexpr std::chrono::seconds kUntilSuspicion{kSuspicion + 3};
+constexpr std::chrono::seconds kGrace{2};
 constexpr char kDone[] = "done", kFailed[] = "failed";
 
 std::vector<std::uint8_t> bytes_of(const std::string& text) { return {text.begin(), text.end()}; }
@@ -100,12 +101,16 @@ void Heartbeat::run() {
     } catch (const std::exception&) {
       lost = fmt::format("process 0 of {}, which the others find each other by, has ended", size_);
     }
-    if (!lost.empty()) return tell(lost);
-    const std::string silent = longest_silent();
     std::unique_lock lock(mutex_);
     unanswered_seconds_ = 0;
-    silent_ = silent;
+    silent_ = !lost.empty() ? lost : longest_silent();
     wake_.notify_all();
+    if (!lost.empty()) {
+      // What ended another may end this one, too, which then says it itself.
+      if (wake_.wait_for(lock, kGrace, [this] { return stop_; })) return;
+      lock.unlock();
+      return tell(lost);
+    }
     if (wake_.wait_for(lock, std::chrono::seconds(1), [this] { return stop_; })) return;
   }
 }
