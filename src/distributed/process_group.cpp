@@ -16,6 +16,8 @@
 #include <cstdlib>
 #include <exception>
 #include <fstream>
+#include <future>
+#include <memory>
 #include <numeric>
 #include <thread>
 #include <unistd.h>
@@ -66,6 +68,32 @@ std::string key_prefix() {
 bool agent_keeps_store() {
   const char* const value = std::getenv("TORCHELASTIC_USE_AGENT_STORE");
   return value != nullptr && std::string(value) == "True";
+}
+
+struct Connections {
+  c10::intrusive_ptr<c10d::Store> own, heartbeat;
+};
+
+/// On a thread that is left to itself when it takes longer than a meeting may: whoever keeps the store may be frozen,
+/// and is waited for without end.
+Connections connections_to(const std::string& master, int port, bool opens_store) {
+  const auto task = std::make_shared<std::packaged_task<Connections()>>([=] {
+    c10d::TCPStoreOptions options;
+    options.port = static_cast<std::uint16_t>(port);
+    options.timeout = kConnecting;
+    options.waitWorkers = false;
+    const auto connect = [&](bool opens) -> c10::intrusive_ptr<c10d::Store> {
+      options.isServer = opens;
+      return c10::make_intrusive<c10d::PrefixStore>(key_prefix(), c10::make_intrusive<c10d::TCPStore>(master, options));
+    };
+    const auto own = connect(opens_store);
+    return Connections{own, connect(false)};
+  });
+  std::future<Connections> made = task->get_future();
+  std::thread([task] { (*task)(); }).detach();
+  if (made.wait_for(kMeeting) != std::future_status::ready)
+    fail(ErrorKind::lost_process, "process 0, which the others find each other by, does not answer");
+  return made.get();
 }
 
 std::shared_ptr<::gloo::transport::Device> device_for(const std::string& master) {
@@ -205,29 +233,21 @@ ProcessGroup ProcessGroup::from_environment(OnLost on_lost) {
   const int rank = number_variable("RANK", 0, size - 1);
   if (size == 1) return group;
   const std::string master = text_variable("MASTER_ADDR");
-  c10d::TCPStoreOptions options;
-  options.port = static_cast<std::uint16_t>(number_variable("MASTER_PORT", 1, 65535));
-  options.timeout = kConnecting;
-  options.waitWorkers = false;
-  options.isServer = rank == 0 && !agent_keeps_store();
+  const int port = number_variable("MASTER_PORT", 1, 65535);
   auto state = std::make_unique<State>();
   state->rank = rank;
   state->size = size;
   try {
     state->device = device_for(master);  // which may take its time to look names up
-    const auto connect = [&] {
-      auto store = c10::make_intrusive<c10d::TCPStore>(master, options);
-      options.isServer = false;  // the next connection, if this one has opened the store
-      return c10::make_intrusive<c10d::PrefixStore>(key_prefix(), std::move(store));
-    };
-    state->store = connect();
-    state->heartbeat = std::make_unique<Heartbeat>(connect(), rank, size, std::move(on_lost));
+    const Connections store = connections_to(master, port, rank == 0 && !agent_keeps_store());
+    state->store = store.own;
+    state->heartbeat = std::make_unique<Heartbeat>(store.heartbeat, rank, size, std::move(on_lost));
     state->watch = state->heartbeat.get();
     state->connect("gloo");
   } catch (const std::exception& error) {
     if (state->heartbeat) state->heartbeat->end(false);
     if (const auto* const own = dynamic_cast<const Error*>(&error); own && own->kind() == ErrorKind::usage) throw;
-    fail(ErrorKind::lost_process, "not all of the {} processes have met at {}:{} ({})", size, master, options.port,
+    fail(ErrorKind::lost_process, "not all of the {} processes have met at {}:{} ({})", size, master, port,
          first_line(error));
   }
   group.state_ = std::move(state);
