@@ -15,7 +15,7 @@ struct Avx512 {
   using Floats = __m512;
   static constexpr int kLanes = 16;
   static constexpr int kParts = 1;
-  static constexpr int kMaxRows = 16;
+  static constexpr int kMaxRows = 8;
   static constexpr int kPanelTileRows = 4;  // 24 registers of sums, 4 of codes
   static constexpr int panel_x(int) { return 6; }
   static constexpr bool kWideProducts = true;

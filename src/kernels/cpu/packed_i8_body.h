@@ -222,14 +222,13 @@ void store_tile_row(const PackedTask& task, std::int64_t tile_row, std::int64_t 
   for (int i = 0; i < n; ++i) std::copy_n(y + i * kTileRows, count, task.y + (first_x + i) * task.y_stride + first);
 }
 
-/// Rows [first, first + N) of the activations, interleaved into the thread's scratch unless N is 1.
+/// Rows [first, first + N) of the activations, interleaved into `scratch` unless N is 1.
 template <int N>
-RowBlock row_block(const Activations& x, std::int64_t first) {
+RowBlock row_block(const Activations& x, std::int64_t first, std::byte* scratch) {
   const std::int64_t cols = x.cols, groups = x.groups();
   const std::int8_t* values = x.i8.data() + first * cols;
   const float* scales = x.scales.data() + first * groups * 2;
   if constexpr (N == 1) return {values, scales};
-  std::byte* scratch = thread_scratch(static_cast<std::size_t>(N * (cols + 8 * groups)));
   auto* to_values = reinterpret_cast<std::int8_t*>(scratch);
   auto* to_scales = reinterpret_cast<float*>(scratch + N * cols);
   for (std::int64_t chunk = 0; chunk < cols / 4; ++chunk)
@@ -280,17 +279,25 @@ SCALEBITS_INLINE void run_stripes(const PackedTask& task, const TileReader<V>& r
   }
 }
 
-template <class V, int N>
+/// Blocks · N rows from `first_x` on, N at a time in each tile: as many as registers hold, and the weights are read
+/// once.
+template <class V, int N, int Blocks>
 void run_rows(const PackedTask& task, const TileReader<V>& reader, std::int64_t first_x) {
-  const RowBlock x = row_block<N>(*task.x, first_x);
+  const std::int64_t block_bytes = N * (task.x->cols + 8 * task.x->groups());
+  std::byte* const scratch = N == 1 ? nullptr : thread_scratch(static_cast<std::size_t>(Blocks * block_bytes));
+  RowBlock x[Blocks];
+  for (int block = 0; block < Blocks; ++block)
+    x[block] = row_block<N>(*task.x, first_x + block * N, scratch + block * block_bytes);
   const bool half = reader.x_group == 32;
   const TileFunction<V>* functions = half ? kTileFunctions<V, N, true> : kTileFunctions<V, N, false>;
   const std::int64_t tile_scales = (half ? 2 : 1) * 2 * N;
-  run_stripes<N>(task, reader, first_x, N,
-                 [&](int width, const std::byte* codes, const std::byte* side, std::int64_t tile_col, float* y) {
-                   functions[width](reader, codes, side, x.values + tile_col * (kTileCols * N),
-                                    x.scales + tile_col * tile_scales, y);
-                 });
+  run_stripes<Blocks * N>(
+      task, reader, first_x, Blocks * N,
+      [&](int width, const std::byte* codes, const std::byte* side, std::int64_t tile_col, float* y) {
+        for (int block = 0; block < Blocks; ++block)
+          functions[width](reader, codes, side, x[block].values + tile_col * (kTileCols * N),
+                           x[block].scales + tile_col * tile_scales, y + block * N * kTileRows);
+      });
 }
 
 }  // namespace
@@ -315,22 +322,26 @@ void run_row(const PackedTask& task, const TileReader<V>& reader, std::int64_t x
     after.first_tile_row = after.last_tile_row;
   }
   for (const PackedTask& rest : {before, after})
-    if (rest.first_tile_row < rest.last_tile_row) run_rows<V, 1>(rest, reader, x_row);
+    if (rest.first_tile_row < rest.last_tile_row) run_rows<V, 1, 1>(rest, reader, x_row);
 }
 
 template <class V>
 void run_packed_i8(const PackedTask& task) {
   const TileReader<V> reader(*task.weights);
   std::int64_t row = 0;
-  const auto runs = [&]<int N>(std::integral_constant<int, N>) {
+  const auto runs = [&]<int N, int Blocks = 1>(std::integral_constant<int, N>,
+                                               std::integral_constant<int, Blocks> = {}) {
     if constexpr (N <= V::kMaxRows)
-      for (; task.x->rows - row >= N; row += N) run_rows<V, N>(task, reader, row);
+      for (; task.x->rows - row >= Blocks * N; row += Blocks * N) run_rows<V, N, Blocks>(task, reader, row);
   };
-  runs(std::integral_constant<int, 16>{});
-  runs(std::integral_constant<int, 8>{});
-  runs(std::integral_constant<int, 4>{});
-  runs(std::integral_constant<int, 3>{});
-  runs(std::integral_constant<int, 2>{});
+  using std::integral_constant;
+  runs(integral_constant<int, 8>{}, integral_constant<int, 2>{});
+  runs(integral_constant<int, 4>{}, integral_constant<int, 3>{});
+  runs(integral_constant<int, 8>{});
+  runs(integral_constant<int, 4>{}, integral_constant<int, 2>{});
+  runs(integral_constant<int, 4>{});
+  runs(integral_constant<int, 3>{});
+  runs(integral_constant<int, 2>{});
   for (; row < task.x->rows; ++row) run_row(task, reader, row);
 }
 

@@ -71,7 +71,7 @@ inline bool can_walk(const PackedWeights& weights) {
 template <class V>
 void walk_stripes(const PackedTask& task, std::int64_t x_row, std::int64_t first, std::int64_t last) {
   const PackedWeights& weights = *task.weights;
-  const RowBlock x = row_block<1>(*task.x, x_row);
+  const RowBlock x = row_block<1>(*task.x, x_row, nullptr);
   alignas(64) float y[kWalkRows * kTileRows];
   const SideFormat& side = weights.format().side;
   const Walk walk{weights.scale_stream(),
