@@ -9,15 +9,24 @@
 #include <unistd.h>
 
 namespace scalebits {
+namespace {
+
+/// A new file of this name, open; what it will become is `path`.
+int open_beside(const std::filesystem::path& path, const std::filesystem::path& name) {
+  std::error_code ignored;
+  const auto status = std::filesystem::status(path, ignored);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    fail_input("{}: cannot be written: not a regular file", path.string());
+  const int file = ::open(name.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (file < 0) fail_input("{}: cannot be written: {}", path.string(), std::strerror(errno));
+  return file;
+}
+
+}  // namespace
 
 AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path), partial_path_(path) {
-  std::error_code ignored;
-  const auto status = std::filesystem::status(path_, ignored);
-  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
-    fail_input("{}: cannot be written: not a regular file", path_.string());
   partial_path_ += ".partial";
-  fd_ = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd_ < 0) fail_input("{}: cannot be written: {}", path_.string(), std::strerror(errno));
+  fd_ = open_beside(path_, partial_path_);
 }
 
 AtomicFile::~AtomicFile() {
@@ -60,7 +69,10 @@ void check_output(const std::filesystem::path& output, const std::vector<std::fi
     if (std::filesystem::is_directory(input, ignored) && std::filesystem::equivalent(folder, input, ignored))
       fail(ErrorKind::usage, "{}: lies in the folder that this command reads; write to another place", output.string());
   }
-  const AtomicFile probe(output);
+  // Not the name that another program may be writing to just now.
+  const std::filesystem::path probe = output.string() + ".probe" + std::to_string(::getpid());
+  ::close(open_beside(output, probe));
+  ::unlink(probe.c_str());
 }
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view content) {

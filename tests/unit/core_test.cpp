@@ -78,6 +78,15 @@ TEST(AtomicFile, NothingIsVisibleBeforeCommit) {
   EXPECT_FALSE(fs::exists(path.string() + ".partial"));
   write_file_atomically(path, "whole");
   EXPECT_EQ(MappedFile::open(path)->bytes().size(), 5u);
+  {
+    AtomicFile file(path);
+    file.write("all of it");
+    check_output(path, {});  // of another program that wants the same place: leaves this one's work alone
+    file.commit();
+  }
+  EXPECT_EQ(MappedFile::open(path)->bytes().size(), 9u);
+  EXPECT_THROW(check_output(testing::TempDir(), {}), Error);
+  EXPECT_THROW(check_output("/no/such/folder/file", {}), Error);
   EXPECT_THROW(AtomicFile("/no/such/folder/file"), Error);
   EXPECT_THROW(AtomicFile("/dev/null"), Error);
   EXPECT_THROW(AtomicFile(testing::TempDir()), Error);
