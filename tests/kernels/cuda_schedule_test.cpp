@@ -79,9 +79,10 @@ using Window = cuda::StreamWindow<16>;
 /// for.
 struct Ring {
   Ring(const std::uint8_t* bytes, std::uint64_t count) : run(bytes), size(count), memory(Window::kRingBytes, 0xee) {
-    for (std::uint32_t chunk = 0; chunk + 1 < Window::kAheadChunks; ++chunk) fetch(chunk);
+    while (window.asked + 1 < Window::kAheadChunks) fetch();
   }
-  void fetch(std::uint32_t chunk) {
+  void fetch() {
+    const std::uint32_t chunk = window.ask();
     for (std::uint32_t i = 0; i < cuda::kChunkBytes; ++i)
       if (chunk * std::uint64_t{cuda::kChunkBytes} + i < size)
         memory[Window::place(chunk * cuda::kChunkBytes + i)] = 0xee;
@@ -97,7 +98,7 @@ struct Ring {
     const std::uint32_t wanted = window.chunks_for(bytes);
     if (window.arrived >= wanted) return;
     while (window.arrived < wanted) {
-      fetch(window.next_chunk());
+      fetch();
       window.advance();
     }
     wait(Window::kAheadChunks - 1);

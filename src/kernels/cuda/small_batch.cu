@@ -66,9 +66,8 @@ struct SmallBatch {
   const int lane = __shfl_xor_sync(~0u, static_cast<int>(threadIdx.x) % kLanes, 0);  // kept, not asked for at every use
   const WarpRun run = args.schedule.runs[blockIdx.x * kWarps + warp];
   Window window = {};
-  // Copies of the stream: the lane's 16 bytes of the next chunk, chunks asked for, chunks that hold bytes for the lane.
-  const std::uint8_t* source = args.matrix.stream + run.first_byte + lane * 16;
-  std::uint32_t asked = 0, last_asked = chunks_of_lane();
+  const std::uint8_t* source = args.matrix.stream + run.first_byte + lane * 16;  // of the lane's copy of the next chunk
+  const std::uint32_t own_chunks = chunks_of_lane();                             // that hold bytes for the lane
   std::uint32_t first_column = 0, gathered = 0;  // cells whose inputs lie in shared memory, from this column on
   float factor = 1;
 
@@ -139,9 +138,9 @@ struct SmallBatch {
   }
 
   __device__ void fetch() {
-    if (asked < last_asked) copy_async(shared.ring[warp] + Window::place(asked * kChunkBytes) + lane * 16, source);
+    const std::uint32_t chunk = window.ask();
+    if (chunk < own_chunks) copy_async(shared.ring[warp] + Window::place(chunk * kChunkBytes) + lane * 16, source);
     source += kChunkBytes;
-    ++asked;
     close_group();
   }
   /// Makes the next `bytes` bytes readable to all lanes.
@@ -339,7 +338,7 @@ struct SmallBatch {
     const std::uint32_t first = args.schedule.block_cells[blockIdx.x], last = args.schedule.block_cells[blockIdx.x + 1];
     if (threadIdx.x == 0) shared.cells[kWarps] = last;
 #pragma unroll 1
-    while (asked + 1 < Window::kAheadChunks) fetch();
+    while (window.asked + 1 < Window::kAheadChunks) fetch();
     wait_for_earlier();
     if constexpr (gathers) {
       first_column = first % args.matrix.cells;

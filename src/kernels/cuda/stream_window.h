@@ -19,15 +19,16 @@ struct StreamWindow {
   static_assert((ring_chunks & (ring_chunks - 1)) == 0 && kAheadChunks >= 2);
 
   std::uint32_t position = 0;  // of the next record, bytes from the start of the run
-  std::uint32_t arrived = 0;   // chunks that are there
+  std::uint32_t asked = 0;     // chunks, a group of copies each
+  std::uint32_t arrived = 0;   // of them, that are there
 
   /// Chunks that must be there before `bytes` bytes can be read.
   SCALEBITS_HD std::uint32_t chunks_for(std::uint32_t bytes) const {
     return (position + bytes + kChunkBytes - 1) / kChunkBytes;
   }
-  /// The chunk that the next group of copies fetches; before the first record, chunks 0 to kAheadChunks - 2 are asked
-  /// for.
-  SCALEBITS_HD std::uint32_t next_chunk() const { return arrived + kAheadChunks - 1; }
+  /// The chunk that the next group of copies fetches. Before the first record kAheadChunks - 1 are asked for, then one
+  /// for each that must be there.
+  SCALEBITS_HD std::uint32_t ask() { return asked++; }
   SCALEBITS_HD void advance() { ++arrived; }
   SCALEBITS_HD void consume(std::uint32_t bytes) { position += bytes; }
 
