@@ -263,6 +263,30 @@ TEST(CudaDecoder, TakesWhatItCountsToTheByte) {
   EXPECT_THROW(memory_with(one.total() - 1), cuda::CardError);
 }
 
+TEST(CudaDecoder, RefusesShapesThatItsOperationsDoNotTake) {
+  cuda::Draw draw(10);
+  cuda::RandomModelOptions options;
+  options.shape.layers = 1, options.shape.hidden = 64, options.shape.intermediate = 64, options.shape.heads = 2;
+  options.shape.kv_heads = 1, options.shape.head_dim = 32, options.shape.vocab = 77, options.shape.norm_eps = 1e-5f;
+  options.shape.frequencies = cuda::usual_frequencies(32);
+  const cuda::RandomModel model(draw, options);
+  const auto refusal = [&](int hidden, int head_dim) -> std::string {
+    cuda::DecoderShape shape = model.shape;
+    shape.hidden = hidden, shape.head_dim = head_dim;
+    try {
+      cuda::Decoder(cuda::make_emulated_device(), shape, model.weights,
+                    {.bytes = 1 << 30, .positions = 50, .tokens = 9, .scored = 3});
+    } catch (const cuda::CardError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(refusal(16388, 32).find("a hidden state of 16388 channels"), std::string::npos);
+  EXPECT_NE(refusal(4097, 32).find("a hidden state of 4097 channels"), std::string::npos);
+  EXPECT_NE(refusal(64, 258).find("heads of 258 channels"), std::string::npos);
+  EXPECT_EQ(refusal(64, 32), "");
+}
+
 /// What tools/gpu_check does on a card.
 TEST(CudaDecoder, PassesTheCheckOfCards) {
   EXPECT_EQ(cuda::check_decoding(cuda::make_emulated_device({.backwards = true, .multiprocessors = 9}), true),
