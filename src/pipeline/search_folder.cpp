@@ -1,5 +1,6 @@
 #include "pipeline/search_folder.h"
 
+#include "core/atomic_file.h"
 #include "core/error.h"
 
 #include <cerrno>
@@ -92,7 +93,7 @@ void SearchFolder::require_same_folder(ProcessGroup& group) const {
   if (group.is_first()) {
     std::random_device random;
     mine = static_cast<double>((std::uint64_t{random()} << 32 | random()) >> (64 - kTokenBits));
-    std::ofstream(path) << fmt::format("{:.0f}\n", mine);
+    write_file_atomically(path, fmt::format("{:.0f}\n", mine));
   }
   const double wanted = group.from_first(mine);
   const auto deadline = std::chrono::steady_clock::now() + kUntilSeen;
