@@ -142,6 +142,54 @@ TEST(CudaLayout, SideConstantsAreTheFormatsUpToTwoRoundings) {
   }
 }
 
+TEST(CudaLayout, FragmentsBecomeWeightsInHalves) {
+  Dice dice(67);
+  for (int width = 1; width <= kMaxWidth; ++width)
+    for (int repeat = 0; repeat < 12; ++repeat) {
+      const MatrixFormat format = random_packed_format(dice, 16, 64);
+      const RandomPacked packed = random_packed(
+          dice, format, std::vector<std::uint8_t>(static_cast<std::size_t>(format.block_count()), std::uint8_t(width)));
+      const Repacked repacked(packed);
+      const int groups = cuda::tile_groups(repacked.shape);
+      const cuda::SideConstants side = cuda::make_side_constants(repacked.shape);
+      if (side.to_half == 0) continue;
+      ASSERT_EQ(side.to_half * side.from_half, 1);
+      const std::vector<float> w = packed.weights->matrix().dequantize();
+      for (int lane = 0; lane < cuda::kLanes; ++lane) {
+        const std::uint32_t* record = repacked.record(0, 0);
+        LaneRegisters registers{};
+        cuda::expand_tile(RecordLoad{record}, width, groups, lane, registers.data());
+        if (groups == 1) {
+          cuda::make_weights<16>(side, record[lane / 4], width, registers.data());
+        } else {
+          cuda::make_weights<8>(side, record[lane / 4], width, registers.data());
+          cuda::make_weights<8>(side, record[8 + lane / 4], width, registers.data() + 8);
+        }
+        for (int j = 0; j < cuda::kFragmentRegisters; ++j)
+          for (int second = 0; second < 2; ++second) {
+            const int row = cuda::fragment_row(lane, j % 4), input = cuda::fragment_input(lane, j / 4, j % 4) + second;
+            const double wanted = double(w[static_cast<std::size_t>(row * 64 + input)]);
+            const std::uint32_t word = record[8 * (groups == 2 ? input / 32 : 0) + row % 8];
+            const double step = double(cuda::side_values(side, word, width).scale[row / 8]);
+            // And what the f32 zero point has been rounded by.
+            const double zero =
+                3 * (cuda::code_offset(width, row / 8) + (1.0 + 2 * double(format.side.zero_range)) * (1 << width)) *
+                0x1p-24;
+            ASSERT_NEAR(double(half_of(registers[static_cast<std::size_t>(j)], second)) * double(side.from_half),
+                        wanted, std::abs(wanted) * 0x1p-10 + step * (0x1p-11 + zero))
+                << "width " << width << ", row " << row << ", input " << input;
+          }
+      }
+    }
+}
+
+TEST(CudaLayout, RangesTooFarApartForHalvesAreTold) {
+  cuda::StoredShape shape{.rows = 16, .cols = 64, .scale_bits = 8, .scale_base = 0.02f, .scale_step_log2 = 0.06f};
+  EXPECT_NE(cuda::make_side_constants(shape).to_half, 0);
+  shape.scale_step_log2 = 0.1f;  // 25 octaves
+  EXPECT_EQ(cuda::make_side_constants(shape).to_half, 0);
+}
+
 TEST(CudaLayout, AWarpsProductIsTheTilesProduct) {
   Dice dice(65);
   for (int width = 1; width <= kMaxWidth; ++width)

@@ -27,7 +27,14 @@ bool capturing = false;
 std::map<void*, std::size_t> allocated;
 std::map<const void*, int> most_shared;
 constexpr std::size_t kMemory = std::size_t{8} << 30;
-constexpr int kMultiprocessors = 6, kBlocksEach = 2, kUsualShared = 48 << 10, kMostShared = 99 << 10;
+constexpr int kMultiprocessors = 6, kBlocksEach = 2, kUsualShared = 48 << 10;
+/// The smallest that kernels must fit, and one that has instructions of its own.
+struct FakeCard {
+  const char* name;
+  int major, minor, most_shared;
+};
+constexpr FakeCard kCards[] = {{"fake 8.9", 8, 9, 99 << 10}, {"fake 9.0", 9, 0, 227 << 10}};
+int current = 0;
 
 void require(bool condition, const char* what) {
   if (condition) return;
@@ -62,24 +69,25 @@ struct CUgraphExec_st {
 
 extern "C" {
 cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+cudaError_t cudaGetDeviceCount(int* count) { return *count = static_cast<int>(std::size(kCards)), cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
-  std::strcpy(properties->name, "fake");
-  properties->major = 9;
+  std::strcpy(properties->name, kCards[device].name);
+  properties->major = kCards[device].major;
+  properties->minor = kCards[device].minor;
   properties->multiProcessorCount = kMultiprocessors;
   properties->totalGlobalMem = kMemory;
   return cudaSuccess;
 }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
-  *value = name == cudaDevAttrMaxSharedMemoryPerBlockOptin ? kMostShared : 1000000;
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int device) {
+  *value = name == cudaDevAttrMaxSharedMemoryPerBlockOptin ? kCards[device].most_shared : 1000000;
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaSetDevice(int device) { return current = device, cudaSuccess; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t) { return "an error of the fake runtime"; }
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute, int value) {
-  if (value > kMostShared) return cudaErrorInvalidValue;
+  if (value > kCards[current].most_shared) return cudaErrorInvalidValue;
   most_shared[function] = value;
   return cudaSuccess;
 }

@@ -98,17 +98,25 @@ struct Engine::State {
   int most_gathered = 0;                // bytes of shared memory that a block may gather into
   // Partial sums of products whose panels or tiles are shared; of one product at a time, as all are done in order.
   CardBuffer small_batch_sums, prompt_sums, prompt_arrivals;
+  std::span<const PromptKernel> own_prompts;  // that only cards like this one run, the larger first
   // What prepare() left behind.
-  CardBuffer fragments, sums, factors;
+  CardBuffer values, sums, factors;
   ActivationView x;
   std::int64_t cols = 0;
   int groups = 0;
+  bool by_tokens = false;
 
   ~State() {
     if (stream != nullptr) cudaStreamDestroy(stream);
   }
   void grow(CardBuffer& buffer, std::uint64_t bytes) {
     if (buffer.bytes() < bytes) buffer = CardBuffer(bytes);
+  }
+  /// For `blocks` of 8 tokens, more than small batches are.
+  const PromptKernel& prompt_kernel_for(const MatricesPlan& plan, int blocks) const {
+    for (const PromptKernel& kernel : own_prompts)
+      if (plan.fit_halves && blocks * kTokenBlock % kernel.tokens == 0) return kernel;
+    return prompt_kernel();
   }
 };
 
@@ -141,13 +149,19 @@ Engine::Engine(int card) : state_(std::make_unique<State>()) {
     sum_bytes = std::max(sum_bytes, part_sum_bytes(state_->blocks[i], kernel.token_blocks));
   }
   state_->small_batch_sums = CardBuffer(sum_bytes);
-  const PromptKernel& prompt = prompt_kernel();
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(prompt.run), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(prompt.shared_bytes)),
-        prompt.name);
-  state_->prompt_sums = CardBuffer(most_prompt_sum_bytes(state_->card.multiprocessors));
-  state_->prompt_arrivals =
-      CardBuffer(sizeof(std::uint32_t) * static_cast<std::uint64_t>(state_->card.multiprocessors));
+  std::uint64_t tile_bytes = 0;
+  const auto admit = [&](const PromptKernel& prompt) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(prompt.run), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(prompt.shared_bytes)),
+          prompt.name);
+    tile_bytes = std::max(tile_bytes, prompt.tile_bytes());
+  };
+  admit(prompt_kernel());
+  if (state_->card.major == 9 && state_->card.minor == 0) state_->own_prompts = hopper_prompt_kernels();
+  std::ranges::for_each(state_->own_prompts, admit);
+  const auto tiles = static_cast<std::uint64_t>(state_->card.multiprocessors);  // with partial sums
+  state_->prompt_sums = CardBuffer(tile_bytes * tiles);
+  state_->prompt_arrivals = CardBuffer(sizeof(std::uint32_t) * tiles);
 }
 
 Engine::~Engine() = default;
@@ -255,29 +269,29 @@ MatrixView CardMatrices::view() const { return state_->view(); }
 
 namespace {
 
-/// Bytes of prepared activations: fragments, sums of groups of 32, factors.
+/// Bytes of prepared activations: values, sums of groups of 32, factors.
 struct PreparedBytes {
   PreparedBytes(int tokens, std::int64_t cols) {
     const auto padded = static_cast<std::uint64_t>(token_blocks(tokens) * kTokenBlock),
                cells = static_cast<std::uint64_t>((cols + kCellCols - 1) / kCellCols);
-    fragments = cells * kCellCols * padded * 2;
+    values = cells * kCellCols * padded * 2;
     sums = cells * 2 * padded * sizeof(float);
     factors = padded * sizeof(float);
   }
-  std::uint64_t fragments, sums, factors;
+  std::uint64_t values, sums, factors;
 };
 
 }  // namespace
 
 void Engine::reserve(int tokens, std::int64_t cols) {
   const PreparedBytes bytes(tokens, cols);
-  state_->grow(state_->fragments, bytes.fragments);
+  state_->grow(state_->values, bytes.values);
   state_->grow(state_->sums, bytes.sums);
   state_->grow(state_->factors, bytes.factors);
 }
 std::uint64_t Engine::reserve_bytes(int tokens, std::int64_t cols) const {
   const PreparedBytes bytes(tokens, cols);
-  return bytes.fragments + bytes.sums + bytes.factors + state_->small_batch_sums.bytes() + state_->prompt_sums.bytes() +
+  return bytes.values + bytes.sums + bytes.factors + state_->small_batch_sums.bytes() + state_->prompt_sums.bytes() +
          state_->prompt_arrivals.bytes();
 }
 
@@ -287,17 +301,27 @@ std::vector<KernelShape> Engine::kernel_shapes() const {
   return shapes;
 }
 
+KernelName Engine::kernel_for(const CardMatrices& matrices, int tokens) const {
+  const int blocks = token_blocks(tokens);
+  for (int i = 1; i < kSmallBatchKernels; ++i)
+    if (small_batch_kernels()[i].token_blocks == blocks) return {small_batch_kernels()[i].name, false};
+  const PromptKernel& kernel = state_->prompt_kernel_for(matrices.state_->plan, blocks);
+  return {kernel.name, kernel.by_tokens};
+}
+
 void Engine::prepare(const CardInput& input, const CardMatrices& matrices) {
   const CardMatrices::State& weights = *matrices.state_;
   const int blocks = token_blocks(input.tokens), groups = weights.plan.stream.groups;
   reserve(input.tokens, matrices.cols());
-  state_->x = {.fragments = state_->fragments.as<std::uint32_t>(),
+  state_->x = {.values = state_->values.as<std::uint32_t>(),
                .sums = state_->sums.as<float>(),
                .factors = input.type == ElementType::f16 ? nullptr : state_->factors.as<float>(),
                .tokens = input.tokens,
                .blocks = blocks};
   state_->cols = matrices.cols();
   state_->groups = groups;
+  state_->by_tokens =
+      blocks * kTokenBlock >= kPromptTokens && state_->prompt_kernel_for(weights.plan, blocks).by_tokens;
   check(launch_prepare({.x = input.x,
                         .x_stride = input.x_stride,
                         .type = input.type,
@@ -308,7 +332,8 @@ void Engine::prepare(const CardInput& input, const CardMatrices& matrices) {
                         .inputs = matrices.cols(),
                         .groups = groups,
                         .input_order = weights.input_order.as<std::uint32_t>(),
-                        .fragments = state_->fragments.as<std::uint32_t>(),
+                        .by_tokens = state_->by_tokens,
+                        .values = state_->values.as<std::uint32_t>(),
                         .sums = state_->sums.as<float>(),
                         .factors = state_->factors.as<float>()},
                        state_->stream),
@@ -360,9 +385,11 @@ void Engine::multiply(const CardMatrices& matrices, std::span<const CardOutput> 
   args.output = output;
   for (int i = 1; i < kSmallBatchKernels; ++i)
     if (small_batch_kernels()[i].token_blocks == args.x.blocks) return launch(i, matrices, args, 0);
-  const PromptKernel& kernel = prompt_kernel();
-  const PromptGrid grid =
-      prompt_grid(weights.plan.stream.panels, weights.plan.stream.cells, args.x.blocks, state_->card.multiprocessors);
+  const PromptKernel& kernel = state_->prompt_kernel_for(weights.plan, args.x.blocks);
+  if (kernel.by_tokens != state_->by_tokens)
+    throw std::logic_error("Engine::multiply: inputs were prepared for matrices of other ranges");
+  const PromptGrid grid = prompt_grid(kernel, weights.plan.stream.panels, weights.plan.stream.cells, args.x.blocks,
+                                      state_->card.multiprocessors);
   if (grid.sum_bytes > state_->prompt_sums.bytes() ||
       (grid.splits > 1 && grid.tiles * sizeof(std::uint32_t) > state_->prompt_arrivals.bytes()))
     throw std::logic_error("Engine::multiply: more partial sums than there is room for");

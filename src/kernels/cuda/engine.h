@@ -35,6 +35,11 @@ class CardBuffer : public DeviceMemory {
 
 class CardMatrices;
 
+struct KernelName {
+  const char* name;
+  bool rounds_weights;  // to f16
+};
+
 /// One card: a stream, on which all is done in order, and scratch. Not for two threads at once.
 class Engine {
  public:
@@ -59,6 +64,8 @@ class Engine {
   /// Of the kernels, as MatricesPlan needs them.
   std::vector<KernelShape> kernel_shapes() const;
 
+  /// The kernel that multiplies so many tokens, prepared.
+  KernelName kernel_for(const CardMatrices& matrices, int tokens) const;
   /// Gathers and rounds the inputs for `matrices` and others with the same input order, groups and columns; kept until
   /// the next call.
   void prepare(const CardInput& input, const CardMatrices& matrices);
@@ -67,9 +74,10 @@ class Engine {
   /// Both. One token of few enough inputs is gathered by the product itself: one launch, and nothing is left prepared.
   void product(const CardInput& input, const CardMatrices& matrices, std::span<const CardOutput> outputs,
                ElementType output);
-  /// The slow and obvious product of one matrix in its stored form. y, magnitude [tokens, rows] f32: what it is, and
-  /// what its rounding errors are in proportion to.
-  void reference(const StoredMatrix& matrix, const CardInput& input, const CardBuffer& y, const CardBuffer& magnitude);
+  /// The slow and obvious product of one matrix in its stored form. y, magnitude, half_error [tokens, rows] f32: what
+  /// it is, what its rounding errors are in proportion to, and what rounding weights to f16 may add.
+  void reference(const StoredMatrix& matrix, const CardInput& input, const CardBuffer& y, const CardBuffer& magnitude,
+                 const CardBuffer& half_error);
 
  private:
   friend class CardMatrices;

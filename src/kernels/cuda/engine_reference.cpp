@@ -16,7 +16,7 @@ CardBuffer on_card(Engine& engine, const Values& values) {
 }  // namespace
 
 void Engine::reference(const StoredMatrix& matrix, const CardInput& input, const CardBuffer& y,
-                       const CardBuffer& magnitude) {
+                       const CardBuffer& magnitude, const CardBuffer& half_error) {
   const StoredTiles tiles = find_stored_tiles(matrix.shape, matrix.widths);
   const CardBuffer blob = on_card(*this, matrix.blob), places = on_card(*this, tiles.tiles),
                    rows = on_card(*this, matrix.row_order), columns = on_card(*this, matrix.input_order);
@@ -30,7 +30,8 @@ void Engine::reference(const StoredMatrix& matrix, const CardInput& input, const
                                                .type = input.type,
                                                .tokens = input.tokens,
                                                .y = y.as<float>(),
-                                               .magnitude = magnitude.as<float>()},
+                                               .magnitude = magnitude.as<float>(),
+                                               .half_error = half_error.as<float>()},
                                               static_cast<cudaStream_t>(stream()));
   if (status != cudaSuccess) throw CardError(std::string("CUDA: the reference product: ") + cudaGetErrorString(status));
   wait();

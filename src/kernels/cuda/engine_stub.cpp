@@ -28,7 +28,10 @@ void* Engine::stream() const { refuse(); }
 void Engine::prepare(const CardInput&, const CardMatrices&) { refuse(); }
 void Engine::multiply(const CardMatrices&, std::span<const CardOutput>, ElementType) { refuse(); }
 void Engine::product(const CardInput&, const CardMatrices&, std::span<const CardOutput>, ElementType) { refuse(); }
-void Engine::reference(const StoredMatrix&, const CardInput&, const CardBuffer&, const CardBuffer&) { refuse(); }
+void Engine::reference(const StoredMatrix&, const CardInput&, const CardBuffer&, const CardBuffer&, const CardBuffer&) {
+  refuse();
+}
+KernelName Engine::kernel_for(const CardMatrices&, int) const { refuse(); }
 void Engine::reserve(int, std::int64_t) { refuse(); }
 std::uint64_t Engine::reserve_bytes(int, std::int64_t) const { refuse(); }
 std::vector<KernelShape> Engine::kernel_shapes() const { refuse(); }

@@ -68,6 +68,9 @@ struct alignas(16) WidthConstants {
 struct alignas(16) SideConstants {
   WidthConstants width[9];
   float range[256];
+  // Powers of two, each the other's inverse: weights times to_half lie in the middle of f16's range, none of their
+  // steps below its normal numbers. 0: ranges are too far apart for that.
+  float to_half, from_half;
 };
 SideConstants make_side_constants(const StoredShape& shape);
 
@@ -88,6 +91,29 @@ SCALEBITS_HD inline SideValues side_values(const SideConstants& side, std::uint3
 #endif
   }
   return values;
+}
+
+/// From offset + code, in the 8 or 16 registers of a group, to the weight times side.to_half, rounded to f16: (code −
+/// zero) · scale, of which the scale and the product with the zero point's fraction are rounded, too; within 2^-10 of
+/// the weight and 2^-11 of a step.
+template <int registers_of_group>
+SCALEBITS_HD inline void make_weights(const SideConstants& side, std::uint32_t word, int width,
+                                      std::uint32_t* registers) {
+  const SideValues values = side_values(side, word, width);
+  std::uint32_t minus_whole[2], scale[2], rest[2];
+  SCALEBITS_UNROLL for (int half = 0; half < 2; ++half) {
+#if SCALEBITS_ON_CARD
+    const float whole = rintf(values.zero[half]);
+#else
+    const float whole = std::rint(values.zero[half]);
+#endif
+    const float larger = values.scale[half] * side.to_half;
+    minus_whole[half] = twice_half(-whole);
+    scale[half] = twice_half(larger);
+    rest[half] = twice_half(larger * (whole - values.zero[half]));
+  }
+  SCALEBITS_UNROLL for (int j = 0; j < registers_of_group; ++j) registers[j] =
+      multiply_add_halves(add_halves(registers[j], minus_whole[j % 2]), scale[j % 2], rest[j % 2]);
 }
 
 }  // namespace scalebits::cuda

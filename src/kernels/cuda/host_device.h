@@ -21,6 +21,8 @@
 #define SCALEBITS_KEEP_LOOP
 #define SCALEBITS_UNROLL_BY(n)
 #include "core/float_types.h"
+
+#include <cmath>
 #endif
 
 namespace scalebits::cuda {
@@ -38,6 +40,32 @@ SCALEBITS_HD inline std::uint32_t add_halves(std::uint32_t a, std::uint32_t b) {
     return std::uint32_t{f32_to_f16(f16_to_f32(std::uint16_t(x)) + f16_to_f32(std::uint16_t(y)))};
   };
   return half_sum(a & 0xffff, b & 0xffff) | half_sum(a >> 16, b >> 16) << 16;
+#endif
+}
+
+/// a · b + c of both, each rounded to f16 (on the CPU to f32 before that).
+SCALEBITS_HD inline std::uint32_t multiply_add_halves(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+#if SCALEBITS_ON_CARD
+  std::uint32_t sum;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+  return sum;
+#else
+  const auto of = [](std::uint32_t word, int shift) { return f16_to_f32(static_cast<std::uint16_t>(word >> shift)); };
+  const auto one = [&](int shift) {
+    return std::uint32_t{f32_to_f16(std::fma(of(a, shift), of(b, shift), of(c, shift)))} << shift;
+  };
+  return one(0) | one(16);
+#endif
+}
+
+/// The value, rounded to f16, twice.
+SCALEBITS_HD inline std::uint32_t twice_half(float value) {
+#if SCALEBITS_ON_CARD
+  std::uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %1;" : "=r"(pair) : "f"(value));
+  return pair;
+#else
+  return f32_to_f16(value) * 0x00010001u;
 #endif
 }
 

@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <span>
 
 namespace scalebits::cuda {
 
@@ -24,23 +25,32 @@ inline constexpr int kSmallBatchKernels = 4;
 const ProductKernel* small_batch_kernels();
 
 /// For longer prompts: a grid of tiles of results, [rows, columns, splits of the inputs].
-inline constexpr int kPromptTokens = 128;  // of a tile; activations are prepared for a multiple of them
+inline constexpr int kPromptTokens = 128;  // activations are prepared for a multiple of them
 struct PromptKernel {
   const char* name;
+  int panels, tokens;  // of a tile
+  bool by_tokens;      // the order of the activations that it reads (prepared_layout.h); weights become f16 numbers
   int threads;
   std::size_t shared_bytes;
   void (*run)(ProductArgs, int splits);
+
+  /// Of a tile's partial sums.
+  std::uint64_t tile_bytes() const {
+    return sizeof(float) * static_cast<std::uint64_t>(panels) * kPanelRows * static_cast<std::uint64_t>(tokens);
+  }
 };
+/// On every card.
 const PromptKernel& prompt_kernel();
+/// On cards of compute capability 9.0, the larger first; none where they were not built.
+std::span<const PromptKernel> hopper_prompt_kernels();
 struct PromptGrid {
   unsigned rows = 0, columns = 0;
   int splits = 1;
   std::uint64_t tiles = 0, sum_bytes = 0;  // counters, and bytes of partial sums that it needs
 };
-/// `blocks`: of 8 tokens.
-PromptGrid prompt_grid(std::uint32_t panels, std::uint32_t cells, int blocks, int multiprocessors);
-/// The most that a grid needs: inputs are only split while tiles and splits together are no more than multiprocessors.
-std::uint64_t most_prompt_sum_bytes(int multiprocessors);
+/// `blocks`: of 8 tokens. Inputs are only split while tiles and splits together are no more than multiprocessors.
+PromptGrid prompt_grid(const PromptKernel& kernel, std::uint32_t panels, std::uint32_t cells, int blocks,
+                       int multiprocessors);
 
 cudaError_t launch_operation(const Operation& operation, cudaStream_t stream);
 
@@ -72,7 +82,8 @@ struct PrepareArgs {
   std::int64_t inputs = 0;
   int groups = 1;
   const std::uint32_t* input_order = nullptr;  // null: identity
-  std::uint32_t* fragments = nullptr;
+  bool by_tokens = false;                      // the order of values, without sums
+  std::uint32_t* values = nullptr;
   float* sums = nullptr;
   float* factors = nullptr;
 };
@@ -91,7 +102,8 @@ struct ReferenceArgs {
   ElementType type = ElementType::f16;
   int tokens = 0;
   float* y = nullptr;
-  float* magnitude = nullptr;  // [tokens, rows]: Σ of the numbers that fast kernels add up, which roundings scale with
+  float* magnitude = nullptr;   // [tokens, rows]: Σ of the numbers that fast kernels add up, which roundings scale with
+  float* half_error = nullptr;  // [tokens, rows]: what rounding weights to f16 may add (PromptKernel::by_tokens)
 };
 cudaError_t launch_reference(const ReferenceArgs& args, cudaStream_t stream);
 

@@ -25,6 +25,7 @@ MatricesPlan plan_matrices(std::span<const StoredMatrix> parts, std::span<const 
         !std::ranges::equal(part.input_order, parts[0].input_order) || plan.tiles.back().blob_bytes != part.blob.size())
       throw std::logic_error("matrices on a device must read the same inputs in the same order and be whole");
     plan.side.push_back(make_side_constants(part.shape));
+    plan.fit_halves &= plan.side.back().to_half != 0;
   }
   plan.stream = plan_stream(plan.shapes, plan.tiles);
   const StreamPlan& stream = plan.stream;

@@ -22,6 +22,7 @@ struct MatricesPlan {
   std::vector<StoredTiles> tiles;
   StreamPlan stream;
   std::vector<SideConstants> side;
+  bool fit_halves = true;           // weights, times side[part].to_half
   std::vector<Schedule> schedules;  // [kernel]
   std::uint64_t bytes = 0;          // on the device, as long as the matrices live
   std::uint64_t staging_bytes = 0;  // there beside them while they are loaded

@@ -64,9 +64,16 @@ __global__ void __launch_bounds__(kThreads) prepare(const __grid_constant__ Prep
       sums[reg / 4] += __half2float(value);
     }
   }
+  if (args.by_tokens) {
+#pragma unroll
+    for (int reg = 0; reg < kBlockRegisters; ++reg)
+      args.values[by_tokens_index(cell, token, args.blocks * kTokenBlock, activation_input(lane, reg) / 2)] =
+          registers[reg];
+    return;
+  }
 #pragma unroll
   for (int half = 0; half < 2; ++half)
-    *reinterpret_cast<uint4*>(args.fragments + fragment_index(cell, block, args.blocks, lane, 4 * half)) =
+    *reinterpret_cast<uint4*>(args.values + fragment_index(cell, block, args.blocks, lane, 4 * half)) =
         make_uint4(registers[4 * half], registers[4 * half + 1], registers[4 * half + 2], registers[4 * half + 3]);
   if (args.groups == 1) sums[0] += sums[1];
 #pragma unroll

@@ -35,7 +35,7 @@ struct MatrixView {
 };
 
 struct ActivationView {
-  const std::uint32_t* fragments = nullptr;  // prepared_layout.h
+  const std::uint32_t* values = nullptr;  // in the kernel's order
   const float* sums = nullptr;
   const float* factors = nullptr;  // [tokens]; null: 1
   int tokens = 0;

@@ -3,8 +3,8 @@
 // activations out of shared memory, where two stages of a cell each are filled by asynchronous copies. Where there are
 // fewer tiles than multiprocessors the inputs are split; partial sums are added up in order by the block that arrives
 // last. Plain mma: it runs on every card since sm_80, and leaves Hopper's wgmma to a kernel of its own.
-#include "kernels/cuda/card.cuh"
 #include "kernels/cuda/launches.h"
+#include "kernels/cuda/prompt.cuh"
 
 #include <algorithm>
 
@@ -14,36 +14,19 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kWarpTiles = 2;
 constexpr int kTilePanels = kWarps * kWarpTiles / kPanelTiles;
-constexpr int kTokenBlocks = kPromptTokens / kTokenBlock;
+constexpr int kTileTokens = kPromptTokens;
+constexpr int kTokenBlocks = kTileTokens / kTokenBlock;
 constexpr int kStages = 2;
 constexpr int kThreads = kWarps * kLanes;
-constexpr int kTileValues = kTilePanels * kPanelRows * kPromptTokens;
 
 struct Stage {
   uint4 x[kTokenBlocks][2][kLanes];                           // as in memory
-  float sums[2][kPromptTokens];                               // by group
+  float sums[2][kTileTokens];                                 // by group
   uint4 weights[kWarps][kWarpTiles * kMostRecordBytes / 16];  // each warp's records
 };
 struct Shared {
   Stage stage[kStages];
   SideConstants side[kMostParts];
-};
-
-/// Reads a record in shared memory.
-struct Load {
-  const std::uint8_t* record;
-  template <int n>
-  __device__ void words(int byte, std::uint32_t* out) const {
-    if constexpr (n == 4) {
-      const uint4 value = *reinterpret_cast<const uint4*>(record + byte);
-      out[0] = value.x, out[1] = value.y, out[2] = value.z, out[3] = value.w;
-    } else if constexpr (n == 2) {
-      const uint2 value = *reinterpret_cast<const uint2*>(record + byte);
-      out[0] = value.x, out[1] = value.y;
-    } else {
-      out[0] = *reinterpret_cast<const std::uint32_t*>(record + byte);
-    }
-  }
 };
 
 struct Prompt {
@@ -61,12 +44,12 @@ struct Prompt {
   /// Asks for a cell of the block's activations and of this warp's weights.
   __device__ void fetch(std::uint32_t cell, Stage& stage) const {
     const auto* x =
-        reinterpret_cast<const uint4*>(args.x.fragments) + fragment_index(cell, first_block, args.x.blocks, 0, 0) / 4;
+        reinterpret_cast<const uint4*>(args.x.values) + fragment_index(cell, first_block, args.x.blocks, 0, 0) / 4;
     uint4* to = &stage.x[0][0][0];
     for (int i = threadIdx.x; i < kTokenBlocks * 2 * kLanes; i += kThreads) copy_async(to + i, x + i);
     const int groups = args.matrix.groups, tokens = args.x.blocks * kTokenBlock;
-    for (int i = threadIdx.x; i < groups * kPromptTokens / 4; i += kThreads) {
-      const int group = i / (kPromptTokens / 4), token = i % (kPromptTokens / 4) * 4;
+    for (int i = threadIdx.x; i < groups * kTileTokens / 4; i += kThreads) {
+      const int group = i / (kTileTokens / 4), token = i % (kTileTokens / 4) * 4;
       copy_async(&stage.sums[group][token],
                  args.x.sums + sum_index(cell, group, groups, first_block * kTokenBlock + token, tokens));
     }
@@ -93,7 +76,7 @@ struct Prompt {
   __device__ void tile(const std::uint8_t* record, int width, const SideConstants& constants, const Stage& stage,
                        float (&y)[kTokenBlocks][4]) const {
     const int groups = args.matrix.groups;
-    const Load load{record};
+    const LoadShared load{record};
     std::uint32_t word[2], weights[kFragmentRegisters];
     load.words<1>(lane / 4 * 4, &word[0]);
     if (groups == 2) load.words<1>(32 + lane / 4 * 4, &word[1]);
@@ -123,12 +106,8 @@ struct Prompt {
   }
 
   __device__ void compute(int splits) {
-    constexpr int kWords = sizeof(SideConstants) / 4;
-    for (int i = threadIdx.x; i < args.matrix.parts * kWords; i += kThreads)
-      reinterpret_cast<std::uint32_t*>(shared.side)[i] = reinterpret_cast<const std::uint32_t*>(args.matrix.side)[i];
-    const auto split = static_cast<std::uint64_t>(blockIdx.z);
-    const auto first = static_cast<std::uint32_t>(args.matrix.cells * split / splits),
-               last = static_cast<std::uint32_t>(args.matrix.cells * (split + 1) / splits);
+    copy_side_constants(args, shared.side, kThreads);
+    const auto [first, last] = stretch_of(args, splits);
     wait_for_earlier();
     const SideConstants& constants = shared.side[panel < args.matrix.panels ? part_of(args, panel) : 0];
     float y[kWarpTiles][kTokenBlocks][4] = {};
@@ -155,26 +134,7 @@ struct Prompt {
         }
       __syncthreads();  // before the stage is filled again
     }
-    if (splits == 1) {
-      for_results(y, [&](int row, int token, float value) {
-        store_result(args, blockIdx.x * kTilePanels + row / kPanelRows, row % kPanelRows,
-                     first_block * kTokenBlock + token, value);
-      });
-      return;
-    }
-    const std::uint64_t at = blockIdx.y * std::uint64_t{gridDim.x} + blockIdx.x;
-    float* const parts = args.schedule.sums + at * splits * kTileValues;
-    for_results(
-        y, [&](int row, int token, float value) { parts[split * kTileValues + row * kPromptTokens + token] = value; });
-    if (arrive({args.schedule.arrivals + at, static_cast<std::uint32_t>(splits)}) == 0) return;
-    for (int i = threadIdx.x; i < kTileValues; i += kThreads) {
-      float sum = 0;
-      for (int part = 0; part < splits; ++part) sum += __ldcg(parts + part * std::int64_t{kTileValues} + i);
-      const int row = i / kPromptTokens;
-      const std::uint32_t row_panel = blockIdx.x * kTilePanels + row / kPanelRows;
-      if (row_panel < args.matrix.panels)
-        store_result(args, row_panel, row % kPanelRows, first_block * kTokenBlock + i % kPromptTokens, sum);
-    }
+    give_results<kTilePanels, kTileTokens>(args, splits, kThreads, [&](const auto& body) { for_results(y, body); });
   }
 
   /// body(row of the block's tile, token of the tile, value) for this lane's results inside the stream.
@@ -200,24 +160,26 @@ __global__ void __launch_bounds__(kThreads, 1) prompt(const __grid_constant__ Pr
 }  // namespace
 
 const PromptKernel& prompt_kernel() {
-  static const PromptKernel kKernel = {"prompt", kThreads, sizeof(Shared), prompt};
+  static const PromptKernel kKernel = {.name = "prompt",
+                                       .panels = kTilePanels,
+                                       .tokens = kTileTokens,
+                                       .threads = kThreads,
+                                       .shared_bytes = sizeof(Shared),
+                                       .run = prompt};
   return kKernel;
 }
 
-std::uint64_t most_prompt_sum_bytes(int multiprocessors) {
-  return static_cast<std::uint64_t>(multiprocessors) * kTileValues * sizeof(float);
-}
-
-PromptGrid prompt_grid(std::uint32_t panels, std::uint32_t cells, int blocks, int multiprocessors) {
+PromptGrid prompt_grid(const PromptKernel& kernel, std::uint32_t panels, std::uint32_t cells, int blocks,
+                       int multiprocessors) {
+  const auto tile_panels = static_cast<std::uint32_t>(kernel.panels);
   PromptGrid grid;
-  grid.rows = (panels + kTilePanels - 1) / kTilePanels;
-  grid.columns = static_cast<unsigned>(blocks / kTokenBlocks);
+  grid.rows = (panels + tile_panels - 1) / tile_panels;
+  grid.columns = static_cast<unsigned>(blocks * kTokenBlock / kernel.tokens);
   grid.tiles = std::uint64_t{grid.rows} * grid.columns;
   // Four cells a stretch at least, or filling and emptying the pipeline would be most of the work.
   grid.splits = static_cast<int>(std::clamp<std::uint64_t>(static_cast<std::uint64_t>(multiprocessors) / grid.tiles, 1,
                                                            std::max<std::uint32_t>(cells / 4, 1)));
-  if (grid.splits > 1)
-    grid.sum_bytes = grid.tiles * static_cast<std::uint64_t>(grid.splits) * kTileValues * sizeof(float);
+  if (grid.splits > 1) grid.sum_bytes = grid.tiles * static_cast<std::uint64_t>(grid.splits) * kernel.tile_bytes();
   return grid;
 }
 

@@ -13,12 +13,13 @@ constexpr int kThreads = 256;
 
 struct Weight {
   double value, allowance;  // allowance: scale · (largest number that a fast kernel adds up for it)
+  double half_error;        // of make_weights()
 };
 
 __device__ Weight weight_at(const ReferenceArgs& args, std::int64_t row, std::int64_t col) {
   const StoredShape& shape = args.shape;
   const StoredTile tile = args.tiles[row / kStoredTileRows * tile_col_count(shape) + col / kStoredTileCols];
-  if (tile.width == 0) return {0, 0};
+  if (tile.width == 0) return {0, 0, 0};
   const int r = static_cast<int>(row % kStoredTileRows), c = static_cast<int>(col % kStoredTileCols);
   const double code = stored_code(args.blob + tile.codes, tile.width, r, c);
   const std::uint8_t* side = args.blob + tile.side + (shape.group_cols == 32 ? c / 32 * group_side_bytes(shape) : 0);
@@ -32,7 +33,8 @@ __device__ Weight weight_at(const ReferenceArgs& args, std::int64_t row, std::in
     zero += (stored_side_code(side + 2 * shape.scale_bits, shape.zero_bits, r) - half) *
             (static_cast<double>(shape.zero_range) * levels / half);
   }
-  return {scale * (code - zero), scale * (fabs(zero) + code_offset(tile.width, 0) + levels)};
+  return {scale * (code - zero), scale * (fabs(zero) + code_offset(tile.width, 0) + levels),
+          scale * (fabs(code - zero) / 1024 + 1.0 / 2048)};
 }
 
 template <ElementType type>
@@ -59,22 +61,25 @@ __global__ void __launch_bounds__(kThreads) reference(const __grid_constant__ Re
     for (int step = kLanes / 2; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
     factor = token_factor(largest);
   }
-  double sum = 0, magnitude = 0;
+  double sum = 0, magnitude = 0, half_error = 0;
   for (std::int64_t col = lane; col < args.shape.cols; col += kLanes) {
     const std::int64_t input = args.input_order != nullptr ? args.input_order[col] : col;
     const double x = value_at<type>(args, token, input, factor);
     const Weight weight = weight_at(args, row, col);
     sum += weight.value * x;
     magnitude += weight.allowance * fabs(x);
+    half_error += weight.half_error * fabs(x);
   }
   for (int step = kLanes / 2; step > 0; step /= 2) {
     sum += __shfl_xor_sync(~0u, sum, step);
     magnitude += __shfl_xor_sync(~0u, magnitude, step);
+    half_error += __shfl_xor_sync(~0u, half_error, step);
   }
   if (lane != 0) return;
   const std::int64_t at = token * args.shape.rows + (args.row_order != nullptr ? args.row_order[row] : row);
   args.y[at] = static_cast<float>(sum);
   args.magnitude[at] = static_cast<float>(magnitude);
+  args.half_error[at] = static_cast<float>(half_error);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "kernels/cuda/fragments.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace scalebits::cuda {
@@ -18,6 +19,12 @@ SideConstants make_side_constants(const StoredShape& shape) {
     for (int half = 0; half < 2; ++half)
       side.width[width].zero_base[half] = static_cast<float>(centre - half_codes * step + code_offset(width, half));
   }
+  // Codes reach two ranges at most: 2^13 times those is f16. A step of 8 bits is a 255th.
+  const auto [smallest, largest] = std::minmax_element(side.range, side.range + (1 << shape.scale_bits));
+  const float to_half = std::exp2(13.0f - static_cast<float>(std::ilogb(*largest)));
+  const bool fits = *smallest / 255 * to_half >= 0x1p-14f && std::isfinite(to_half) && shape.zero_range <= 1;
+  side.to_half = fits ? to_half : 0;
+  side.from_half = fits ? 1 / to_half : 0;
   return side;
 }
 

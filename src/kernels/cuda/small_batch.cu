@@ -173,7 +173,7 @@ struct SmallBatch {
 #pragma unroll
         for (int half = 0; half < 2; ++half)
           into.x[block][half] = __ldg(reinterpret_cast<const uint4*>(
-              args.x.fragments + fragment_index(column, block, args.x.blocks, lane, 4 * half)));
+              args.x.values + fragment_index(column, block, args.x.blocks, lane, 4 * half)));
 #pragma unroll
         for (int group = 0; group < kGroups; ++group)
           into.sums[group][block] = __ldg(reinterpret_cast<const float2*>(

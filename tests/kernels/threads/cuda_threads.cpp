@@ -51,12 +51,26 @@ struct Thread {
   std::deque<std::vector<Copy>> groups;  // the last one is open
   bool waits_for_block = false, has_waited_for_earlier = false;
 };
+/// A copy on its way to a barrier.
+struct BulkCopy {
+  void* to;
+  const void* from;  // null: read already
+  std::vector<unsigned char> bytes;
+  std::uint64_t* barrier;
+};
+/// As it lies in shared memory.
+struct Barrier {
+  std::uint16_t count, missing;
+  std::int32_t bytes_and_phase;  // 2 * bytes on their way + parity of the phase that runs
+};
+static_assert(sizeof(Barrier) == 8);
 struct Warp {
   const char* what = "";  // those who wait, wait at
   unsigned waiting = 0, left = 0;
   unsigned turn = 0;               // how many instructions of all lanes there have been
   std::uint32_t words[2][kLanes];  // exchanged, by turn: a lane may be one ahead
   const void* operands[kLanes];
+  std::unique_ptr<WarpState> state;
 };
 struct Running;
 struct Block {
@@ -64,7 +78,10 @@ struct Block {
   dim3 index;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
-  std::vector<unsigned> ready, held;  // held: until earlier kernels have ended
+  std::vector<unsigned> ready, held,
+      polling;  // held: until earlier kernels have ended; polling: at a barrier in memory
+  std::vector<BulkCopy> copies;
+  unsigned vain_rounds = 0;  // of polling, in which nothing happened
   std::unique_ptr<void, void (*)(void*)> shared{nullptr, std::free};
   std::size_t alive = 0, at_barrier = 0;
   bool any = false, any_before = false;  // of what threads bring to the barrier
@@ -85,12 +102,6 @@ unsigned now = 0;
 void* scheduler = nullptr;
 std::mt19937 dice{1};
 
-[[noreturn]] void fail(const std::string& what) {
-  std::fprintf(stderr, "kernel: block (%u, %u, %u), thread %u: %s\n", block_index.x, block_index.y, block_index.z, now,
-               what.c_str());
-  std::abort();
-}
-
 Thread& current() { return block->threads[now]; }
 Warp& warp() { return block->warps[now / kLanes]; }
 
@@ -103,7 +114,7 @@ void release_block() {
   block->any_before = std::exchange(block->any, false);
 }
 
-void arrive(std::vector<Copy>& group) {
+void deliver(std::vector<Copy>& group) {
   for (const Copy& copy : group) std::memcpy(copy.to, copy.from != nullptr ? copy.from : copy.bytes, 16);
 }
 
@@ -112,9 +123,11 @@ void run_thread() {
   for (;; yield()) {
     block->running->grid->kernel();
     if (!current().has_waited_for_earlier) fail("has ended without waiting for earlier kernels");
-    for (std::vector<Copy>& group : current().groups) arrive(group);
+    for (std::vector<Copy>& group : current().groups) deliver(group);
     if (warp().waiting > 0) fail(std::string("has left while other lanes of its warp are at ") + warp().what);
     ++warp().left;
+    if (warp().state != nullptr && warp().state->under_way()) fail("has ended before what its warp has begun");
+    if (block->alive == 1 && !block->copies.empty()) fail("has ended, the last one, before copies to its block");
     if (--block->alive > 0 && block->at_barrier == block->alive) release_block();
   }
 }
@@ -135,7 +148,7 @@ void start_block(Block& fresh, Running& running) {
   fresh.index = running.to_come.back();
   running.to_come.pop_back();
   if (fresh.threads.size() != grid.block) fresh.threads = std::vector<Thread>(grid.block);
-  fresh.warps.assign(grid.block / kLanes, {});
+  fresh.warps = std::vector<Warp>(grid.block / kLanes);
   void* memory = nullptr;
   if (posix_memalign(&memory, 128, std::max<std::size_t>(grid.shared, 1)) != 0) std::abort();
   std::memset(memory, 0xff, grid.shared);  // NaN: nobody may read what nobody has written
@@ -160,10 +173,35 @@ std::size_t choose() {
   return dice() % ready.size();
 }
 
+void settle(Barrier& barrier) {
+  block->vain_rounds = 0;
+  if (barrier.missing == 0 && barrier.bytes_and_phase / 2 == 0) {
+    barrier.missing = barrier.count;
+    barrier.bytes_and_phase ^= 1;
+  }
+}
+
+/// When all wait: some copies arrive, and those at barriers look again.
+void look_again() {
+  for (std::size_t some = block->copies.empty() ? 0 : 1 + dice() % block->copies.size(); some > 0; --some) {
+    const std::size_t chosen = dice() % block->copies.size();
+    std::swap(block->copies[chosen], block->copies.back());
+    const BulkCopy copy = std::move(block->copies.back());
+    block->copies.pop_back();
+    std::memcpy(copy.to, copy.from != nullptr ? copy.from : copy.bytes.data(), copy.bytes.size());
+    auto& barrier = *reinterpret_cast<Barrier*>(copy.barrier);
+    barrier.bytes_and_phase -= 2 * static_cast<std::int32_t>(copy.bytes.size());
+    settle(barrier);
+  }
+  block->ready.swap(block->polling);
+  if (++block->vain_rounds > 100) fail("waits at a barrier in memory for ever, as all of its block do");
+}
+
 /// One thread of it, until it waits.
 void run_some(Block& chosen) {
   block = &chosen;
   std::vector<unsigned>& ready = block->ready;
+  if (ready.empty()) look_again();
   const std::size_t at = choose();
   now = ready[at];
   std::swap(ready[at], ready.back());
@@ -172,7 +210,7 @@ void run_some(Block& chosen) {
   block_index = block->index;
   thread_index = dim3(now, 0, 0);
   resume(current());
-  if (ready.empty() && block->held.empty() && block->alive > 0)
+  if (ready.empty() && block->held.empty() && block->polling.empty() && block->alive > 0)
     fail(std::to_string(block->alive) + " threads of the block wait for ever");
 }
 
@@ -217,6 +255,12 @@ void finish(Running& running) {
 
 }  // namespace
 
+void fail(const std::string& what) {
+  std::fprintf(stderr, "kernel: block (%u, %u, %u), thread %u: %s\n", block_index.x, block_index.y, block_index.z, now,
+               what.c_str());
+  std::abort();
+}
+
 int lane() { return static_cast<int>(now % kLanes); }
 std::uint8_t* shared_memory() { return static_cast<std::uint8_t*>(block->shared.get()); }
 std::uint32_t* exchange() { return warp().words[warp().turn % 2]; }
@@ -252,7 +296,7 @@ void require_aligned(const void* at, std::size_t bytes) {
 void copy_async(void* to, const void* from) {
   require_aligned(to, 16);
   require_aligned(from, 16);
-  Copy copy{to, dice() % 2 == 0 ? from : nullptr, {}};  // it may be read at once, or as late as possible
+  Copy copy{to, toss() ? from : nullptr, {}};  // it may be read at once, or as late as possible
   std::memcpy(copy.bytes, from, 16);
   std::memset(to, 0xff, 16);
   current().groups.back().push_back(copy);
@@ -260,8 +304,49 @@ void copy_async(void* to, const void* from) {
 void close_group() { current().groups.emplace_back(); }
 void wait_groups(std::size_t newest) {
   auto& groups = current().groups;
-  for (; groups.size() > newest + 1; groups.pop_front()) arrive(groups.front());  // the open one is not among them
+  for (; groups.size() > newest + 1; groups.pop_front()) deliver(groups.front());  // the open one is not among them
 }
+
+void init_barrier(std::uint64_t* barrier, unsigned count) {
+  require_aligned(barrier, 8);
+  *reinterpret_cast<Barrier*>(barrier) = {static_cast<std::uint16_t>(count), static_cast<std::uint16_t>(count), 0};
+}
+void arrive(std::uint64_t* at, std::size_t bytes) {
+  auto& barrier = *reinterpret_cast<Barrier*>(at);
+  if (barrier.missing == 0 || barrier.missing > barrier.count) fail("comes to a barrier that nobody is missing at");
+  barrier.bytes_and_phase += 2 * static_cast<std::int32_t>(bytes);
+  --barrier.missing;
+  settle(barrier);
+}
+void wait_for_phase(const std::uint64_t* at, unsigned parity) {
+  while ((reinterpret_cast<const Barrier*>(at)->bytes_and_phase & 1) == static_cast<int>(parity)) {
+    block->polling.push_back(now);
+    yield();
+  }
+  block->vain_rounds = 0;
+}
+void copy_bulk(void* to, const void* from, std::size_t bytes, std::uint64_t* barrier) {
+  require_aligned(to, 16);
+  require_aligned(from, 16);
+  if (bytes == 0 || bytes % 16 != 0) fail("copies " + std::to_string(bytes) + " bytes, not a multiple of 16");
+  const auto* source = static_cast<const unsigned char*>(from);
+  block->copies.push_back({to, toss() ? from : nullptr, {source, source + bytes}, barrier});
+  std::memset(to, 0xff, bytes);
+}
+
+std::uint32_t shared_address(const void* at) {
+  const auto base = reinterpret_cast<std::uintptr_t>(block->shared.get());  // aligned as it is, up to 1024
+  return static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(at) - (base & ~std::uintptr_t{1023}));
+}
+const std::uint8_t* shared_at(std::uint32_t address, std::size_t bytes) {
+  const auto base = reinterpret_cast<std::uintptr_t>(block->shared.get());
+  const std::uintptr_t at = (base & ~std::uintptr_t{1023}) + address;
+  if (at < base || at + bytes > base + block->running->grid->shared) fail("reads beyond its shared memory");
+  return reinterpret_cast<const std::uint8_t*>(at);
+}
+
+std::unique_ptr<WarpState>& warp_state() { return warp().state; }
+bool toss() { return dice() % 2 == 0; }
 
 void run_grid(const Grid& grid, const Grid* next) {
   static Running places[2];

@@ -16,6 +16,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
+#include <string>
 
 #include <math.h>  // kernels take names from no namespace
 
@@ -51,6 +53,29 @@ void require_aligned(const void* at, std::size_t bytes);
 void copy_async(void* to, const void* from);  // 16 bytes, in the present group
 void close_group();
 void wait_groups(std::size_t newest);
+
+// Barriers in shared memory, 8 bytes each, and copies of any length that arrive at one.
+void init_barrier(std::uint64_t* barrier, unsigned count);
+/// One of those that a phase takes has come, and says that so many bytes more belong to it.
+void arrive(std::uint64_t* barrier, std::size_t bytes = 0);
+/// Until the phase of this parity is over.
+void wait_for_phase(const std::uint64_t* barrier, unsigned parity);
+void copy_bulk(void* to, const void* from, std::size_t bytes, std::uint64_t* barrier);
+
+/// An address as instructions that take shared memory's own see it, and back.
+std::uint32_t shared_address(const void* at);
+const std::uint8_t* shared_at(std::uint32_t address, std::size_t bytes);
+
+/// What instructions that go on by themselves keep for the warp; gone with the block, which must be when none is under
+/// way.
+struct WarpState {
+  virtual ~WarpState() = default;
+  virtual bool under_way() const = 0;
+};
+std::unique_ptr<WarpState>& warp_state();
+/// True or false, as a card might do things now or later.
+bool toss();
+[[noreturn]] void fail(const std::string& what);
 
 }  // namespace threads
 
