@@ -154,10 +154,12 @@ struct Bench {
                                                   engine.prepare(input, copies[static_cast<std::size_t>(i)]);
                                                 multiply(i);
                                               });
-    line("\"rows\": " + std::to_string(rows) + ", \"cols\": " + std::to_string(cols) + ", \"tokens\": " +
-         std::to_string(tokens) + ", \"widths\": \"" + mix.name + "\", \"bytes\": " + std::to_string(bytes) +
-         ", \"copies\": " + std::to_string(count) + ", \"product_us\": " + number(alone.median_us) +
-         ", \"fastest_us\": " + number(alone.fastest_us) + ", \"with_inputs_us\": " + number(with_inputs.median_us) +
+    const char* const kernel = tokens == 1 ? "one token" : engine.kernel_for(copies[0], tokens).name;
+    line("\"kernel\": \"" + std::string(kernel) + "\", \"rows\": " + std::to_string(rows) +
+         ", \"cols\": " + std::to_string(cols) + ", \"tokens\": " + std::to_string(tokens) + ", \"widths\": \"" +
+         mix.name + "\", \"bytes\": " + std::to_string(bytes) + ", \"copies\": " + std::to_string(count) +
+         ", \"product_us\": " + number(alone.median_us) + ", \"fastest_us\": " + number(alone.fastest_us) +
+         ", \"with_inputs_us\": " + number(with_inputs.median_us) +
          ", \"gb_per_s\": " + number(bytes / alone.median_us * 1e-3) + ", \"cublas_f16_us\": " + number(blas_us));
   }
 
@@ -168,6 +170,13 @@ struct Bench {
     const Time copy =
         time(2, [&](int) { cudaMemcpyAsync(to.data(), from.data(), bytes, cudaMemcpyDeviceToDevice, stream()); });
     return 2e-3 * static_cast<double>(bytes) / copy.median_us;
+  }
+
+  void prompts(std::int64_t rows, std::int64_t cols, std::initializer_list<const Mix*> mixes) {
+    for (const int tokens : {64, 256, 2048}) {
+      const double blas_us = blas_product(rows, cols, tokens).median_us;
+      for (const Mix* mix : mixes) product(rows, cols, tokens, *mix, blas_us);
+    }
   }
 
   void run(const std::string& what) {
@@ -190,13 +199,11 @@ struct Bench {
           for (const Mix* mix : std::initializer_list<const Mix*>{&uniform[1], &uniform[3], &uniform[7], &wide, &mixed})
             product(rows, cols, tokens, *mix, blas_us);
         }
-      if (what == "prompt")
-        for (const int tokens : {64, 256, 2048}) {
-          const double blas_us = blas_product(rows, cols, tokens).median_us;
-          for (const Mix* mix : std::initializer_list<const Mix*>{&uniform[1], &uniform[3], &wide})
-            product(rows, cols, tokens, *mix, blas_us);
-        }
+      if (what == "prompt") prompts(rows, cols, {&uniform[1], &uniform[3], &wide});
     }
+    if (what != "prompt") return;
+    engine.leave_own_kernels();  // what they are worth
+    prompts(8192, 8192, {&uniform[3]});
   }
 };
 

@@ -112,10 +112,10 @@ struct Engine::State {
   void grow(CardBuffer& buffer, std::uint64_t bytes) {
     if (buffer.bytes() < bytes) buffer = CardBuffer(bytes);
   }
-  /// For `blocks` of 8 tokens, more than small batches are.
-  const PromptKernel& prompt_kernel_for(const MatricesPlan& plan, int blocks) const {
+  /// For a multiple of kPromptTokens.
+  const PromptKernel& prompt_kernel_for(const MatricesPlan& plan, int tokens) const {
     for (const PromptKernel& kernel : own_prompts)
-      if (plan.fit_halves && blocks * kTokenBlock % kernel.tokens == 0) return kernel;
+      if (plan.fit_halves && tokens % kernel.tokens == 0) return kernel;
     return prompt_kernel();
   }
 };
@@ -305,9 +305,11 @@ KernelName Engine::kernel_for(const CardMatrices& matrices, int tokens) const {
   const int blocks = token_blocks(tokens);
   for (int i = 1; i < kSmallBatchKernels; ++i)
     if (small_batch_kernels()[i].token_blocks == blocks) return {small_batch_kernels()[i].name, false};
-  const PromptKernel& kernel = state_->prompt_kernel_for(matrices.state_->plan, blocks);
+  const PromptKernel& kernel = state_->prompt_kernel_for(matrices.state_->plan, blocks * kTokenBlock);
   return {kernel.name, kernel.by_tokens};
 }
+
+void Engine::leave_own_kernels() { state_->own_prompts = {}; }
 
 void Engine::prepare(const CardInput& input, const CardMatrices& matrices) {
   const CardMatrices::State& weights = *matrices.state_;
@@ -321,7 +323,7 @@ void Engine::prepare(const CardInput& input, const CardMatrices& matrices) {
   state_->cols = matrices.cols();
   state_->groups = groups;
   state_->by_tokens =
-      blocks * kTokenBlock >= kPromptTokens && state_->prompt_kernel_for(weights.plan, blocks).by_tokens;
+      blocks * kTokenBlock >= kPromptTokens && state_->prompt_kernel_for(weights.plan, blocks * kTokenBlock).by_tokens;
   check(launch_prepare({.x = input.x,
                         .x_stride = input.x_stride,
                         .type = input.type,
@@ -385,7 +387,7 @@ void Engine::multiply(const CardMatrices& matrices, std::span<const CardOutput> 
   args.output = output;
   for (int i = 1; i < kSmallBatchKernels; ++i)
     if (small_batch_kernels()[i].token_blocks == args.x.blocks) return launch(i, matrices, args, 0);
-  const PromptKernel& kernel = state_->prompt_kernel_for(weights.plan, args.x.blocks);
+  const PromptKernel& kernel = state_->prompt_kernel_for(weights.plan, args.x.blocks * kTokenBlock);
   if (kernel.by_tokens != state_->by_tokens)
     throw std::logic_error("Engine::multiply: inputs were prepared for matrices of other ranges");
   const PromptGrid grid = prompt_grid(kernel, weights.plan.stream.panels, weights.plan.stream.cells, args.x.blocks,

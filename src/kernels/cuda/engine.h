@@ -66,6 +66,8 @@ class Engine {
 
   /// The kernel that multiplies so many tokens, prepared.
   KernelName kernel_for(const CardMatrices& matrices, int tokens) const;
+  /// For measurements: from now on only kernels that every card has.
+  void leave_own_kernels();
   /// Gathers and rounds the inputs for `matrices` and others with the same input order, groups and columns; kept until
   /// the next call.
   void prepare(const CardInput& input, const CardMatrices& matrices);

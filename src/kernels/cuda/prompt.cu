@@ -163,6 +163,7 @@ const PromptKernel& prompt_kernel() {
   static const PromptKernel kKernel = {.name = "prompt",
                                        .panels = kTilePanels,
                                        .tokens = kTileTokens,
+                                       .by_tokens = false,
                                        .threads = kThreads,
                                        .shared_bytes = sizeof(Shared),
                                        .run = prompt};

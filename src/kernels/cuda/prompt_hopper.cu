@@ -87,15 +87,15 @@ struct HopperPrompt {
       return;
     }
     const LoadShared load{cell + cell_bytes(widths & ((1u << 4 * tile) - 1), groups)};
-    std::uint32_t word[2];
-    load.words<1>(lane / 4 * 4, &word[0]);
-    if (groups == 2) load.words<1>(32 + lane / 4 * 4, &word[1]);
+    std::uint32_t first, second = 0;  // side words of the groups
+    load.words<1>(lane / 4 * 4, &first);
+    if (groups == 2) load.words<1>(32 + lane / 4 * 4, &second);
     expand_tile(load, width, groups, lane, weights);
     if (groups == 1) {
-      make_weights<kFragmentRegisters>(constants, word[0], width, weights);
+      make_weights<kFragmentRegisters>(constants, first, width, weights);
     } else {
-      make_weights<kFragmentRegisters / 2>(constants, word[0], width, weights);
-      make_weights<kFragmentRegisters / 2>(constants, word[1], width, weights + kFragmentRegisters / 2);
+      make_weights<kFragmentRegisters / 2>(constants, first, width, weights);
+      make_weights<kFragmentRegisters / 2>(constants, second, width, weights + kFragmentRegisters / 2);
     }
   }
 

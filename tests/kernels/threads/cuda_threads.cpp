@@ -181,8 +181,8 @@ void settle(Barrier& barrier) {
   }
 }
 
-/// When all wait: some copies arrive, and those at barriers look again.
-void look_again() {
+/// Some copies arrive, and those at barriers look again. `all_wait`: nothing else can happen.
+void look_again(bool all_wait) {
   for (std::size_t some = block->copies.empty() ? 0 : 1 + dice() % block->copies.size(); some > 0; --some) {
     const std::size_t chosen = dice() % block->copies.size();
     std::swap(block->copies[chosen], block->copies.back());
@@ -193,15 +193,16 @@ void look_again() {
     barrier.bytes_and_phase -= 2 * static_cast<std::int32_t>(copy.bytes.size());
     settle(barrier);
   }
-  block->ready.swap(block->polling);
-  if (++block->vain_rounds > 100) fail("waits at a barrier in memory for ever, as all of its block do");
+  block->ready.insert(block->ready.end(), block->polling.begin(), block->polling.end());
+  block->polling.clear();
+  if (all_wait && ++block->vain_rounds > 100) fail("waits at a barrier in memory for ever, as all of its block do");
 }
 
 /// One thread of it, until it waits.
 void run_some(Block& chosen) {
   block = &chosen;
   std::vector<unsigned>& ready = block->ready;
-  if (ready.empty()) look_again();
+  if (ready.empty() || (!block->polling.empty() && dice() % 512 == 0)) look_again(ready.empty());
   const std::size_t at = choose();
   now = ready[at];
   std::swap(ready[at], ready.back());
