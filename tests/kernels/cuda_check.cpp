@@ -195,6 +195,55 @@ struct Check {
       }
   }
 
+  /// A product that makes its inputs of the residual stream, as far as f16 inputs that lie a rounding apart allow.
+  void normed(std::int64_t rows, std::int64_t cols, bool first, bool biased) {
+    ++cases;
+    const OwnedMatrix m = matrix(rows, cols);
+    std::vector<float> vectors[4];  // x, delta, its bias, the norm's weight
+    std::vector<CardBuffer> buffers;
+    for (std::vector<float>& values : vectors) {
+      for (std::int64_t i = 0; i < cols; ++i) values.push_back(draw.real() * 9);
+      buffers.emplace_back(values.size() * 4);
+      engine.upload(buffers.back(), values.data(), values.size() * 4);
+    }
+    const CardBuffer kept(vectors[0].size() * 4);
+    const CardInput input{.x = buffers[0].data(),
+                          .x_stride = cols,
+                          .type = ElementType::f32,
+                          .tokens = 1,
+                          .norm = {.weight = buffers[3].as<float>(),
+                                   .delta = first ? nullptr : buffers[1].as<float>(),
+                                   .delta_bias = biased ? buffers[2].as<float>() : nullptr,
+                                   .eps = 0.01f,
+                                   .sum = kept.as<float>()}};
+    const std::string name = std::to_string(rows) + "x" + std::to_string(cols) + ", normed";
+    const StoredMatrix view = m.view();
+    const CardMatrices matrices(engine, {&view, 1});
+    if (!engine.gathers(matrices)) return fail(name + ": does not gather");
+    const auto found = products({m}, input, matrices, true), again = products({m}, input, matrices, true);
+    if (std::memcmp(found[0].data(), again[0].data(), found[0].size() * 4) != 0) fail(name + ": two runs differ");
+
+    std::vector<float> sum(vectors[0].size()), kept_there(sum.size());
+    double squares = 0;
+    for (std::size_t i = 0; i < sum.size(); ++i) {
+      sum[i] = vectors[0][i] + ((first ? 0 : vectors[1][i]) + (biased ? vectors[2][i] : 0));
+      squares += double(sum[i]) * double(sum[i]);
+    }
+    engine.download(kept_there.data(), kept, sum.size() * 4);
+    if (kept_there != sum) fail(name + ": the sum was not kept");
+    std::vector<std::uint16_t> halves;
+    for (std::size_t i = 0; i < sum.size(); ++i)
+      halves.push_back(f32_to_f16(
+          static_cast<float>(double(sum[i]) / std::sqrt(squares / double(cols) + 0.01) * double(vectors[3][i]))));
+    const CardBuffer x(halves.size() * 2);
+    engine.upload(x, halves.data(), halves.size() * 2);
+    const Wanted wanted = reference(m, {.x = x.data(), .x_stride = cols, .type = ElementType::f16, .tokens = 1});
+    for (std::size_t row = 0; row < wanted.y.size(); ++row)
+      if (!(std::abs(found[0][row] - wanted.y[row]) <= wanted.half_error[row] + 0x1p-14 * wanted.magnitude[row]))
+        fail(name + ", row " + std::to_string(row) + ": wanted " + std::to_string(wanted.y[row]) + ", found " +
+             std::to_string(found[0][row]));
+  }
+
   void one_bad_token(int tokens, int bad, float value, bool gathering) {
     ++cases;
     const OwnedMatrix m = matrix(70, 130, 3);
@@ -240,6 +289,8 @@ struct Check {
       product({first, second, third}, ElementType::f16, 1 + static_cast<int>(draw.below(20)));
     }
     one_bad_token(140, 99, NAN, false);
+    if (!options.prompts)
+      for (const std::int64_t cols : {5, 576, 4100}) normed(100, cols, cols == 5, cols == 576);
     for (const float value : {INFINITY, -INFINITY, NAN}) {
       if (options.prompts) break;
       one_bad_token(5, 2, value, false);

@@ -67,6 +67,9 @@ class CardDevice : public Device {
     return engine_.reserve_bytes(tokens, cols);
   }
 
+  bool norms(const DeviceMatrices& matrices) const override {
+    return engine_.gathers(static_cast<const LoadedMatrices&>(matrices).matrices);
+  }
   void product(const CardInput& input, const DeviceMatrices& matrices, std::span<const CardOutput> outputs) override {
     engine_.product(input, static_cast<const LoadedMatrices&>(matrices).matrices, outputs, ElementType::f32);
   }

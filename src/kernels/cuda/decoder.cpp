@@ -36,7 +36,7 @@ struct Decoder::State {
   DeviceNorm final_norm;
   SequenceCache spare;  // the first sequence's room, until it is asked for
   std::shared_ptr<std::uint64_t> caches = std::make_shared<std::uint64_t>(0);  // bytes of those that live
-  DeviceMemory states, x, delta, normed, q, k, v, attended, gate, up, maxima, parts, arrivals, cosines, sines;
+  DeviceMemory states, x, other_x, delta, normed, q, k, v, attended, gate, up, maxima, parts, arrivals, cosines, sines;
   DeviceMemory first_rows, scored_rows, scored_normed, all_logits, best, best_arrivals, ids;
   int last_read = 0, scored = 0;  // tokens
   bool head_is_done = false;      // by the step, for all tokens
@@ -83,6 +83,7 @@ struct Decoder::State {
         static_cast<std::uint64_t>(limits.positions) * shape.frequencies.size() * sizeof(float);
     return {{&states, tokens * sizeof(TokenState)},
             {&x, tokens * wide(shape.hidden)},
+            {&other_x, wide(shape.hidden)},
             {&delta, tokens * wide(shape.hidden)},
             {&normed, tokens * wide(shape.hidden) / 2},
             {&q, tokens * wide(q_width)},
@@ -224,7 +225,23 @@ struct Decoder::State {
     device->upload(sines.as<void>(), sine.data(), sine.size() * sizeof(float));
   }
 
-  void norm(const DeviceNorm& weights, const float* added, const DeviceMemory* added_bias, int rows) {
+  /// The site's product of x + added, normed. Of one token the product norms by itself where it can, if `within`, and
+  /// leaves the sum in `to`; else x becomes the sum.
+  void normed_product(const Site& site, const DeviceNorm& weights, const float* added, const DeviceMemory* added_bias,
+                      int rows, bool within, const DeviceMemory& from, const DeviceMemory& to,
+                      std::span<const Site::Output> outputs) {
+    if (within)
+      return site.multiply(*device,
+                           {.x = from.as<void>(),
+                            .x_stride = shape.hidden,
+                            .type = ElementType::f32,
+                            .tokens = 1,
+                            .norm = {.weight = weights.weight.as<float>(),
+                                     .delta = added,
+                                     .delta_bias = added_bias == nullptr ? nullptr : added_bias->as<float>(),
+                                     .eps = shape.norm_eps,
+                                     .sum = to.as<float>()}},
+                           outputs);
     device->run(Norm{.x = x.as<float>(),
                      .delta = added,
                      .delta_bias = added_bias == nullptr ? nullptr : added_bias->as<float>(),
@@ -234,6 +251,7 @@ struct Decoder::State {
                      .rows = rows,
                      .width = shape.hidden,
                      .out = normed.as<std::uint16_t>()});
+    site.multiply(*device, {normed.as<void>(), shape.hidden, ElementType::f16, rows}, outputs);
   }
 
   void run_layer(int index, int tokens, bool one_sequence) {
@@ -243,11 +261,14 @@ struct Decoder::State {
     const auto f16 = [&](const DeviceMemory& values, std::int64_t width) {
       return CardInput{values.as<void>(), width, ElementType::f16, tokens};
     };
+    // Both or neither: then the stream is back in x after the layer.
+    const bool within = tokens == 1 && !limits.norms_apart && layer.attention_norm.bias.bytes() == 0 &&
+                        layer.mlp_norm.bias.bytes() == 0 && layer.qkv.norms(on) && layer.gate_up.norms(on);
     const bool first = index == 0;
-    norm(layer.attention_norm, first ? nullptr : delta.as<float>(),
-         first ? nullptr : &layers[static_cast<std::size_t>(index - 1)].biases[kDown], tokens);
     const Site::Output qkv[] = {{q.as<float>(), q_width}, {k.as<float>(), kv_width}, {v.as<float>(), kv_width}};
-    layer.qkv.multiply(on, f16(normed, shape.hidden), qkv);
+    normed_product(layer.qkv, layer.attention_norm, first ? nullptr : delta.as<float>(),
+                   first ? nullptr : &layers[static_cast<std::size_t>(index - 1)].biases[kDown], tokens, within, x,
+                   other_x, qkv);
     on.run(RotateAndStore{
         .states = states.as<TokenState>(),
         .shape = cache_shape(),
@@ -268,9 +289,9 @@ struct Decoder::State {
     on.run(attend);
     const Site::Output o[] = {{delta.as<float>(), shape.hidden}};
     layer.o.multiply(on, f16(attended, q_width), o);
-    norm(layer.mlp_norm, delta.as<float>(), &layer.biases[kO], tokens);
     const Site::Output gate_up[] = {{gate.as<float>(), shape.intermediate}, {up.as<float>(), shape.intermediate}};
-    layer.gate_up.multiply(on, f16(normed, shape.hidden), std::span(gate_up).subspan(shape.gated ? 0 : 1));
+    normed_product(layer.gate_up, layer.mlp_norm, delta.as<float>(), &layer.biases[kO], tokens, within, other_x, x,
+                   std::span(gate_up).subspan(shape.gated ? 0 : 1));
     on.run(Activate{.gate = shape.gated ? gate.as<float>() : nullptr,
                     .up = up.as<float>(),
                     .gate_bias = layer.biases[kGate].as<float>(),

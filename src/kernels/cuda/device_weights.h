@@ -33,6 +33,8 @@ class Site {
   void load(Device& device);
   /// Of a matrix that is alone.
   TableView table() const;
+  /// Whether it takes one token's residual stream (CardInput::norm).
+  bool norms(const Device& device) const;
   /// `outputs`: of each matrix, in order.
   void multiply(Device& device, const CardInput& input, std::span<const Output> outputs) const;
 

@@ -67,6 +67,23 @@ struct EmulatedMatrices : DeviceMatrices {
   }
 };
 
+/// One token's inputs, made of the residual stream.
+std::vector<double> normed_inputs(const CardInput& input, std::int64_t cols) {
+  const NormView& norm = input.norm;
+  double squares = 0;
+  for (std::int64_t i = 0; i < cols; ++i) {
+    float& sum = norm.sum[i];
+    sum = static_cast<const float*>(input.x)[i];
+    if (norm.delta != nullptr) sum += norm.delta[i] + (norm.delta_bias != nullptr ? norm.delta_bias[i] : 0);
+    squares += double(sum) * double(sum);
+  }
+  const float factor = 1 / std::sqrt(static_cast<float>(squares) / static_cast<float>(cols) + norm.eps);
+  std::vector<double> x;
+  for (std::int64_t i = 0; i < cols; ++i)
+    x.push_back(double(half_to_float(float_to_half(norm.sum[i] * factor * norm.weight[i]))));
+  return x;
+}
+
 /// x as the product's kernels take it: divided by the token's factor unless it is f16, rounded to f16.
 std::vector<double> rounded_inputs(const CardInput& input, std::int64_t cols, int token) {
   const auto value = [&](std::int64_t i) { return element_at(input.x, input.type, token * input.x_stride + i); };
@@ -130,6 +147,7 @@ class EmulatedDevice : public Device {
   void reserve(int, std::int64_t) override {}
   std::uint64_t reserve_bytes(int, std::int64_t) const override { return 0; }
 
+  bool norms(const DeviceMatrices&) const override { return options_.norms; }
   void product(const CardInput& input, const DeviceMatrices& matrices, std::span<const CardOutput> outputs) override {
     const auto& weights = static_cast<const EmulatedMatrices&>(matrices);
     const std::vector<CardOutput> results(outputs.begin(), outputs.end());
@@ -179,7 +197,8 @@ class EmulatedDevice : public Device {
     const MatrixView view = weights.view();
     const std::int64_t cols = plan.cols();
     std::vector<std::vector<double>> x;
-    for (int token = 0; token < input.tokens; ++token) x.push_back(rounded_inputs(input, cols, token));
+    for (int token = 0; token < input.tokens; ++token)
+      x.push_back(input.norm.weight != nullptr ? normed_inputs(input, cols) : rounded_inputs(input, cols, token));
     for (std::size_t part = 0; part < outputs.size(); ++part)
       for (std::int64_t row = 0; row < plan.shapes[part].rows; ++row) {
         const auto& order = weights.row_orders[part];

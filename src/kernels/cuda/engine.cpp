@@ -358,11 +358,15 @@ void Engine::launch(int index, const CardMatrices& matrices, ProductArgs& args, 
         kernel.name);
 }
 
+bool Engine::gathers(const CardMatrices& matrices) const {
+  return matrices.state_->schedules[0].gathered_cells * kGatheredBytes <= state_->most_gathered;
+}
+
 void Engine::product(const CardInput& input, const CardMatrices& matrices, std::span<const CardOutput> outputs,
                      ElementType output) {
   const CardMatrices::State& weights = *matrices.state_;
-  const int gathered = weights.schedules[0].gathered_cells;
-  if (input.tokens > 1 || gathered * kGatheredBytes > state_->most_gathered) {
+  if (input.tokens > 1 || !gathers(matrices)) {
+    if (input.norm.weight != nullptr) throw std::logic_error("Engine::product: this one does not norm its inputs");
     prepare(input, matrices);
     return multiply(matrices, outputs, output);
   }
@@ -372,10 +376,11 @@ void Engine::product(const CardInput& input, const CardMatrices& matrices, std::
                 .inputs = matrices.cols(),
                 .input_order = weights.input_order.as<std::uint32_t>(),
                 .maxima = input.maxima,
-                .maxima_count = input.maxima_count};
+                .maxima_count = input.maxima_count,
+                .norm = input.norm};
   args.x.tokens = 1;
   args.output = output;
-  launch(0, matrices, args, gathered);
+  launch(0, matrices, args, weights.schedules[0].gathered_cells);
 }
 
 void Engine::multiply(const CardMatrices& matrices, std::span<const CardOutput> outputs, ElementType output) {

@@ -31,6 +31,7 @@ void Engine::product(const CardInput&, const CardMatrices&, std::span<const Card
 void Engine::reference(const StoredMatrix&, const CardInput&, const CardBuffer&, const CardBuffer&, const CardBuffer&) {
   refuse();
 }
+bool Engine::gathers(const CardMatrices&) const { refuse(); }
 void Engine::leave_own_kernels() { refuse(); }
 KernelName Engine::kernel_for(const CardMatrices&, int) const { refuse(); }
 void Engine::reserve(int, std::int64_t) { refuse(); }

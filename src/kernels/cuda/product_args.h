@@ -42,6 +42,15 @@ struct ActivationView {
   int blocks = 0;  // of 8 tokens, in memory
 };
 
+/// What makes one token's inputs of the residual stream x, f32: RMSNorm(x + delta + its bias).
+struct NormView {
+  const float* weight = nullptr;  // [inputs]; null: x is the inputs
+  const float* delta = nullptr;   // [inputs]; null: nothing is added
+  const float* delta_bias = nullptr;
+  float eps = 0;
+  float* sum = nullptr;  // [inputs]: becomes x + delta; not x, which all blocks read
+};
+
 /// One token as it is given, for kernels that gather it themselves.
 struct InputView {
   const void* x = nullptr;  // [inputs], original order
@@ -50,6 +59,7 @@ struct InputView {
   const std::uint32_t* input_order = nullptr;  // null: identity
   const float* maxima = nullptr;               // [maxima_count] of pieces of x; null: find them
   int maxima_count = 0;
+  NormView norm;
 };
 inline constexpr int kGatheredBytes = kCellCols * 2 + 2 * sizeof(float);
 

@@ -27,7 +27,7 @@ struct SmallBatch {
     float head[kWarps][kPartValues];                // of its first panel, when that is another one
     SideConstants side[kMostParts];
     std::uint32_t cells[kWarps + 1];  // where the warps' runs begin
-    float largest[kWarps];            // input
+    float of_warps[kWarps];           // what they have found in the inputs
 
     /// Of kernels that gather: inputs of the block's cells, 16 bytes each for [cell, lane mod 4, half], then sums.
     __device__ uint4* x() { return reinterpret_cast<uint4*>(this + 1); }
@@ -90,21 +90,87 @@ struct SmallBatch {
     }
     if (!finite) largest = INFINITY;
     for (int step = kLanes / 2; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
-    if (lane == 0) shared.largest[warp] = largest;
+    if (lane == 0) shared.of_warps[warp] = largest;
     __syncthreads();
-    for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, shared.largest[w]);
+    for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, shared.of_warps[w]);
     factor = token_factor(largest);
   }
 
-  /// A warp a cell: two neighbouring inputs a lane, to where the fragments' lanes look for them.
+  /// An input between being asked for and being used: as it is given.
   template <ElementType type>
-  __device__ void gather() {
-    if constexpr (type != ElementType::f16) find_factor<type>();
-    const float inverse = 1 / factor;
+  struct Given {
+    using Asked = Element<type>;
+    const InputView& input;
+    float inverse;
+    __device__ Asked ask(std::int64_t i) const { return Asked::at(input.x, i); }
+    __device__ __half rounded(const Asked& asked) const { return asked.rounded(inverse); }
+  };
+  /// Of the residual stream.
+  struct Normed {
+    struct Asked {
+      float x, delta, bias, weight;
+    };
+    const InputView& input;
+    float inverse;
+    __device__ static Asked ask_sum(const InputView& input, std::int64_t i) {
+      const NormView& norm = input.norm;
+      return {static_cast<const float*>(input.x)[i], norm.delta != nullptr ? norm.delta[i] : 0,
+              norm.delta_bias != nullptr ? norm.delta_bias[i] : 0, 0};
+    }
+    __device__ static float sum(const Asked& asked) { return asked.x + (asked.delta + asked.bias); }
+    __device__ Asked ask(std::int64_t i) const {
+      Asked asked = ask_sum(input, i);
+      asked.weight = input.norm.weight[i];
+      return asked;
+    }
+    __device__ __half rounded(const Asked& asked) const { return __float2half_rn(sum(asked) * inverse * asked.weight); }
+  };
+  /// 1 / sqrt(mean of squares + eps) of the residual stream, which one of the blocks keeps.
+  __device__ float norm_factor() {
+    const InputView& input = args.input;
+    float squares = 0;
+    constexpr int kAtOnce = 16, kThreads = kWarps * kLanes;  // all on their way before the first is waited for
+    for (std::int64_t first = threadIdx.x; first < input.inputs; first += kAtOnce * kThreads) {
+      typename Normed::Asked asked[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j)
+        asked[j] = first + j * kThreads < input.inputs ? Normed::ask_sum(input, first + j * kThreads)
+                                                       : typename Normed::Asked{};
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const float value = Normed::sum(asked[j]);
+        squares += value * value;
+        if (blockIdx.x == 0 && first + j * kThreads < input.inputs) input.norm.sum[first + j * kThreads] = value;
+      }
+    }
+    for (int step = kLanes / 2; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
+    if (lane == 0) shared.of_warps[warp] = squares;
+    __syncthreads();
+    squares = 0;
+    for (int w = 0; w < kWarps; ++w) squares += shared.of_warps[w];
+    return 1 / sqrtf(squares / static_cast<float>(input.inputs) + input.norm.eps);
+  }
+
+  __device__ void gather_all() {
+    const InputView& input = args.input;
+    if (input.norm.weight != nullptr) return gather(Normed{input, norm_factor()});
+    if (input.type == ElementType::f16) return gather(Given<ElementType::f16>{input, 1});
+    if (input.type == ElementType::f32) {
+      find_factor<ElementType::f32>();
+      gather(Given<ElementType::f32>{input, 1 / factor});
+    } else {
+      find_factor<ElementType::bf16>();
+      gather(Given<ElementType::bf16>{input, 1 / factor});
+    }
+  }
+
+  /// A warp a cell: two neighbouring inputs a lane, to where the fragments' lanes look for them.
+  template <typename Inputs>
+  __device__ void gather(const Inputs& inputs) {
     constexpr int kAtOnce = 4;  // cells: an input is known only when its number has come, twice the way to memory
     for (std::uint32_t begin = warp; begin < gathered; begin += kAtOnce * kWarps) {
       std::int64_t from[kAtOnce][2];  // below 0: nothing
-      Element<type> values[kAtOnce][2];
+      typename Inputs::Asked values[kAtOnce][2];
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j)
 #pragma unroll
@@ -120,12 +186,12 @@ struct SmallBatch {
       for (int j = 0; j < kAtOnce; ++j)
 #pragma unroll
         for (int second = 0; second < 2; ++second)
-          values[j][second] = from[j][second] < 0 ? Element<type>{} : Element<type>::at(args.input.x, from[j][second]);
+          values[j][second] = from[j][second] < 0 ? typename Inputs::Asked{} : inputs.ask(from[j][second]);
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) {
         const std::uint32_t i = begin + j * kWarps;
         if (i >= gathered) break;
-        const __half low = values[j][0].rounded(inverse), high = values[j][1].rounded(inverse);
+        const __half low = inputs.rounded(values[j][0]), high = inputs.rounded(values[j][1]);
         reinterpret_cast<std::uint32_t*>(
             shared.x())[(i * 4 + quad_of_pair(lane)) * kBlockRegisters + register_of_pair(lane)] =
             __half_as_ushort(low) | std::uint32_t{__half_as_ushort(high)} << 16;
@@ -343,9 +409,7 @@ struct SmallBatch {
     if constexpr (gathers) {
       first_column = first % args.matrix.cells;
       gathered = min(args.matrix.cells, last - first);
-      if (args.input.type == ElementType::f32) gather<ElementType::f32>();
-      if (args.input.type == ElementType::f16) gather<ElementType::f16>();
-      if (args.input.type == ElementType::bf16) gather<ElementType::bf16>();
+      gather_all();
     }
     __syncthreads();
     follow_run();
