@@ -8,25 +8,21 @@
 #include "kernels/cuda/launches.h"
 #include "kernels/cuda/prompt.cuh"
 
-#include <algorithm>
-
 namespace scalebits::cuda {
 namespace {
 
 constexpr int kTilePanels = 2;                     // a warpgroup each
-constexpr int kWarps = kTilePanels * kPanelTiles;  // that compute; four more, of which one asks, as registers are given
-constexpr int kComputing = kWarps * kLanes, kThreads = kComputing + 4 * kLanes;  // to four at a time
-constexpr int kTheirRegisters = 232, kOtherRegisters = 40;                       // 65,536 for a block
-constexpr int kCellBytes = kCellCols * 2;                                        // of a token
-constexpr int kAlignment = 8 * kCellBytes;
+constexpr int kWarps = kTilePanels * kPanelTiles;  // that compute
+// Registers are given to warpgroups, so the warp that asks for copies has three beside it that do nothing.
+constexpr int kComputing = kWarps * kLanes, kThreads = kComputing + 4 * kLanes;
+constexpr int kComputingRegisters = 232, kAskingRegisters = 40;  // of a block's 65,536
+constexpr int kCellBytes = kCellCols * 2;                        // of a token
+constexpr int kAlignment = 8 * kCellBytes;                       // that descriptors want
 
 template <int tokens>
-struct alignas(128) Stage {
+struct alignas(kAlignment) Stage {
   std::uint8_t x[tokens * kCellBytes];  // by tokens, as in memory
   std::uint8_t weights[kTilePanels][kPanelTiles * kMostRecordBytes];
-  static constexpr int kUnused =
-      (kAlignment - (tokens * kCellBytes + kTilePanels * kPanelTiles * kMostRecordBytes) % kAlignment) % kAlignment;
-  std::uint8_t unused[kUnused];  // stages begin where descriptors may
 };
 template <int tokens>
 struct Shared {
@@ -35,7 +31,6 @@ struct Shared {
   SideConstants side[kMostParts];
   Barrier full[kStages], empty[kStages];
 };
-static_assert(sizeof(Stage<128>) % kAlignment == 0 && sizeof(Stage<256>) % kAlignment == 0);
 
 template <int tokens>
 struct HopperPrompt {
@@ -45,7 +40,7 @@ struct HopperPrompt {
   const Stretch stretch;
   const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
 
-  /// Of the ring's stage that cell number i of the stretch lies in: which time it is filled.
+  /// Of the times that the stage of the stretch's i-th cell is filled.
   static __device__ unsigned round_parity(std::uint32_t i) { return i / kStages % 2; }
 
   __device__ std::uint32_t widths_at(std::uint32_t panel, std::uint32_t cell) const {
@@ -117,8 +112,8 @@ struct HopperPrompt {
       if (i > 0) release(i - 1);
       widths = next;
     };
-    for (std::uint32_t i = 0; i < count;
-         i += 2) {  // registers by name: those of one cell are read while the next's are made
+    // By twos, so that registers have names: one cell's are read while the next one's are made.
+    for (std::uint32_t i = 0; i < count; i += 2) {
       step(i, weights[0]);
       if (i + 1 < count) step(i + 1, weights[1]);
     }
@@ -139,11 +134,11 @@ struct HopperPrompt {
     __syncthreads();
     wait_for_earlier();
     if (warp >= kWarps) {
-      give_registers<kOtherRegisters>();
+      give_registers<kAskingRegisters>();
       if (warp == kWarps && lane < kTilePanels) fetch();
       return;
     }
-    take_registers<kTheirRegisters>();
+    take_registers<kComputingRegisters>();
     const std::uint32_t panel = blockIdx.x * kTilePanels + warp / kPanelTiles;
     const SideConstants& constants = shared.side[panel < args.matrix.panels ? part_of(args, panel) : 0];
     float y[tokens / 2] = {};
