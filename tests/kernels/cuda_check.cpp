@@ -244,6 +244,44 @@ struct Check {
              std::to_string(found[0][row]));
   }
 
+  /// A product that makes its inputs of the MLP's products.
+  void activated(std::int64_t rows, std::int64_t cols, bool gated, bool biased) {
+    ++cases;
+    const OwnedMatrix m = matrix(rows, cols);
+    std::vector<float> vectors[4];  // x, its bias, up, its bias
+    std::vector<CardBuffer> buffers;
+    for (std::vector<float>& values : vectors) {
+      for (std::int64_t i = 0; i < cols; ++i) values.push_back(draw.real() * (i % 70 == 0 ? 1e3f : 2));
+      buffers.emplace_back(values.size() * 4);
+      engine.upload(buffers.back(), values.data(), values.size() * 4);
+    }
+    const CardInput input{.x = buffers[0].data(),
+                          .x_stride = cols,
+                          .type = ElementType::f32,
+                          .tokens = 1,
+                          .mlp = {.activates = true,
+                                  .bias = biased ? buffers[1].as<float>() : nullptr,
+                                  .up = gated ? buffers[2].as<float>() : nullptr,
+                                  .up_bias = gated && biased ? buffers[3].as<float>() : nullptr}};
+    const std::string name = std::to_string(rows) + "x" + std::to_string(cols) + (gated ? ", gated" : ", without gate");
+    const StoredMatrix view = m.view();
+    const CardMatrices matrices(engine, {&view, 1});
+    const auto found = products({m}, input, matrices, true), again = products({m}, input, matrices, true);
+    if (std::memcmp(found[0].data(), again[0].data(), found[0].size() * 4) != 0) fail(name + ": two runs differ");
+    std::vector<float> made;
+    for (std::size_t i = 0; i < vectors[0].size(); ++i) {
+      const auto plus = [&](int of) { return vectors[of][i] + (biased ? vectors[of + 1][i] : 0); };
+      made.push_back(gated ? with_gate(plus(0), plus(2)) : without_gate(plus(0)));
+    }
+    const CardBuffer x(made.size() * 4);
+    engine.upload(x, made.data(), made.size() * 4);
+    const Wanted wanted = reference(m, {.x = x.data(), .x_stride = cols, .type = ElementType::f32, .tokens = 1});
+    for (std::size_t row = 0; row < wanted.y.size(); ++row)
+      if (!(std::abs(found[0][row] - wanted.y[row]) <= wanted.half_error[row] + 0x1p-14 * wanted.magnitude[row]))
+        fail(name + ", row " + std::to_string(row) + ": wanted " + std::to_string(wanted.y[row]) + ", found " +
+             std::to_string(found[0][row]));
+  }
+
   void one_bad_token(int tokens, int bad, float value, bool gathering) {
     ++cases;
     const OwnedMatrix m = matrix(70, 130, 3);
@@ -290,7 +328,10 @@ struct Check {
     }
     one_bad_token(140, 99, NAN, false);
     if (!options.prompts)
-      for (const std::int64_t cols : {5, 576, 4100}) normed(100, cols, cols == 5, cols == 576);
+      for (const std::int64_t cols : {5, 576, 4100}) {
+        normed(100, cols, cols == 5, cols == 576);
+        activated(100, cols, cols != 5, cols == 576);
+      }
     for (const float value : {INFINITY, -INFINITY, NAN}) {
       if (options.prompts) break;
       one_bad_token(5, 2, value, false);

@@ -19,9 +19,13 @@ constexpr int kPositions = 700;
 constexpr int kAtOnce = 90;  // tokens: more than one tile of a prompt's attention
 
 struct Run {
-  Run(std::shared_ptr<Device> device, const RandomModel& model)
+  Run(std::shared_ptr<Device> device, const RandomModel& model, bool apart = false)
       : decoder(device, model.shape, model.weights,
-                {.bytes = device->free_bytes(), .positions = kPositions, .tokens = kAtOnce, .scored = kAtOnce}),
+                {.bytes = device->free_bytes(),
+                 .positions = kPositions,
+                 .tokens = kAtOnce,
+                 .scored = kAtOnce,
+                 .apart = apart}),
         vocab(model.shape.vocab) {}
 
   /// Logits of all tokens, first a prompt in passes of up to kAtOnce, then one by one.
@@ -99,7 +103,7 @@ void compare_operations(const std::shared_ptr<Device>& card, const std::shared_p
     options.shape.window = dim == 64 ? 50 : 0;
     options.extras = true;
     const RandomModel model(draw, options);
-    Run on_card(card, model), on_host(emulated, model);
+    Run on_card(card, model, true), on_host(emulated, model, true);
     for (const int prompt : dim == 32 ? std::vector{1, 5, 40} : std::vector{40, kAtOnce, kAtOnce + 30}) {
       const bool eight_bits = dim == 128;
       on_card.sequence(eight_bits, prompt, 0), on_host.sequence(eight_bits, prompt, 0);

@@ -289,9 +289,9 @@ TEST(CudaDecoder, RefusesShapesThatItsOperationsDoNotTake) {
 
 /// What tools/gpu_check does on a card.
 TEST(CudaDecoder, PassesTheCheckOfCards) {
-  EXPECT_EQ(
-      cuda::check_decoding(cuda::make_emulated_device({.backwards = true, .multiprocessors = 9, .norms = false}), true),
-      std::vector<std::string>());
+  EXPECT_EQ(cuda::check_decoding(
+                cuda::make_emulated_device({.backwards = true, .multiprocessors = 9, .makes_inputs = false}), true),
+            std::vector<std::string>());
 }
 
 TEST(CudaDecoder, ScoresAnyOfTheTokensLastRead) {

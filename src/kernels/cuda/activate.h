@@ -8,6 +8,9 @@
 
 namespace scalebits::cuda {
 
+SCALEBITS_HD inline float with_gate(float gate, float up) { return gate / (1 + expf(-gate)) * up; }
+SCALEBITS_HD inline float without_gate(float up) { return up < 0 ? 0 : up; }  // NaN stays NaN
+
 struct Activate {
   static constexpr int kThreads = 256;
   using Shared = Reduction<kThreads>;
@@ -38,9 +41,8 @@ struct Activate {
  private:
   SCALEBITS_HD float activate(std::int64_t at, int i) const {
     const float right = up[at] + (up_bias != nullptr ? up_bias[i] : 0);
-    if (gate == nullptr) return up[at] = right < 0 ? 0 : right;  // NaN stays NaN
-    const float left = gate[at] + (gate_bias != nullptr ? gate_bias[i] : 0);
-    return gate[at] = left / (1 + expf(-left)) * right;
+    if (gate == nullptr) return up[at] = without_gate(right);
+    return gate[at] = with_gate(gate[at] + (gate_bias != nullptr ? gate_bias[i] : 0), right);
   }
 };
 

@@ -67,7 +67,7 @@ class CardDevice : public Device {
     return engine_.reserve_bytes(tokens, cols);
   }
 
-  bool norms(const DeviceMatrices& matrices) const override {
+  bool makes_inputs(const DeviceMatrices& matrices) const override {
     return engine_.gathers(static_cast<const LoadedMatrices&>(matrices).matrices);
   }
   void product(const CardInput& input, const DeviceMatrices& matrices, std::span<const CardOutput> outputs) override {

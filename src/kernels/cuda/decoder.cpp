@@ -262,8 +262,9 @@ struct Decoder::State {
       return CardInput{values.as<void>(), width, ElementType::f16, tokens};
     };
     // Both or neither: then the stream is back in x after the layer.
-    const bool within = tokens == 1 && !limits.norms_apart && layer.attention_norm.bias.bytes() == 0 &&
-                        layer.mlp_norm.bias.bytes() == 0 && layer.qkv.norms(on) && layer.gate_up.norms(on);
+    const bool within = tokens == 1 && !limits.apart && layer.attention_norm.bias.bytes() == 0 &&
+                        layer.mlp_norm.bias.bytes() == 0 && layer.qkv.makes_inputs(on) &&
+                        layer.gate_up.makes_inputs(on);
     const bool first = index == 0;
     const Site::Output qkv[] = {{q.as<float>(), q_width}, {k.as<float>(), kv_width}, {v.as<float>(), kv_width}};
     normed_product(layer.qkv, layer.attention_norm, first ? nullptr : delta.as<float>(),
@@ -292,20 +293,26 @@ struct Decoder::State {
     const Site::Output gate_up[] = {{gate.as<float>(), shape.intermediate}, {up.as<float>(), shape.intermediate}};
     normed_product(layer.gate_up, layer.mlp_norm, delta.as<float>(), &layer.biases[kO], tokens, within, other_x, x,
                    std::span(gate_up).subspan(shape.gated ? 0 : 1));
-    on.run(Activate{.gate = shape.gated ? gate.as<float>() : nullptr,
-                    .up = up.as<float>(),
-                    .gate_bias = layer.biases[kGate].as<float>(),
-                    .up_bias = layer.biases[kUp].as<float>(),
-                    .rows = tokens,
-                    .width = shape.intermediate,
-                    .maxima = maxima.as<float>()});
     const Site::Output down[] = {{delta.as<float>(), shape.hidden}};
-    const CardInput activated{.x = (shape.gated ? gate : up).as<void>(),
-                              .x_stride = shape.intermediate,
-                              .type = ElementType::f32,
-                              .tokens = tokens,
-                              .maxima = maxima.as<float>(),
-                              .maxima_count = Activate::pieces(shape.intermediate)};
+    const DeviceMemory& left = shape.gated ? gate : up;
+    CardInput activated{
+        .x = left.as<void>(), .x_stride = shape.intermediate, .type = ElementType::f32, .tokens = tokens};
+    if (tokens == 1 && !limits.apart && layer.down.makes_inputs(on)) {
+      activated.mlp = {.activates = true,
+                       .bias = layer.biases[shape.gated ? kGate : kUp].as<float>(),
+                       .up = shape.gated ? up.as<float>() : nullptr,
+                       .up_bias = layer.biases[kUp].as<float>()};
+    } else {
+      on.run(Activate{.gate = shape.gated ? gate.as<float>() : nullptr,
+                      .up = up.as<float>(),
+                      .gate_bias = layer.biases[kGate].as<float>(),
+                      .up_bias = layer.biases[kUp].as<float>(),
+                      .rows = tokens,
+                      .width = shape.intermediate,
+                      .maxima = maxima.as<float>()});
+      activated.maxima = maxima.as<float>();
+      activated.maxima_count = Activate::pieces(shape.intermediate);
+    }
     layer.down.multiply(on, activated, down);
   }
 

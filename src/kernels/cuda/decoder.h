@@ -17,12 +17,12 @@
 namespace scalebits::cuda {
 
 struct DecoderLimits {
-  std::uint64_t bytes = 0;   // of the device's memory, for all of it
-  int positions = 0;         // of a sequence
-  bool eight_bits = false;   // how the keys and values of the first sequence are kept
-  int tokens = 0;            // read at once, at most
-  int scored = 0;            // of them, whose logits are asked for at once, at most
-  bool norms_apart = false;  // for measurements: norms of one token, too, are launches of their own
+  std::uint64_t bytes = 0;  // of the device's memory, for all of it
+  int positions = 0;        // of a sequence
+  bool eight_bits = false;  // how the keys and values of the first sequence are kept
+  int tokens = 0;           // read at once, at most
+  int scored = 0;           // of them, whose logits are asked for at once, at most
+  bool apart = false;       // for measurements: norms and activations of one token, too, are launches of their own
 };
 
 /// Where things are, and bytes on the device.

@@ -35,8 +35,9 @@ struct CardInput {
   /// where one is not finite. Null: products look at all inputs for their scale.
   const float* maxima = nullptr;
   int maxima_count = 0;
-  /// Of one token, for products that norm (Device::norms).
+  /// Of one token, for products that make their inputs (Device::makes_inputs): at most one of them is set.
   NormView norm = {};
+  MlpView mlp = {};
 };
 /// y [tokens, y_stride] in the device's memory, original order of rows.
 struct CardOutput {
@@ -79,8 +80,8 @@ class Device {
   virtual void reserve(int tokens, std::int64_t cols) = 0;
   virtual std::uint64_t reserve_bytes(int tokens, std::int64_t cols) const = 0;
 
-  /// Whether a product of one token makes its inputs of the residual stream by itself (CardInput::norm).
-  virtual bool norms(const DeviceMatrices& matrices) const = 0;
+  /// Whether a product of one token norms or activates its inputs by itself (CardInput::norm, mlp).
+  virtual bool makes_inputs(const DeviceMatrices& matrices) const = 0;
   /// y = x · Wᵀ of each part, in f32.
   virtual void product(const CardInput& input, const DeviceMatrices& matrices, std::span<const CardOutput> outputs) = 0;
   virtual void run(const Operation& operation) = 0;

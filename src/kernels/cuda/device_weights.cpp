@@ -79,8 +79,8 @@ TableView Site::table() const {
   view.dense = only.memory.as<void>(), view.type = only.dense.type;
   return view;
 }
-bool Site::norms(const Device& device) const {
-  return groups_.size() == 1 && groups_.front().packed && device.norms(*groups_.front().packed);
+bool Site::makes_inputs(const Device& device) const {
+  return groups_.size() == 1 && groups_.front().packed && device.makes_inputs(*groups_.front().packed);
 }
 void Site::multiply(Device& device, const CardInput& input, std::span<const Output> outputs) const {
   for (const Group& group : groups_) {

@@ -33,8 +33,8 @@ class Site {
   void load(Device& device);
   /// Of a matrix that is alone.
   TableView table() const;
-  /// Whether it takes one token's residual stream (CardInput::norm).
-  bool norms(const Device& device) const;
+  /// Whether it is one product that makes one token's inputs by itself.
+  bool makes_inputs(const Device& device) const;
   /// `outputs`: of each matrix, in order.
   void multiply(Device& device, const CardInput& input, std::span<const Output> outputs) const;
 

@@ -86,7 +86,13 @@ std::vector<double> normed_inputs(const CardInput& input, std::int64_t cols) {
 
 /// x as the product's kernels take it: divided by the token's factor unless it is f16, rounded to f16.
 std::vector<double> rounded_inputs(const CardInput& input, std::int64_t cols, int token) {
-  const auto value = [&](std::int64_t i) { return element_at(input.x, input.type, token * input.x_stride + i); };
+  const auto value = [&](std::int64_t i) {
+    const float x = element_at(input.x, input.type, token * input.x_stride + i);
+    if (!input.mlp.activates) return x;
+    const auto plus = [i](float sum, const float* bias) { return sum + (bias != nullptr ? bias[i] : 0); };
+    const float first = plus(x, input.mlp.bias);
+    return input.mlp.up == nullptr ? without_gate(first) : with_gate(first, plus(input.mlp.up[i], input.mlp.up_bias));
+  };
   const auto size = [&](std::int64_t i) {
     return input.maxima != nullptr ? input.maxima[token * input.maxima_count + i] : std::fabs(value(i));
   };
@@ -147,7 +153,7 @@ class EmulatedDevice : public Device {
   void reserve(int, std::int64_t) override {}
   std::uint64_t reserve_bytes(int, std::int64_t) const override { return 0; }
 
-  bool norms(const DeviceMatrices&) const override { return options_.norms; }
+  bool makes_inputs(const DeviceMatrices&) const override { return options_.makes_inputs; }
   void product(const CardInput& input, const DeviceMatrices& matrices, std::span<const CardOutput> outputs) override {
     const auto& weights = static_cast<const EmulatedMatrices&>(matrices);
     const std::vector<CardOutput> results(outputs.begin(), outputs.end());

@@ -12,7 +12,7 @@ namespace scalebits::cuda {
 struct EmulationOptions {
   bool backwards = false;  // blocks and threads in falling order: results may not depend on it
   int multiprocessors = 4;
-  bool norms = true;                             // products of one token make their inputs of the residual stream
+  bool makes_inputs = true;                      // products of one token, by themselves
   std::uint64_t bytes = std::uint64_t{1} << 40;  // of its memory
 };
 std::unique_ptr<Device> make_emulated_device(const EmulationOptions& options = {});

@@ -366,7 +366,8 @@ void Engine::product(const CardInput& input, const CardMatrices& matrices, std::
                      ElementType output) {
   const CardMatrices::State& weights = *matrices.state_;
   if (input.tokens > 1 || !gathers(matrices)) {
-    if (input.norm.weight != nullptr) throw std::logic_error("Engine::product: this one does not norm its inputs");
+    if (input.norm.weight != nullptr || input.mlp.activates)
+      throw std::logic_error("Engine::product: this one does not make its inputs");
     prepare(input, matrices);
     return multiply(matrices, outputs, output);
   }
@@ -375,9 +376,8 @@ void Engine::product(const CardInput& input, const CardMatrices& matrices, std::
                 .type = input.type,
                 .inputs = matrices.cols(),
                 .input_order = weights.input_order.as<std::uint32_t>(),
-                .maxima = input.maxima,
-                .maxima_count = input.maxima_count,
-                .norm = input.norm};
+                .norm = input.norm,
+                .mlp = input.mlp};
   args.x.tokens = 1;
   args.output = output;
   launch(0, matrices, args, weights.schedules[0].gathered_cells);

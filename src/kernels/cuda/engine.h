@@ -73,7 +73,8 @@ class Engine {
   void prepare(const CardInput& input, const CardMatrices& matrices);
   /// y = x · Wᵀ of each part of `matrices`, from the inputs last prepared.
   void multiply(const CardMatrices& matrices, std::span<const CardOutput> outputs, ElementType output);
-  /// Whether a product of one token gathers by itself, and can norm what it gathers: its inputs are few enough.
+  /// Whether a product of one token gathers by itself, and norms or activates what it gathers: its inputs are few
+  /// enough.
   bool gathers(const CardMatrices& matrices) const;
   /// Both. One token is gathered by the product itself if it can: one launch, and nothing is left prepared.
   void product(const CardInput& input, const CardMatrices& matrices, std::span<const CardOutput> outputs,

@@ -78,11 +78,13 @@ struct SideValues {
   float scale[2];  // of rows g and g + 8
   float zero[2];   // with code_offset() added
 };
-SCALEBITS_HD inline SideValues side_values(const SideConstants& side, std::uint32_t word, int width) {
+/// `factor`: that scales are multiplied by.
+SCALEBITS_HD inline SideValues side_values(const SideConstants& side, std::uint32_t word, int width, float factor = 1) {
   const WidthConstants constants = side.width[width];
+  const float inverse = constants.inverse * factor;
   SideValues values;
   SCALEBITS_UNROLL for (int half = 0; half < 2; ++half) {
-    values.scale[half] = side.range[word >> (8 * half) & 255] * constants.inverse;
+    values.scale[half] = side.range[word >> (8 * half) & 255] * inverse;
     const float code = static_cast<float>(word >> (16 + 8 * half) & 255);
 #if SCALEBITS_ON_CARD
     values.zero[half] = __fmaf_rn(code, constants.zero_step, constants.zero_base[half]);

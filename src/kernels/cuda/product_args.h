@@ -51,17 +51,26 @@ struct NormView {
   float* sum = nullptr;  // [inputs]: becomes x + delta; not x, which all blocks read
 };
 
-/// One token as it is given, for kernels that gather it themselves.
+/// What makes one token's inputs of the MLP's products x, f32: with_gate(x + bias, up + its bias), or without_gate(x +
+/// bias) (activate.h).
+struct MlpView {
+  bool activates = false;
+  const float* bias = nullptr;
+  const float* up = nullptr;  // [inputs]; null: there is no gate
+  const float* up_bias = nullptr;
+};
+
+/// One token, for kernels that gather it themselves.
 struct InputView {
   const void* x = nullptr;  // [inputs], original order
   ElementType type = ElementType::f16;
   std::int64_t inputs = 0;
   const std::uint32_t* input_order = nullptr;  // null: identity
-  const float* maxima = nullptr;               // [maxima_count] of pieces of x; null: find them
-  int maxima_count = 0;
   NormView norm;
+  MlpView mlp;
 };
-inline constexpr int kGatheredBytes = kCellCols * 2 + 2 * sizeof(float);
+/// Of a cell: values, sums of groups, factor.
+inline constexpr int kGatheredBytes = kCellCols * 2 + 3 * sizeof(float);
 
 struct ScheduleView {
   const WarpRun* runs = nullptr;

@@ -4,6 +4,7 @@
 // tile's products are exact integers times f16; they are scaled and their zero points taken off in f32, once per group.
 // For one token there is a kernel that also gathers: each block takes the inputs of its own cells, while its first
 // weights are on their way, so that a product is one launch.
+#include "kernels/cuda/activate.h"
 #include "kernels/cuda/card.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launches.h"
@@ -27,9 +28,10 @@ struct SmallBatch {
     float head[kWarps][kPartValues];                // of its first panel, when that is another one
     SideConstants side[kMostParts];
     std::uint32_t cells[kWarps + 1];  // where the warps' runs begin
-    float of_warps[kWarps];           // what they have found in the inputs
+    float squares[kWarps];            // of a warp's inputs
 
-    /// Of kernels that gather: inputs of the block's cells, 16 bytes each for [cell, lane mod 4, half], then sums.
+    /// Of kernels that gather: inputs of the block's cells, 16 bytes each for [cell, lane mod 4, half], then sums, then
+    /// factors: powers of two that bring a cell's largest input into [1, 2), as a token's elsewhere.
     __device__ uint4* x() { return reinterpret_cast<uint4*>(this + 1); }
   };
   static_assert(kPartValues * sizeof(float) <= Window::kRingBytes);
@@ -39,6 +41,7 @@ struct SmallBatch {
     std::uint32_t widths;
     uint4 x[kTokenBlocks][2];
     float2 sums[kGroups][kTokenBlocks];
+    float factor;  // of gathered inputs
   };
 
   /// Reads records through the window.
@@ -69,47 +72,28 @@ struct SmallBatch {
   const std::uint8_t* source = args.matrix.stream + run.first_byte + lane * 16;  // of the lane's copy of the next chunk
   const std::uint32_t own_chunks = chunks_of_lane();                             // that hold bytes for the lane
   std::uint32_t first_column = 0, gathered = 0;  // cells whose inputs lie in shared memory, from this column on
-  float factor = 1;
 
   __device__ std::uint32_t chunks_of_lane() const {
     const std::int64_t bytes = static_cast<std::int64_t>(run.last_byte - run.first_byte) - lane * 16;
     return bytes > 0 ? static_cast<std::uint32_t>((bytes + kChunkBytes - 1) / kChunkBytes) : 0;
   }
   __device__ float* gathered_sums() const { return reinterpret_cast<float*>(shared.x() + gathered * 8); }
+  __device__ float* gathered_factors() const { return gathered_sums() + gathered * 2; }
 
-  template <ElementType type>
-  __device__ void find_factor() {
-    float largest = 0;
-    bool finite = true;
-    const InputView& input = args.input;
-    const std::int64_t count = input.maxima != nullptr ? input.maxima_count : input.inputs;
-    for (std::int64_t i = threadIdx.x; i < count; i += kWarps * kLanes) {
-      const float value = input.maxima != nullptr ? input.maxima[i] : fabsf(element<type>(input.x, i));
-      finite &= value < INFINITY;
-      largest = fmaxf(largest, value);
-    }
-    if (!finite) largest = INFINITY;
-    for (int step = kLanes / 2; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
-    if (lane == 0) shared.of_warps[warp] = largest;
-    __syncthreads();
-    for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, shared.of_warps[w]);
-    factor = token_factor(largest);
-  }
-
-  /// An input between being asked for and being used: as it is given.
+  // Inputs between being asked for and being used. `scaled`: divided by a cell's factor before they become f16.
   template <ElementType type>
   struct Given {
     using Asked = Element<type>;
+    static constexpr bool scaled = type != ElementType::f16;
     const InputView& input;
-    float inverse;
     __device__ Asked ask(std::int64_t i) const { return Asked::at(input.x, i); }
-    __device__ __half rounded(const Asked& asked) const { return asked.rounded(inverse); }
+    __device__ auto value(const Asked& asked) const { return asked.value; }
   };
-  /// Of the residual stream.
   struct Normed {
     struct Asked {
       float x, delta, bias, weight;
     };
+    static constexpr bool scaled = false;
     const InputView& input;
     float inverse;
     __device__ static Asked ask_sum(const InputView& input, std::int64_t i) {
@@ -123,7 +107,23 @@ struct SmallBatch {
       asked.weight = input.norm.weight[i];
       return asked;
     }
-    __device__ __half rounded(const Asked& asked) const { return __float2half_rn(sum(asked) * inverse * asked.weight); }
+    __device__ float value(const Asked& asked) const { return sum(asked) * inverse * asked.weight; }
+  };
+  struct Activated {
+    struct Asked {
+      float x, bias, up, up_bias;
+    };
+    static constexpr bool scaled = true;
+    const InputView& input;
+    __device__ Asked ask(std::int64_t i) const {
+      const MlpView& mlp = input.mlp;
+      return {static_cast<const float*>(input.x)[i], mlp.bias != nullptr ? mlp.bias[i] : 0,
+              mlp.up != nullptr ? mlp.up[i] : 0, mlp.up_bias != nullptr ? mlp.up_bias[i] : 0};
+    }
+    __device__ float value(const Asked& asked) const {
+      if (input.mlp.up == nullptr) return without_gate(asked.x + asked.bias);
+      return with_gate(asked.x + asked.bias, asked.up + asked.up_bias);
+    }
   };
   /// 1 / sqrt(mean of squares + eps) of the residual stream, which one of the blocks keeps.
   __device__ float norm_factor() {
@@ -144,24 +144,20 @@ struct SmallBatch {
       }
     }
     for (int step = kLanes / 2; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
-    if (lane == 0) shared.of_warps[warp] = squares;
+    if (lane == 0) shared.squares[warp] = squares;
     __syncthreads();
     squares = 0;
-    for (int w = 0; w < kWarps; ++w) squares += shared.of_warps[w];
+    for (int w = 0; w < kWarps; ++w) squares += shared.squares[w];
     return 1 / sqrtf(squares / static_cast<float>(input.inputs) + input.norm.eps);
   }
 
   __device__ void gather_all() {
     const InputView& input = args.input;
     if (input.norm.weight != nullptr) return gather(Normed{input, norm_factor()});
-    if (input.type == ElementType::f16) return gather(Given<ElementType::f16>{input, 1});
-    if (input.type == ElementType::f32) {
-      find_factor<ElementType::f32>();
-      gather(Given<ElementType::f32>{input, 1 / factor});
-    } else {
-      find_factor<ElementType::bf16>();
-      gather(Given<ElementType::bf16>{input, 1 / factor});
-    }
+    if (input.mlp.activates) return gather(Activated{input});
+    if (input.type == ElementType::f16) return gather(Given<ElementType::f16>{input});
+    if (input.type == ElementType::f32) return gather(Given<ElementType::f32>{input});
+    gather(Given<ElementType::bf16>{input});
   }
 
   /// A warp a cell: two neighbouring inputs a lane, to where the fragments' lanes look for them.
@@ -191,7 +187,17 @@ struct SmallBatch {
       for (int j = 0; j < kAtOnce; ++j) {
         const std::uint32_t i = begin + j * kWarps;
         if (i >= gathered) break;
-        const __half low = inputs.rounded(values[j][0]), high = inputs.rounded(values[j][1]);
+        float factor = 1;
+        __half low, high;
+        if constexpr (Inputs::scaled) {
+          const float first = inputs.value(values[j][0]), second = inputs.value(values[j][1]);
+          const std::uint32_t larger = max(__float_as_uint(fabsf(first)), __float_as_uint(fabsf(second)));
+          factor = token_factor(__uint_as_float(__reduce_max_sync(~0u, larger)));  // as integers: NaN is the largest
+          const float inverse = 1 / factor;
+          low = __float2half_rn(first * inverse), high = __float2half_rn(second * inverse);
+        } else {
+          low = __half(inputs.value(values[j][0])), high = __half(inputs.value(values[j][1]));
+        }
         reinterpret_cast<std::uint32_t*>(
             shared.x())[(i * 4 + quad_of_pair(lane)) * kBlockRegisters + register_of_pair(lane)] =
             __half_as_ushort(low) | std::uint32_t{__half_as_ushort(high)} << 16;
@@ -199,6 +205,7 @@ struct SmallBatch {
         for (int step = 1; step <= 8; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
         if (kGroups == 1) sum += __shfl_xor_sync(~0u, sum, 16);
         if (lane % 16 == 0) gathered_sums()[2 * i + lane / 16] = sum;
+        if (lane == 0) gathered_factors()[i] = factor;
       }
     }
   }
@@ -233,6 +240,7 @@ struct SmallBatch {
         const float sum = gathered_sums()[2 * at + group];
         into.sums[group][0] = make_float2(sum, sum);
       }
+      into.factor = gathered_factors()[at];
     } else {
 #pragma unroll
       for (int block = 0; block < kTokenBlocks; ++block) {
@@ -272,7 +280,8 @@ struct SmallBatch {
     window.consume(bytes);
     SideValues side[kGroups];
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) side[group] = side_values(constants, word[group], width);
+    for (int group = 0; group < kGroups; ++group)
+      side[group] = side_values(constants, word[group], width, gathers ? cell.factor : 1);
 #pragma unroll
     for (int block = 0; block < kTokenBlocks; ++block) {
       float low[4] = {}, high[4] = {};
@@ -305,7 +314,7 @@ struct SmallBatch {
         for (int i = 0; i < 2 * kColumns; ++i) {
           const int row = t * kStoredTileRows + lane / 4 + i / kColumns * 8;
           const int token = gathers ? 0 : block * kTokenBlock + lane % 4 * 2 + i % kColumns;
-          if (stores && whole) store_result(args, panel, row, token, y[t][block][i] * factor);
+          if (stores && whole) store_result(args, panel, row, token, y[t][block][i]);
           if (stores && !whole) part[row * kTokens + token] = y[t][block][i];
           y[t][block][i] = 0;
         }
@@ -352,7 +361,7 @@ struct SmallBatch {
     for (int i = threadIdx.x; i < kPartValues; i += kWarps * kLanes) body(i, sum_of_runs(panel, i));
   }
   __device__ void store_sum(std::uint32_t panel, int i, float sum) const {
-    store_result(args, panel, i / kTokens, i % kTokens, sum * factor);
+    store_result(args, panel, i / kTokens, i % kTokens, sum);
   }
 
   /// Stores the panels of cells [first, last) that no run has stored. Of those that other blocks have cells of, the

@@ -109,6 +109,23 @@ T __shfl_xor_sync(unsigned mask, T value, int step) {
   }
   return result;
 }
+inline std::uint32_t __reduce_max_sync(unsigned mask, std::uint32_t value) {
+  for (int step = 16; step > 0; step /= 2) {
+    const std::uint32_t other = __shfl_xor_sync(mask, value, step);
+    value = value > other ? value : other;
+  }
+  return value;
+}
+inline std::uint32_t __float_as_uint(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline float __uint_as_float(std::uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
 template <typename T>
 T atomicAdd(T* at, int value) {
   const T before = *at;
@@ -126,4 +143,8 @@ T __ldcg(const T* from) {
 template <typename T>
 T min(T a, T b) {
   return a < b ? a : b;
+}
+template <typename T>
+T max(T a, T b) {
+  return a < b ? b : a;
 }
