@@ -52,6 +52,12 @@ class Figures:
                         found.setdefault(t.get("way", ""), []).append(t["seconds"] / t["tokens"])
         return min(statistics.median(times) for times in found.values()) if found else None
 
+    def share_at_the_time(self, step):
+        """Of the bandwidth that the same call found, minutes before at most, decoding one sequence: median."""
+        found = [t["roofline_share"] for s in self.steps if s["name"] == step for t in s["result"]["model"]["times"]
+                 if (t["work"], t["context"], t["batch"]) == ("decode", 0, 1)]
+        return statistics.median(found)
+
     def bytes_per_token(self, step):
         return next((s["result"]["model"]["bytes_per_token"] for s in self.steps if s["name"] == step), None)
 
@@ -108,6 +114,7 @@ def bars(f):
         if ours:
             add(f"{model}, decode", "tokens/s", 1 / ours, None, False)
             add(f"{model}, decode", "share of the roofline", weights / f.bandwidth / ours, 0.8, False)
+            add(f"{model}, decode", "share of the bandwidth at that time", f.share_at_the_time(step), None, False)
         for kind in ("q2_K", "q3_K", "q4_0", "iq2_xxs"):
             peer = f.model(f"peer {step} {kind}", "decode")
             if peer:
