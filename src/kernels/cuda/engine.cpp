@@ -98,7 +98,7 @@ struct Engine::State {
   int most_gathered = 0;                // bytes of shared memory that a block may gather into
   // Partial sums of products whose panels or tiles are shared; of one product at a time, as all are done in order.
   CardBuffer small_batch_sums, prompt_sums, prompt_arrivals;
-  std::span<const PromptKernel> own_prompts;  // that only cards like this one run, the larger first
+  const PromptKernel* own_prompt = nullptr;  // that only cards like this one run
   // What prepare() left behind.
   CardBuffer values, sums, factors;
   ActivationView x;
@@ -112,11 +112,8 @@ struct Engine::State {
   void grow(CardBuffer& buffer, std::uint64_t bytes) {
     if (buffer.bytes() < bytes) buffer = CardBuffer(bytes);
   }
-  /// For a multiple of kPromptTokens.
-  const PromptKernel& prompt_kernel_for(const MatricesPlan& plan, int tokens) const {
-    for (const PromptKernel& kernel : own_prompts)
-      if (plan.fit_halves && tokens % kernel.tokens == 0) return kernel;
-    return prompt_kernel();
+  const PromptKernel& prompt_kernel_for(const MatricesPlan& plan) const {
+    return own_prompt != nullptr && plan.fit_halves ? *own_prompt : prompt_kernel();
   }
 };
 
@@ -151,14 +148,15 @@ Engine::Engine(int card) : state_(std::make_unique<State>()) {
   state_->small_batch_sums = CardBuffer(sum_bytes);
   std::uint64_t tile_bytes = 0;
   const auto admit = [&](const PromptKernel& prompt) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(prompt.run), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(prompt.shared_bytes)),
-          prompt.name);
+    for (const auto run : prompt.run)
+      check(cudaFuncSetAttribute(reinterpret_cast<const void*>(run), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(prompt.shared_bytes)),
+            prompt.name);
     tile_bytes = std::max(tile_bytes, prompt.tile_bytes());
   };
   admit(prompt_kernel());
-  if (state_->card.major == 9 && state_->card.minor == 0) state_->own_prompts = hopper_prompt_kernels();
-  std::ranges::for_each(state_->own_prompts, admit);
+  if (state_->card.major == 9 && state_->card.minor == 0) state_->own_prompt = hopper_prompt_kernel();
+  if (state_->own_prompt != nullptr) admit(*state_->own_prompt);
   const auto tiles = static_cast<std::uint64_t>(state_->card.multiprocessors);  // with partial sums
   state_->prompt_sums = CardBuffer(tile_bytes * tiles);
   state_->prompt_arrivals = CardBuffer(sizeof(std::uint32_t) * tiles);
@@ -305,11 +303,11 @@ KernelName Engine::kernel_for(const CardMatrices& matrices, int tokens) const {
   const int blocks = token_blocks(tokens);
   for (int i = 1; i < kSmallBatchKernels; ++i)
     if (small_batch_kernels()[i].token_blocks == blocks) return {small_batch_kernels()[i].name, false};
-  const PromptKernel& kernel = state_->prompt_kernel_for(matrices.state_->plan, blocks * kTokenBlock);
+  const PromptKernel& kernel = state_->prompt_kernel_for(matrices.state_->plan);
   return {kernel.name, kernel.by_tokens};
 }
 
-void Engine::leave_own_kernels() { state_->own_prompts = {}; }
+void Engine::leave_own_kernels() { state_->own_prompt = nullptr; }
 
 void Engine::prepare(const CardInput& input, const CardMatrices& matrices) {
   const CardMatrices::State& weights = *matrices.state_;
@@ -322,8 +320,7 @@ void Engine::prepare(const CardInput& input, const CardMatrices& matrices) {
                .blocks = blocks};
   state_->cols = matrices.cols();
   state_->groups = groups;
-  state_->by_tokens =
-      blocks * kTokenBlock >= kPromptTokens && state_->prompt_kernel_for(weights.plan, blocks * kTokenBlock).by_tokens;
+  state_->by_tokens = blocks * kTokenBlock >= kPromptTokens && state_->prompt_kernel_for(weights.plan).by_tokens;
   check(launch_prepare({.x = input.x,
                         .x_stride = input.x_stride,
                         .type = input.type,
@@ -392,7 +389,7 @@ void Engine::multiply(const CardMatrices& matrices, std::span<const CardOutput> 
   args.output = output;
   for (int i = 1; i < kSmallBatchKernels; ++i)
     if (small_batch_kernels()[i].token_blocks == args.x.blocks) return launch(i, matrices, args, 0);
-  const PromptKernel& kernel = state_->prompt_kernel_for(weights.plan, args.x.blocks * kTokenBlock);
+  const PromptKernel& kernel = state_->prompt_kernel_for(weights.plan);
   if (kernel.by_tokens != state_->by_tokens)
     throw std::logic_error("Engine::multiply: inputs were prepared for matrices of other ranges");
   const PromptGrid grid = prompt_grid(kernel, weights.plan.stream.panels, weights.plan.stream.cells, args.x.blocks,
@@ -402,8 +399,9 @@ void Engine::multiply(const CardMatrices& matrices, std::span<const CardOutput> 
     throw std::logic_error("Engine::multiply: more partial sums than there is room for");
   args.schedule.arrivals = state_->prompt_arrivals.as<std::uint32_t>();
   args.schedule.sums = state_->prompt_sums.as<float>();
-  check(start(kernel.run, dim3(grid.rows, grid.columns, static_cast<unsigned>(grid.splits)),
-              static_cast<unsigned>(kernel.threads), kernel.shared_bytes, state_->stream, args, grid.splits),
+  check(start(kernel.run[weights.plan.stream.groups - 1],
+              dim3(grid.rows, grid.columns, static_cast<unsigned>(grid.splits)), static_cast<unsigned>(kernel.threads),
+              kernel.shared_bytes, state_->stream, args, grid.splits),
         kernel.name);
 }
 

@@ -58,12 +58,17 @@ __device__ inline void copy_bulk(void* shared, const void* global, std::uint32_t
 }
 
 /// wgmma's descriptor of tokens in shared memory, 64 inputs of f16 each: 128 bytes a token, whose pieces of 16 bytes
-/// lie at piece ^ (token mod 8); aligned to 1024 bytes. 16 inputs further: + 2.
+/// lie at piece ^ (token mod 8); aligned to 1024 bytes.
 __device__ inline std::uint64_t describe_tokens(const void* tokens) {
   const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(tokens));
   constexpr std::uint64_t kSwizzled128 = std::uint64_t{1} << 62, kEightTokens = std::uint64_t{1024 >> 4} << 32,
                           kUnused = std::uint64_t{1} << 16;
   return kSwizzled128 | kEightTokens | kUnused | (address & 0x3ffff) >> 4;
+}
+
+/// 16 · steps inputs further: in the lower half, which holds the address in units of 16 bytes.
+__device__ inline std::uint64_t further_inputs(std::uint64_t tokens, int steps) {
+  return (tokens >> 32 << 32) | (static_cast<std::uint32_t>(tokens) + static_cast<std::uint32_t>(2 * steps));
 }
 
 /// Between what changes registers of products and the products.
@@ -78,37 +83,19 @@ __device__ inline void wait_products() {
 #define SCALEBITS_8(c, i)                                                                                     \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
       "+f"(c[i + 7])
-#define SCALEBITS_64(c, i)                                                                                          \
-  SCALEBITS_8(c, i), SCALEBITS_8(c, i + 8), SCALEBITS_8(c, i + 16), SCALEBITS_8(c, i + 24), SCALEBITS_8(c, i + 32), \
-      SCALEBITS_8(c, i + 40), SCALEBITS_8(c, i + 48), SCALEBITS_8(c, i + 56)
-#define SCALEBITS_WORDS_64                                                                                         \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29," \
-  "%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,"   \
-  "%57,%58,%59,%60,%61,%62,%63"
-#define SCALEBITS_WORDS_128                                                                                           \
-  SCALEBITS_WORDS_64                                                                                                  \
-  ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91," \
-  "%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,"  \
-  "%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
-
 /// c += a · b by a warpgroup, in the open group: 64 rows x 16 inputs, of which each warp has 16 rows as multiply_add()
-/// has them; 16 inputs x 128 or 256 tokens in shared memory. c: for each 8 tokens what multiply_add() has. Neither a
-/// nor c may be touched, nor b, until it has been waited for.
+/// has them; 16 inputs x 128 tokens in shared memory. c: for each 8 tokens what multiply_add() has. Neither a nor c may
+/// be touched, nor b, until it has been waited for.
 __device__ inline void multiply_add_async(float (&c)[64], const std::uint32_t* a, std::uint64_t b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" SCALEBITS_WORDS_64
-               "}, {%64,%65,%66,%67}, %68, 1, 1, 1, 0;"
-               : SCALEBITS_64(c, 0)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-__device__ inline void multiply_add_async(float (&c)[128], const std::uint32_t* a, std::uint64_t b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" SCALEBITS_WORDS_128
-               "}, {%128,%129,%130,%131}, %132, 1, 1, 1, 0;"
-               : SCALEBITS_64(c, 0), SCALEBITS_64(c, 64)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,"
+      "%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,"
+      "%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, 1, 1, 1, 0;"
+      : SCALEBITS_8(c, 0), SCALEBITS_8(c, 8), SCALEBITS_8(c, 16), SCALEBITS_8(c, 24), SCALEBITS_8(c, 32),
+        SCALEBITS_8(c, 40), SCALEBITS_8(c, 48), SCALEBITS_8(c, 56)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 #undef SCALEBITS_8
-#undef SCALEBITS_64
-#undef SCALEBITS_WORDS_64
-#undef SCALEBITS_WORDS_128
 
 }  // namespace scalebits::cuda

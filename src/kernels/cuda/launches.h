@@ -7,7 +7,6 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
-#include <span>
 
 namespace scalebits::cuda {
 
@@ -25,24 +24,24 @@ inline constexpr int kSmallBatchKernels = 4;
 const ProductKernel* small_batch_kernels();
 
 /// For longer prompts: a grid of tiles of results, [rows, columns, splits of the inputs].
-inline constexpr int kPromptTokens = 128;  // activations are prepared for a multiple of them
+inline constexpr int kPromptTokens = 128;  // of a tile; activations are prepared for a multiple of them
 struct PromptKernel {
   const char* name;
-  int panels, tokens;  // of a tile
-  bool by_tokens;      // the order of the activations that it reads (prepared_layout.h); weights become f16 numbers
+  int panels;      // of a tile
+  bool by_tokens;  // the order of the activations that it reads (prepared_layout.h); weights become f16 numbers
   int threads;
   std::size_t shared_bytes;
-  void (*run)(ProductArgs, int splits);
+  void (*run[2])(ProductArgs, int splits);  // for 1 and 2 groups a cell
 
   /// Of a tile's partial sums.
   std::uint64_t tile_bytes() const {
-    return sizeof(float) * static_cast<std::uint64_t>(panels) * kPanelRows * static_cast<std::uint64_t>(tokens);
+    return sizeof(float) * kPanelRows * kPromptTokens * static_cast<std::uint64_t>(panels);
   }
 };
 /// On every card.
 const PromptKernel& prompt_kernel();
-/// On cards of compute capability 9.0, the larger first; none where they were not built.
-std::span<const PromptKernel> hopper_prompt_kernels();
+/// On cards of compute capability 9.0; null where it was not built.
+const PromptKernel* hopper_prompt_kernel();
 struct PromptGrid {
   unsigned rows = 0, columns = 0;
   int splits = 1;

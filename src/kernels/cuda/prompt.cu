@@ -3,7 +3,6 @@
 // activations out of shared memory, where two stages of a cell each are filled by asynchronous copies. Where there are
 // fewer tiles than multiprocessors the inputs are split; partial sums are added up in order by the block that arrives
 // last. Plain mma: it runs on every card since sm_80, and leaves Hopper's wgmma to a kernel of its own.
-#include "kernels/cuda/launches.h"
 #include "kernels/cuda/prompt.cuh"
 
 #include <algorithm>
@@ -14,14 +13,13 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kWarpTiles = 2;
 constexpr int kTilePanels = kWarps * kWarpTiles / kPanelTiles;
-constexpr int kTileTokens = kPromptTokens;
-constexpr int kTokenBlocks = kTileTokens / kTokenBlock;
+constexpr int kTokenBlocks = kPromptTokens / kTokenBlock;
 constexpr int kStages = 2;
 constexpr int kThreads = kWarps * kLanes;
 
 struct Stage {
   uint4 x[kTokenBlocks][2][kLanes];                           // as in memory
-  float sums[2][kTileTokens];                                 // by group
+  float sums[2][kPromptTokens];                               // by group
   uint4 weights[kWarps][kWarpTiles * kMostRecordBytes / 16];  // each warp's records
 };
 struct Shared {
@@ -48,8 +46,8 @@ struct Prompt {
     uint4* to = &stage.x[0][0][0];
     for (int i = threadIdx.x; i < kTokenBlocks * 2 * kLanes; i += kThreads) copy_async(to + i, x + i);
     const int groups = args.matrix.groups, tokens = args.x.blocks * kTokenBlock;
-    for (int i = threadIdx.x; i < groups * kTileTokens / 4; i += kThreads) {
-      const int group = i / (kTileTokens / 4), token = i % (kTileTokens / 4) * 4;
+    for (int i = threadIdx.x; i < groups * kPromptTokens / 4; i += kThreads) {
+      const int group = i / (kPromptTokens / 4), token = i % (kPromptTokens / 4) * 4;
       copy_async(&stage.sums[group][token],
                  args.x.sums + sum_index(cell, group, groups, first_block * kTokenBlock + token, tokens));
     }
@@ -134,7 +132,7 @@ struct Prompt {
         }
       __syncthreads();  // before the stage is filled again
     }
-    give_results<kTilePanels, kTileTokens>(args, splits, kThreads, [&](const auto& body) { for_results(y, body); });
+    give_results<kTilePanels>(args, splits, kThreads, [&](const auto& body) { for_results(y, body); });
   }
 
   /// body(row of the block's tile, token of the tile, value) for this lane's results inside the stream.
@@ -162,11 +160,10 @@ __global__ void __launch_bounds__(kThreads, 1) prompt(const __grid_constant__ Pr
 const PromptKernel& prompt_kernel() {
   static const PromptKernel kKernel = {.name = "prompt",
                                        .panels = kTilePanels,
-                                       .tokens = kTileTokens,
                                        .by_tokens = false,
                                        .threads = kThreads,
                                        .shared_bytes = sizeof(Shared),
-                                       .run = prompt};
+                                       .run = {prompt, prompt}};
   return kKernel;
 }
 
@@ -175,7 +172,7 @@ PromptGrid prompt_grid(const PromptKernel& kernel, std::uint32_t panels, std::ui
   const auto tile_panels = static_cast<std::uint32_t>(kernel.panels);
   PromptGrid grid;
   grid.rows = (panels + tile_panels - 1) / tile_panels;
-  grid.columns = static_cast<unsigned>(blocks * kTokenBlock / kernel.tokens);
+  grid.columns = static_cast<unsigned>(blocks * kTokenBlock / kPromptTokens);
   grid.tiles = std::uint64_t{grid.rows} * grid.columns;
   // Four cells a stretch at least, or filling and emptying the pipeline would be most of the work.
   grid.splits = static_cast<int>(std::clamp<std::uint64_t>(static_cast<std::uint64_t>(multiprocessors) / grid.tiles, 1,

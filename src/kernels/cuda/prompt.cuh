@@ -4,31 +4,32 @@
 #pragma once
 
 #include "kernels/cuda/card.cuh"
+#include "kernels/cuda/launches.h"
 
 namespace scalebits::cuda {
 
-/// The block (x, y, z) has the results of panels x · tile_panels on, tokens y · tile_tokens on, inputs of the z-th of
+/// The block (x, y, z) has the results of panels x · tile_panels on, tokens y · kPromptTokens on, inputs of the z-th of
 /// `splits` stretches. for_results(body) calls body(row of the tile, token of the tile, value) for this thread's; rows
 /// beyond the stream may be left out. For all threads of the block.
-template <int tile_panels, int tile_tokens, typename ForResults>
+template <int tile_panels, typename ForResults>
 __device__ void give_results(const ProductArgs& args, int splits, int threads, const ForResults& for_results) {
-  constexpr int kTileValues = tile_panels * kPanelRows * tile_tokens;
+  constexpr int kTileValues = tile_panels * kPanelRows * kPromptTokens;
   const auto store = [&](int row, int token, float value) {
-    store_result(args, blockIdx.x * tile_panels + row / kPanelRows, row % kPanelRows, blockIdx.y * tile_tokens + token,
-                 value);
+    store_result(args, blockIdx.x * tile_panels + row / kPanelRows, row % kPanelRows,
+                 blockIdx.y * kPromptTokens + token, value);
   };
   if (splits == 1) return for_results(store);
   const std::uint64_t at = blockIdx.y * std::uint64_t{gridDim.x} + blockIdx.x;
   float* const parts = args.schedule.sums + at * splits * kTileValues;
   float* const own = parts + std::uint64_t{blockIdx.z} * kTileValues;
-  for_results([&](int row, int token, float value) { own[row * tile_tokens + token] = value; });
+  for_results([&](int row, int token, float value) { own[row * kPromptTokens + token] = value; });
   if (arrive({args.schedule.arrivals + at, static_cast<std::uint32_t>(splits)}) == 0) return;
   for (int i = threadIdx.x; i < kTileValues; i += threads) {
-    const int row = i / tile_tokens;
+    const int row = i / kPromptTokens;
     if (blockIdx.x * tile_panels + row / kPanelRows >= args.matrix.panels) return;
     float sum = 0;
     for (int part = 0; part < splits; ++part) sum += __ldcg(parts + part * std::int64_t{kTileValues} + i);
-    store(row, i % tile_tokens, sum);
+    store(row, i % kPromptTokens, sum);
   }
 }
 

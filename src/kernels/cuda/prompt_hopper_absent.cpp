@@ -3,6 +3,6 @@
 
 namespace scalebits::cuda {
 
-std::span<const PromptKernel> hopper_prompt_kernels() { return {}; }
+const PromptKernel* hopper_prompt_kernel() { return nullptr; }
 
 }  // namespace scalebits::cuda

@@ -7,6 +7,7 @@
 
 #include <deque>
 #include <limits>
+#include <map>
 #include <vector>
 
 namespace scalebits::cuda {
@@ -36,6 +37,10 @@ inline void copy_bulk(void* shared, const void* global, std::uint32_t bytes, Bar
 inline std::uint64_t describe_tokens(const void* tokens) {
   constexpr std::uint64_t kSwizzled128 = std::uint64_t{1} << 62, kEightTokens = std::uint64_t{64} << 32;
   return kSwizzled128 | kEightTokens | std::uint64_t{1} << 16 | threads::shared_address(tokens) >> 4;
+}
+
+inline std::uint64_t further_inputs(std::uint64_t tokens, int steps) {
+  return tokens + static_cast<std::uint64_t>(2 * steps);
 }
 
 /// wgmma.mma_async.m64nNk16 as one of the four warps sees it: its 16 rows, all tokens.
@@ -86,18 +91,20 @@ struct WarpProduct {
   }
 };
 
-/// The warp's products under way; they all have the same sums.
+/// The warp's products under way.
 struct WarpProducts : threads::WarpState {
   std::deque<std::vector<WarpProduct>> groups{{}};  // the last one is open
-  std::vector<float> sums;                          // [lane][register], while the threads' own are spoilt
+  /// Sums [lane][register] while the threads' own are spoilt, by where those of lane 0 lie.
+  std::map<float*, std::vector<float>> sums;
   bool fenced = false;
 
   bool under_way() const override { return !sums.empty(); }
   void begin(WarpProduct product) {
     if (!fenced) threads::fail("multiplies what no fence follows the making of");
     const auto count = static_cast<std::size_t>(product.tokens / 2);
-    if (sums.empty())
-      for (float* c : product.c) sums.insert(sums.end(), c, c + count);
+    std::vector<float>& own_sums = sums[product.c[0]];
+    if (own_sums.empty())
+      for (float* c : product.c) own_sums.insert(own_sums.end(), c, c + count);
     for (float* c : product.c) std::fill(c, c + count, std::numeric_limits<float>::quiet_NaN());
     if (threads::toss()) product.read();
     groups.back().push_back(std::move(product));
@@ -107,15 +114,21 @@ struct WarpProducts : threads::WarpState {
     fenced = false;
   }
   void wait(std::size_t newest) {
-    std::vector<WarpProduct> done;
+    std::map<float*, WarpProduct> done;  // the last one of each sums
     for (; groups.size() > newest + 1; groups.pop_front())
-      for (WarpProduct& product : groups.front()) done.push_back(std::move(product));
-    for (WarpProduct& product : done) product.add_to(sums);
-    if (groups.size() > 1 || !groups.back().empty() || done.empty()) return;
-    const std::size_t count = sums.size() / kLanes;
-    for (std::size_t lane = 0; lane < kLanes; ++lane)
-      std::copy_n(sums.begin() + static_cast<std::ptrdiff_t>(lane * count), count, done.back().c[lane]);
-    sums.clear();
+      for (WarpProduct& product : groups.front()) {
+        product.add_to(sums.at(product.c[0]));
+        done.insert_or_assign(product.c[0], std::move(product));
+      }
+    for (const std::vector<WarpProduct>& group : groups)
+      for (const WarpProduct& product : group) done.erase(product.c[0]);
+    for (const auto& [first, product] : done) {
+      const std::vector<float>& found = sums.at(first);
+      const std::size_t count = found.size() / kLanes;
+      for (std::size_t lane = 0; lane < kLanes; ++lane)
+        std::copy_n(found.begin() + static_cast<std::ptrdiff_t>(lane * count), count, product.c[lane]);
+      sums.erase(first);
+    }
   }
 
   static WarpProducts& own() {
