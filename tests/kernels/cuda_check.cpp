@@ -251,7 +251,7 @@ struct Check {
     std::vector<float> vectors[4];  // x, its bias, up, its bias
     std::vector<CardBuffer> buffers;
     for (std::vector<float>& values : vectors) {
-      for (std::int64_t i = 0; i < cols; ++i) values.push_back(draw.real() * (i % 70 == 0 ? 1e3f : 2));
+      for (std::int64_t i = 0; i < cols; ++i) values.push_back(draw.real() * (i % 71 == 0 ? 1e3f : 2));
       buffers.emplace_back(values.size() * 4);
       engine.upload(buffers.back(), values.data(), values.size() * 4);
     }
@@ -314,7 +314,8 @@ struct Check {
       shape.scale_bits = 8, shape.scale_step_log2 = 0.1f;
       product({random_matrix(draw, shape, random_widths(draw, shape), true, true)}, ElementType::f32, 70);
     }
-    for (int repeat = 0; repeat < (quick ? 2 : 12); ++repeat) {
+    const int launches = quick ? 3 : 13;  // the last one a prompt
+    for (int repeat = 0; repeat < launches; ++repeat) {
       OwnedMatrix first = matrix(1 + draw.below(400), 1 + draw.below(600));
       OwnedMatrix second = first, third = first;
       for (OwnedMatrix* other : {&second, &third}) {
@@ -324,7 +325,8 @@ struct Check {
         *other = random_matrix(draw, shape, random_widths(draw, shape), true, false);
         other->input_order = first.input_order;
       }
-      product({first, second, third}, ElementType::f16, 1 + static_cast<int>(draw.below(20)));
+      product({first, second, third}, ElementType::f16,
+              repeat + 1 == launches ? 40 : 1 + static_cast<int>(draw.below(20)));
     }
     one_bad_token(140, 99, NAN, false);
     if (!options.prompts)
