@@ -225,8 +225,8 @@ struct Decoder::State {
     device->upload(sines.as<void>(), sine.data(), sine.size() * sizeof(float));
   }
 
-  /// The site's product of x + added, normed. Of one token the product norms by itself where it can, if `within`, and
-  /// leaves the sum in `to`; else x becomes the sum.
+  /// The site's product of norm(from + added). `to` becomes the sum: with `within`, which is for one token, the product
+  /// makes both by itself, and `to` is not `from`; else it is.
   void normed_product(const Site& site, const DeviceNorm& weights, const float* added, const DeviceMemory* added_bias,
                       int rows, bool within, const DeviceMemory& from, const DeviceMemory& to,
                       std::span<const Site::Output> outputs) {
@@ -242,7 +242,7 @@ struct Decoder::State {
                                      .eps = shape.norm_eps,
                                      .sum = to.as<float>()}},
                            outputs);
-    device->run(Norm{.x = x.as<float>(),
+    device->run(Norm{.x = from.as<float>(),
                      .delta = added,
                      .delta_bias = added_bias == nullptr ? nullptr : added_bias->as<float>(),
                      .weight = weights.weight.as<float>(),
@@ -265,11 +265,12 @@ struct Decoder::State {
     const bool within = tokens == 1 && !limits.apart && layer.attention_norm.bias.bytes() == 0 &&
                         layer.mlp_norm.bias.bytes() == 0 && layer.qkv.makes_inputs(on) &&
                         layer.gate_up.makes_inputs(on);
+    const DeviceMemory& between = within ? other_x : x;
     const bool first = index == 0;
     const Site::Output qkv[] = {{q.as<float>(), q_width}, {k.as<float>(), kv_width}, {v.as<float>(), kv_width}};
     normed_product(layer.qkv, layer.attention_norm, first ? nullptr : delta.as<float>(),
                    first ? nullptr : &layers[static_cast<std::size_t>(index - 1)].biases[kDown], tokens, within, x,
-                   other_x, qkv);
+                   between, qkv);
     on.run(RotateAndStore{
         .states = states.as<TokenState>(),
         .shape = cache_shape(),
@@ -291,7 +292,7 @@ struct Decoder::State {
     const Site::Output o[] = {{delta.as<float>(), shape.hidden}};
     layer.o.multiply(on, f16(attended, q_width), o);
     const Site::Output gate_up[] = {{gate.as<float>(), shape.intermediate}, {up.as<float>(), shape.intermediate}};
-    normed_product(layer.gate_up, layer.mlp_norm, delta.as<float>(), &layer.biases[kO], tokens, within, other_x, x,
+    normed_product(layer.gate_up, layer.mlp_norm, delta.as<float>(), &layer.biases[kO], tokens, within, between, x,
                    std::span(gate_up).subspan(shape.gated ? 0 : 1));
     const Site::Output down[] = {{delta.as<float>(), shape.hidden}};
     const DeviceMemory& left = shape.gated ? gate : up;

@@ -70,7 +70,7 @@ class Decoder {
   std::vector<std::int32_t> likeliest();
 
   /// What the last layer has left of the tokens last read, in the order in which it is made: to find the operation that
-  /// is wrong.
+  /// is wrong. Of one token norms and activations are there only when they are launches of their own (limits.apart).
   struct Trace {
     const char* name;
     std::vector<float> values;

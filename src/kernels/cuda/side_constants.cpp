@@ -19,7 +19,8 @@ SideConstants make_side_constants(const StoredShape& shape) {
     for (int half = 0; half < 2; ++half)
       side.width[width].zero_base[half] = static_cast<float>(centre - half_codes * step + code_offset(width, half));
   }
-  // Codes reach two ranges at most: 2^13 times those is f16. A step of 8 bits is a 255th.
+  // Up to a zero_range of 1 weights are within two and a half ranges (1 bit): below 2^16 when the largest is below
+  // 2^14. A step of 8 bits is a 255th of its range.
   const auto [smallest, largest] = std::minmax_element(side.range, side.range + (1 << shape.scale_bits));
   const float to_half = std::exp2(13.0f - static_cast<float>(std::ilogb(*largest)));
   const bool fits = *smallest / 255 * to_half >= 0x1p-14f && std::isfinite(to_half) && shape.zero_range <= 1;
