@@ -195,91 +195,88 @@ struct Check {
       }
   }
 
-  /// A product that makes its inputs of the residual stream, as far as f16 inputs that lie a rounding apart allow.
-  void normed(std::int64_t rows, std::int64_t cols, bool first, bool biased) {
-    ++cases;
-    const OwnedMatrix m = matrix(rows, cols);
-    std::vector<float> vectors[4];  // x, delta, its bias, the norm's weight
-    std::vector<CardBuffer> buffers;
-    for (std::vector<float>& values : vectors) {
-      for (std::int64_t i = 0; i < cols; ++i) values.push_back(draw.real() * 9);
-      buffers.emplace_back(values.size() * 4);
-      engine.upload(buffers.back(), values.data(), values.size() * 4);
+  /// Four vectors, here and there, that one token's inputs are made of.
+  struct Ingredients {
+    std::vector<float> values[4];
+    CardBuffer buffers[4];
+    const float* there(int which) const { return buffers[which].as<float>(); }
+  };
+  Ingredients ingredients(std::int64_t cols) {
+    Ingredients made;
+    for (std::size_t which = 0; which < 4; ++which) {
+      for (std::int64_t i = 0; i < cols; ++i) made.values[which].push_back(draw.real() * (i % 71 == 0 ? 1e3f : 2));
+      made.buffers[which] = CardBuffer(made.values[which].size() * 4);
+      engine.upload(made.buffers[which], made.values[which].data(), made.values[which].size() * 4);
     }
-    const CardBuffer kept(vectors[0].size() * 4);
-    const CardInput input{.x = buffers[0].data(),
-                          .x_stride = cols,
-                          .type = ElementType::f32,
-                          .tokens = 1,
-                          .norm = {.weight = buffers[3].as<float>(),
-                                   .delta = first ? nullptr : buffers[1].as<float>(),
-                                   .delta_bias = biased ? buffers[2].as<float>() : nullptr,
-                                   .eps = 0.01f,
-                                   .sum = kept.as<float>()}};
-    const std::string name = std::to_string(rows) + "x" + std::to_string(cols) + ", normed";
+    return made;
+  }
+  /// A product that makes its inputs against the reference with those that were made here, a rounding to f16 apart.
+  void compare_made(const std::string& how, const OwnedMatrix& m, const CardInput& input,
+                    const std::vector<float>& made) {
+    ++cases;
+    const std::string name = std::to_string(m.shape.rows) + "x" + std::to_string(m.shape.cols) + ", " + how;
     const StoredMatrix view = m.view();
     const CardMatrices matrices(engine, {&view, 1});
     if (!engine.gathers(matrices)) return fail(name + ": does not gather");
     const auto found = products({m}, input, matrices, true), again = products({m}, input, matrices, true);
     if (std::memcmp(found[0].data(), again[0].data(), found[0].size() * 4) != 0) fail(name + ": two runs differ");
-
-    std::vector<float> sum(vectors[0].size()), kept_there(sum.size());
-    double squares = 0;
-    for (std::size_t i = 0; i < sum.size(); ++i) {
-      sum[i] = vectors[0][i] + ((first ? 0 : vectors[1][i]) + (biased ? vectors[2][i] : 0));
-      squares += double(sum[i]) * double(sum[i]);
-    }
-    engine.download(kept_there.data(), kept, sum.size() * 4);
-    if (kept_there != sum) fail(name + ": the sum was not kept");
-    std::vector<std::uint16_t> halves;
-    for (std::size_t i = 0; i < sum.size(); ++i)
-      halves.push_back(f32_to_f16(
-          static_cast<float>(double(sum[i]) / std::sqrt(squares / double(cols) + 0.01) * double(vectors[3][i]))));
-    const CardBuffer x(halves.size() * 2);
-    engine.upload(x, halves.data(), halves.size() * 2);
-    const Wanted wanted = reference(m, {.x = x.data(), .x_stride = cols, .type = ElementType::f16, .tokens = 1});
+    const CardBuffer x(made.size() * 4);
+    engine.upload(x, made.data(), made.size() * 4);
+    const Wanted wanted =
+        reference(m, {.x = x.data(), .x_stride = m.shape.cols, .type = ElementType::f32, .tokens = 1});
     for (std::size_t row = 0; row < wanted.y.size(); ++row)
       if (!(std::abs(found[0][row] - wanted.y[row]) <= wanted.half_error[row] + 0x1p-14 * wanted.magnitude[row]))
         fail(name + ", row " + std::to_string(row) + ": wanted " + std::to_string(wanted.y[row]) + ", found " +
              std::to_string(found[0][row]));
   }
 
-  /// A product that makes its inputs of the MLP's products.
-  void activated(std::int64_t rows, std::int64_t cols, bool gated, bool biased) {
-    ++cases;
+  void normed(std::int64_t rows, std::int64_t cols, bool first, bool biased) {
     const OwnedMatrix m = matrix(rows, cols);
-    std::vector<float> vectors[4];  // x, its bias, up, its bias
-    std::vector<CardBuffer> buffers;
-    for (std::vector<float>& values : vectors) {
-      for (std::int64_t i = 0; i < cols; ++i) values.push_back(draw.real() * (i % 71 == 0 ? 1e3f : 2));
-      buffers.emplace_back(values.size() * 4);
-      engine.upload(buffers.back(), values.data(), values.size() * 4);
+    const Ingredients of = ingredients(cols);  // x, delta, its bias, the norm's weight
+    std::vector<float> sum, made;
+    double squares = 0;
+    for (std::size_t i = 0; i < of.values[0].size(); ++i) {
+      sum.push_back(of.values[0][i] + ((first ? 0 : of.values[1][i]) + (biased ? of.values[2][i] : 0)));
+      squares += double(sum[i]) * double(sum[i]);
     }
-    const CardInput input{.x = buffers[0].data(),
-                          .x_stride = cols,
-                          .type = ElementType::f32,
-                          .tokens = 1,
-                          .mlp = {.activates = true,
-                                  .bias = biased ? buffers[1].as<float>() : nullptr,
-                                  .up = gated ? buffers[2].as<float>() : nullptr,
-                                  .up_bias = gated && biased ? buffers[3].as<float>() : nullptr}};
-    const std::string name = std::to_string(rows) + "x" + std::to_string(cols) + (gated ? ", gated" : ", without gate");
-    const StoredMatrix view = m.view();
-    const CardMatrices matrices(engine, {&view, 1});
-    const auto found = products({m}, input, matrices, true), again = products({m}, input, matrices, true);
-    if (std::memcmp(found[0].data(), again[0].data(), found[0].size() * 4) != 0) fail(name + ": two runs differ");
+    const double size = std::sqrt(squares / double(cols) + 0.01);
+    for (std::size_t i = 0; i < sum.size(); ++i)
+      made.push_back(static_cast<float>(double(sum[i]) / size * double(of.values[3][i])));
+    const CardBuffer kept(sum.size() * 4);
+    compare_made("normed", m,
+                 {.x = of.there(0),
+                  .x_stride = cols,
+                  .type = ElementType::f32,
+                  .tokens = 1,
+                  .norm = {.weight = of.there(3),
+                           .delta = first ? nullptr : of.there(1),
+                           .delta_bias = biased ? of.there(2) : nullptr,
+                           .eps = 0.01f,
+                           .sum = kept.as<float>()}},
+                 made);
+    std::vector<float> kept_there(sum.size());
+    engine.download(kept_there.data(), kept, sum.size() * 4);
+    if (kept_there != sum) fail("normed inputs: the sum was not kept");
+  }
+
+  void activated(std::int64_t rows, std::int64_t cols, bool gated, bool biased) {
+    const OwnedMatrix m = matrix(rows, cols);
+    const Ingredients of = ingredients(cols);  // x, its bias, up, its bias
     std::vector<float> made;
-    for (std::size_t i = 0; i < vectors[0].size(); ++i) {
-      const auto plus = [&](int of) { return vectors[of][i] + (biased ? vectors[of + 1][i] : 0); };
+    for (std::size_t i = 0; i < of.values[0].size(); ++i) {
+      const auto plus = [&](int which) { return of.values[which][i] + (biased ? of.values[which + 1][i] : 0); };
       made.push_back(gated ? with_gate(plus(0), plus(2)) : without_gate(plus(0)));
     }
-    const CardBuffer x(made.size() * 4);
-    engine.upload(x, made.data(), made.size() * 4);
-    const Wanted wanted = reference(m, {.x = x.data(), .x_stride = cols, .type = ElementType::f32, .tokens = 1});
-    for (std::size_t row = 0; row < wanted.y.size(); ++row)
-      if (!(std::abs(found[0][row] - wanted.y[row]) <= wanted.half_error[row] + 0x1p-14 * wanted.magnitude[row]))
-        fail(name + ", row " + std::to_string(row) + ": wanted " + std::to_string(wanted.y[row]) + ", found " +
-             std::to_string(found[0][row]));
+    compare_made(gated ? "activated with a gate" : "activated without gate", m,
+                 {.x = of.there(0),
+                  .x_stride = cols,
+                  .type = ElementType::f32,
+                  .tokens = 1,
+                  .mlp = {.activates = true,
+                          .bias = biased ? of.there(1) : nullptr,
+                          .up = gated ? of.there(2) : nullptr,
+                          .up_bias = gated && biased ? of.there(3) : nullptr}},
+                 made);
   }
 
   void one_bad_token(int tokens, int bad, float value, bool gathering) {
