@@ -17,21 +17,17 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char *kConfig = "config.json", *kConfigBegun = "config.json.partial";
+
 /// A key of config.json by which a folder is known as written here, and so as ours to replace.
 constexpr const char* kMark = "scalebits_source";
 
 constexpr std::size_t kChunkElements = 1 << 16;
 
-bool is_ours(const fs::path& folder) {
-  if (fs::is_empty(folder)) return true;
-  const fs::path config = folder / "config.json";
-  return fs::exists(config) && read_json_file(config).contains(kMark);
-}
-
 void refuse_foreign(const fs::path& folder) {
   if (!fs::exists(folder)) return;
   if (!fs::is_directory(folder)) fail_input("{}: is not a folder", folder.string());
-  if (!is_ours(folder))
+  if (!is_written_hf_folder(folder))
     fail_input("{}: is not empty and was not written by scalebits; remove it or choose another folder",
                folder.string());
 }
@@ -134,6 +130,19 @@ void write_side_files(const Checkpoint& checkpoint, const fs::path& folder) {
 
 }  // namespace
 
+bool is_written_hf_folder(const fs::path& folder) {
+  if (const fs::path config = folder / kConfig; fs::exists(config)) return read_json_file(config).contains(kMark);
+  return std::all_of(fs::directory_iterator(folder), fs::directory_iterator(),
+                     [](const fs::directory_entry& entry) { return entry.path().filename() == kConfigBegun; });
+}
+
+void remove_written_hf_folder(const fs::path& folder) {
+  if (!fs::exists(folder)) return;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder))
+    if (entry.path().filename() != kConfig) fs::remove_all(entry.path());
+  fs::remove_all(folder);
+}
+
 void write_hf_folder(const Checkpoint& checkpoint, const fs::path& folder, DType dtype, std::uint64_t shard_bytes) {
   // "out/" names the same folder as "out", but "out/.partial" would lie inside it.
   const fs::path final_path = folder.has_filename() ? folder : folder.parent_path();
@@ -145,16 +154,16 @@ void write_hf_folder(const Checkpoint& checkpoint, const fs::path& folder, DType
   if (checkpoint.tokenizer && checkpoint.tokenizer->bos()) config["bos_token_id"] = *checkpoint.tokenizer->bos();
   for (const fs::path& path : {final_path, partial, replaced}) refuse_foreign(path);
   try {
-    fs::remove_all(partial);
+    remove_written_hf_folder(partial);
     fs::create_directories(partial);
     // First, because it marks the folder as ours. A file name need not be UTF-8; its bad bytes are replaced.
-    write_file_atomically(partial / "config.json", config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    write_file_atomically(partial / kConfig, config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
     write_weights(checkpoint, partial, dtype, shard_bytes);
     write_side_files(checkpoint, partial);
-    fs::remove_all(replaced);
+    remove_written_hf_folder(replaced);
     if (fs::exists(final_path)) fs::rename(final_path, replaced);
     fs::rename(partial, final_path);
-    fs::remove_all(replaced);
+    remove_written_hf_folder(replaced);
   } catch (const fs::filesystem_error& error) {
     fail_input("{}: cannot write: {}", final_path.string(), error.what());
   }

@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 #include "cli/progress_line.h"
 #include "cli/recipe_arguments.h"
+#include "cli/termination.h"
 
 #include "core/atomic_file.h"
 #include "core/json.h"
@@ -94,6 +95,7 @@ void quantize_model(const QuantizeOptions& options) {
   ProcessGroup group = ProcessGroup::from_environment(end_for_lost_process);
   job.group = &group;
   job.stages = options.stages;
+  save_at_termination();
   const bool tells = group.is_first();
   if (const auto folder = search_folder(options.output); tells && options.resume && !std::filesystem::exists(folder))
     fmt::print(stderr, "scalebits: nothing is kept in {}: from the beginning\n", folder.string());

@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 #include "cli/progress_line.h"
 #include "cli/settings.h"
+#include "cli/termination.h"
 
 #include "core/atomic_file.h"
 #include "core/json.h"
@@ -14,7 +15,9 @@
 
 #include <filesystem>
 #include <memory>
+#include <new>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace scalebits::cli {
@@ -50,6 +53,7 @@ void train_model(const TrainArguments& arguments) {
                      .output = arguments.output,
                      .group = &group,
                      .device = device};
+  save_at_termination();
   const bool tells = group.is_first();
   if (!arguments.check.empty()) {
     std::vector<std::filesystem::path> inputs(arguments.data.begin(), arguments.data.end());
@@ -83,6 +87,9 @@ void train_model(const TrainArguments& arguments) {
     fail(ErrorKind::unsupported_hardware,
          "the device ran out of memory: {}; a run with more 'micro_batches' takes less of it",
          error.what_without_backtrace());
+  } catch (const c10::Error& error) {  // libtorch has no type for host memory that is out
+    if (std::string_view(error.what()).find("DefaultCPUAllocator") == std::string_view::npos) throw;
+    throw std::bad_alloc();
   } catch (const Error& error) {
     if (error.kind() == ErrorKind::interrupted) group.leave();
     throw;

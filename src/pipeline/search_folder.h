@@ -2,6 +2,7 @@
 // the job.
 #pragma once
 
+#include "core/folder_lock.h"
 #include "core/progress.h"
 #include "distributed/process_group.h"
 
@@ -15,10 +16,6 @@ class SearchFolder {
   /// another job is at work in it, or when the processes do not all see the same folder. `progress` is told when the
   /// file system has no locks.
   SearchFolder(std::filesystem::path folder, ProcessGroup& group, const ProgressSink& progress);
-  /// Lets other jobs have it, with what is saved there. A process that is killed leaves it to them, too.
-  ~SearchFolder();
-  SearchFolder(const SearchFolder&) = delete;
-  SearchFolder& operator=(const SearchFolder&) = delete;
 
   const std::filesystem::path& path() const { return folder_; }
   std::filesystem::path state() const { return folder_ / "state.safetensors"; }
@@ -28,12 +25,10 @@ class SearchFolder {
   void remove_all() const;
 
  private:
-  bool take(const ProgressSink& progress);
-  void release();
   void require_same_folder(ProcessGroup& group) const;
 
   std::filesystem::path folder_;
-  int lock_ = -1;  // of the first process
+  FolderLock lock_;  // of the first process
 };
 
 }  // namespace scalebits

@@ -1,5 +1,6 @@
 #include "train/kept_checkpoints.h"
 
+#include "checkpoint/write_hf_folder.h"
 #include "train/train_state.h"
 
 #include <fmt/format.h>
@@ -43,8 +44,12 @@ std::string KeptCheckpoints::last_good() const {
 void KeptCheckpoints::remove_others() const {
   if (!removes_) return;
   for (const auto& entry : fs::directory_iterator(run_))
-    if (const auto step = step_of_checkpoint(entry.path()); step && step != last_ && step != good_)
-      fs::remove_all(entry.path());
+    if (const auto step = step_of_checkpoint(entry.path()); step && step != last_ && step != good_) {
+      if (!entry.is_directory())
+        fs::remove(entry.path());
+      else if (is_written_hf_folder(entry.path()))
+        remove_written_hf_folder(entry.path());
+    }
 }
 
 }  // namespace scalebits

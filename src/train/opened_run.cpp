@@ -3,6 +3,8 @@
 #include "checkpoint/load_tokenizer.h"
 #include "checkpoint/read_checkpoint.h"
 #include "core/error.h"
+#include "core/machine_memory.h"
+#include "core/units.h"
 #include "tokenizer/tokenizer.h"
 
 #include <optional>
@@ -12,12 +14,28 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Before anything is allocated: the system may hand out more than there is, and end the process later.
+void require_memory(const ModelSpec& spec, ComputeDevice device) {
+  if (device == ComputeDevice::cuda) return;
+  constexpr double kBytesPerWeight = 16;  // f32: the weight, its gradient and AdamW's two means
+  const double weights = static_cast<double>(layer_weight_count(spec)) * static_cast<double>(spec.layers) +
+                         static_cast<double>(spec.vocab) * static_cast<double>(spec.hidden) * (spec.tied_head ? 1 : 2);
+  const std::uint64_t machine = machine_memory_bytes();
+  if (weights * kBytesPerWeight > static_cast<double>(machine))
+    fail(ErrorKind::unsupported_hardware,
+         "training {:.3g} weights keeps 16 bytes of each, {:.3g} GB, and this machine has {}", weights,
+         weights * kBytesPerWeight / 1e9, format_bytes(machine));
+}
+
+/// Whatever the order of keys.
+bool same_json(const Json& a, const Json& b) { return nlohmann::json(a) == nlohmann::json(b); }
+
 /// Names the first option in which two configurations differ; one that is younger than the run had its default.
 void require_same_run(const TrainState& found, const TrainConfig& config, const std::string& data_hash,
                       const fs::path& run) {
   const Json wanted = to_json(config), defaults = to_json(TrainConfig{});
   for (const auto& [key, value] : wanted.items())
-    if (const Json was = found.config.value(key, defaults.at(key)); was != value)
+    if (const Json was = found.config.value(key, defaults.at(key)); !same_json(was, value))
       fail(ErrorKind::usage, "{}: holds another run: option '{}' was {}, is {}; choose another folder", run.string(),
            key, was.dump(), value.dump());
   if (found.data_hash != data_hash)
@@ -57,6 +75,7 @@ OpenedRun open_run(const TrainJob& job, int rank) {
   require_trainable(run.origin.spec, run.origin.source);
   run.data = std::make_unique<TrainData>(job.data, *run.origin.tokenizer, run.origin.spec.vocab, config.data);
   const TrainPlace place = train_place(job.device, rank, config.fp8_products == "hardware");
+  require_memory(run.origin.spec, job.device);
   run.parameters = std::make_unique<Parameters>(run.origin.tensors.empty()
                                                     ? Parameters::random(run.origin.spec, config.seed(), place)
                                                     : Parameters::from_checkpoint(run.origin, place));

@@ -4,11 +4,14 @@
 #include "core/json_exact.h"
 #include "train/scheme_choice.h"
 
+#include <limits>
 #include <set>
 #include <utility>
 
 namespace scalebits {
 namespace {
+
+constexpr std::int64_t kMaxCount = 1 << 28;  // of tokens and windows: their products stay within 64 bits
 
 constexpr std::pair<SchemeKind, const char*> kSchemeNames[] = {{SchemeKind::bf16, "bf16"},
                                                                {SchemeKind::high, "fp8"},
@@ -107,6 +110,9 @@ void require_valid(const TrainConfig& c, const std::string& where) {
           "exactly one of 'model', 'start_model' and 'start_run' says where to start");
   require(c.model.is_null() || !c.tokenizer.empty(), "a model of random weights needs a 'tokenizer' folder");
   require(c.data.window_length >= 2, "'window_length' must be at least 2");
+  require(
+      c.data.window_length <= kMaxCount && c.data.batch_windows <= kMaxCount && c.data.validation_windows <= kMaxCount,
+      "'window_length', 'batch_windows' and 'validation_windows' must be at most 268435456");
   require(c.data.batch_windows >= 1 && c.data.validation_windows >= 1,
           "'batch_windows' and 'validation_windows' must be at least 1");
   require(c.micro_batches >= 1 && c.micro_batches <= c.data.batch_windows,
@@ -115,9 +121,11 @@ void require_valid(const TrainConfig& c, const std::string& where) {
   require(c.learning_rate > 0 && c.clip_norm > 0 && c.divergence_margin > 0,
           "'learning_rate', 'clip_norm' and 'divergence_margin' must be positive");
   require(c.lowest_rate_share >= 0 && c.lowest_rate_share <= 1, "'lowest_rate_share' must be in [0, 1]");
-  require(c.adamw.beta1 >= 0 && c.adamw.beta1 < 1 && c.adamw.beta2 >= 0 && c.adamw.beta2 < 1,
-          "'beta1' and 'beta2' must be in [0, 1)");
-  require(c.adamw.epsilon > 0 && c.adamw.weight_decay >= 0, "'epsilon' must be positive, 'weight_decay' not negative");
+  // In f32, as updates are computed.
+  const auto share = [](double beta) { return beta >= 0 && static_cast<float>(beta) < 1; };
+  require(share(c.adamw.beta1) && share(c.adamw.beta2), "'beta1' and 'beta2' must be in [0, 1), in f32, too");
+  require(c.adamw.epsilon >= std::numeric_limits<float>::min() && c.adamw.weight_decay >= 0,
+          "'epsilon' must be a positive number of f32 (at least 1.2e-38), 'weight_decay' not negative");
   require(c.compute == "bf16" || c.compute == "f32", "'compute' must be bf16 or f32");
   require(c.fp8_products == "emulated" || c.fp8_products == "hardware", "'fp8_products' must be emulated or hardware");
   require(c.validation_interval >= 1 && c.checkpoint_interval >= 1 && c.scheme.update_interval >= 1,

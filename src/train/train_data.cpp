@@ -11,6 +11,7 @@
 #include <cstring>
 #include <numeric>
 #include <span>
+#include <utility>
 
 namespace scalebits {
 namespace {
@@ -69,10 +70,13 @@ TrainData::TrainData(const std::vector<std::filesystem::path>& files, const Toke
 
 at::Tensor TrainData::batch(std::uint64_t step) const {
   const auto batches = static_cast<std::uint64_t>(training_windows() / options_.batch_windows);
-  std::vector<std::int64_t> order = windows_;
-  shuffle(order, options_.seed, kOrderStream + step / batches);
+  if (order_.empty() || epoch_ != step / batches) {
+    epoch_ = step / batches;
+    order_ = windows_;
+    shuffle(order_, options_.seed, kOrderStream + epoch_);
+  }
   const auto first = static_cast<std::size_t>(step % batches) * static_cast<std::size_t>(options_.batch_windows);
-  return gather(ids_, std::span(order).subspan(first, static_cast<std::size_t>(options_.batch_windows)),
+  return gather(ids_, std::span(std::as_const(order_)).subspan(first, static_cast<std::size_t>(options_.batch_windows)),
                 options_.window_length);
 }
 

@@ -35,6 +35,8 @@ class TrainData {
   std::vector<std::int64_t> ids_;
   std::vector<std::int64_t> windows_;  // numbers of those that are trained on
   at::Tensor validation_;
+  mutable std::vector<std::int64_t> order_;  // of windows_ in the epoch that was asked for last
+  mutable std::uint64_t epoch_ = 0;
   std::string hash_;
 };
 

@@ -8,6 +8,7 @@
 #include "safetensors/safetensors.h"
 #include "safetensors/safetensors_writer.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <span>
@@ -85,6 +86,20 @@ void write_state(const fs::path& path, const Parameters& parameters, const Train
 
 fs::path state_file_of(const fs::path& folder) { return folder.string() + ".state"; }
 
+/// Of a run that lost its latest.json, or was killed before the first.
+std::optional<std::uint64_t> newest_whole_step(const fs::path& run) {
+  std::optional<std::uint64_t> newest;
+  if (!fs::is_directory(run)) return newest;
+  for (const auto& entry : fs::directory_iterator(run)) {
+    const auto step = step_of_checkpoint(entry.path());
+    if (!step || entry.path() != checkpoint_folder(run, *step)) continue;
+    if (!is_whole_checkpoint(entry.path()))
+      fail(ErrorKind::usage, "{}: has a checkpoint's name and is none; choose another folder", entry.path().string());
+    newest = std::max(newest, step);
+  }
+  return newest;
+}
+
 LoadedRun load_checkpoint(const fs::path& folder) {
   LoadedRun loaded;
   loaded.checkpoint = read_checkpoint(folder, {.hash = false});
@@ -144,7 +159,7 @@ bool is_whole_checkpoint(const fs::path& folder) {
 }
 
 std::optional<std::uint64_t> latest_step(const fs::path& run) {
-  if (!fs::exists(run / kLatest)) return std::nullopt;
+  if (!fs::exists(run / kLatest)) return newest_whole_step(run);
   const std::string where = (run / kLatest).string();
   const auto name = json_value<std::string>(read_json_file(run / kLatest), "checkpoint", where);
   const auto step = step_of_checkpoint(name);

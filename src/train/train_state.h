@@ -1,6 +1,7 @@
 // Checkpoints of a training run: a Hugging Face folder of the weights in f32 and, beside it, AdamW's state and all else
 // that the next step depends on. `latest.json` names both and is replaced last, so that whenever the program dies a
-// whole pair is there. Which older pairs are removed is KeptCheckpoints' to say.
+// whole pair is there; without it the newest whole pair is the last. Which older pairs are removed is KeptCheckpoints'
+// to say.
 #pragma once
 
 #include "core/json.h"
@@ -49,7 +50,7 @@ std::optional<std::uint64_t> step_of_checkpoint(const std::filesystem::path& pat
 /// Whether it is a checkpoint's folder with the state beside it.
 bool is_whole_checkpoint(const std::filesystem::path& folder);
 /// Of the last checkpoint; none when there is none. Throws Error(bad_input) naming latest.json when it names no
-/// checkpoint.
+/// checkpoint, and Error(usage) naming a folder called as a checkpoint that is none where no run's files are.
 std::optional<std::uint64_t> latest_step(const std::filesystem::path& run);
 /// AdamW's means from a state file into parameters of the same model, whose values are the checkpoint's already. Throws
 /// Error(bad_input) naming the file when either is not what was saved.

@@ -2,6 +2,7 @@
 
 #include "core/atomic_file.h"
 #include "core/error.h"
+#include "core/folder_lock.h"
 #include "report/plot.h"
 #include "train/divergence_check.h"
 #include "train/kept_checkpoints.h"
@@ -20,6 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+constexpr const char *kLog = "log.jsonl", *kPlot = "loss.svg";
 /// Of the loss that divergence is judged by.
 constexpr double kSmoothing = 0.95;
 constexpr std::size_t kReportedSteps = 20;
@@ -37,9 +39,16 @@ class Run {
     group_.require_same("configuration", to_json(config_).dump());
     if (fs::exists(job_.output) && !fs::is_directory(job_.output))
       fail(ErrorKind::usage, "{}: a run is kept in a folder, and this is a file", job_.output.string());
-    fs::create_directories(job_.output);
-    run_ = open_run(job_, group_.rank());
+    const bool taken = !group_.is_first() || lock_.take(job_.output);
+    if (group_.any(!taken)) fail(ErrorKind::usage, "{}: another run works in this folder", job_.output.string());
+    if (!lock_.unlocked().empty() && progress_)
+      progress_({-1, "folder",
+                 fmt::format("{}: cannot be locked against other runs: {}", job_.output.string(), lock_.unlocked())});
     checkpoints_.emplace(job_.output, group_.is_first());
+    if (!checkpoints_->last() && fs::exists(job_.output / kPlot) && !fs::exists(job_.output / kLog))
+      fail(ErrorKind::usage, "{}: holds no run's files but a {}, which would be replaced; choose another folder",
+           job_.output.string(), kPlot);
+    guarded("", [&] { run_ = open_run(job_, group_.rank()); });
     group_.require_same("training text", run_.data->hash());
     group_.require_same("state of the run (is the folder shared?)", fmt::format("{}", state_.step));
     graph_.emplace(
@@ -65,7 +74,7 @@ class Run {
     const Clock::time_point start = Clock::now();
     TrainReport report{.first_step = state_.step, .steps = config_.steps};
     std::optional<TrainLog> log;
-    if (group_.is_first()) log.emplace(job_.output / "log.jsonl", state_.step);
+    if (group_.is_first()) log.emplace(job_.output / kLog, state_.step);
     while (state_.step < config_.steps) {
       if (group_.any(interrupt_requested)) {
         if (checkpoints_->last() != state_.step) save();
@@ -75,7 +84,7 @@ class Run {
       const Clock::time_point step_start = Clock::now();
       const at::Tensor ids = run_.data->batch(state_.step);
       Json line;
-      guarded([&] {
+      guarded(at_step(), [&] {
         const SchemeSchedule::Settled settled = schemes_->settle([&] { return question(ids); });
         line = make_step(ids);
         const double seconds = seconds_since(step_start);
@@ -85,8 +94,8 @@ class Run {
         if (settled.installed) line["scheme"] = to_json(graph_->spec(), state_.scheme);
         report.scheme_seconds += settled.seconds;
         if (state_.step % config_.validation_interval == 0 || state_.step == config_.steps) validate(line, report);
+        if (log) log->add(line);
       });
-      if (log) log->add(line);
       tell(line);
       if (state_.step % config_.checkpoint_interval == 0 || state_.step == config_.steps) save();
       // No step follows whose loss would show the last weights to be good; they have just been validated.
@@ -117,14 +126,17 @@ class Run {
             .seed = config_.seed()};
   }
 
-  /// An Error of the work tells the step it came in and what to go on from.
+  std::string at_step() const { return fmt::format("step {}: ", state_.step); }
+
+  /// An Error of the work tells where it came and what to go on from.
   template <typename Work>
-  void guarded(Work&& work) const {
+  void guarded(const std::string& where, Work&& work) const {
     try {
       work();
     } catch (const Error& error) {
       if (error.kind() == ErrorKind::usage || error.kind() == ErrorKind::infeasible_budget) throw;
-      fail(error.kind(), "step {}: {}; {}", state_.step, error.what(), checkpoints_->last_good());
+      if (where.empty() && !checkpoints_->last()) throw;
+      fail(error.kind(), "{}{}; {}", where, error.what(), checkpoints_->last_good());
     }
   }
 
@@ -170,7 +182,7 @@ class Run {
   }
 
   void save() {
-    guarded([&] {
+    guarded(at_step(), [&] {
       schemes_->resolve();
       for (const Parameter& parameter : run_.parameters->all())
         if (!std::isfinite(run_.parameters->place().train->squared_norm(parameter.value)))
@@ -204,7 +216,7 @@ class Run {
     if (count > 0) report.training_loss = sum / static_cast<double>(count);
     if (!validation.points.empty()) report.validation_loss = validation.points.back().second;
     write_file_atomically(
-        job_.output / "loss.svg",
+        job_.output / kPlot,
         svg_of({.title = "Loss", .x_label = "step", .y_label = "nats per token", .series = {training, validation}}));
   }
 
@@ -213,6 +225,7 @@ class Run {
   const ProgressSink& progress_;
   ProcessGroup alone_;
   ProcessGroup& group_ = job_.group != nullptr ? *job_.group : alone_;
+  FolderLock lock_;  // of the first process
   OpenedRun run_;
   std::optional<KeptCheckpoints> checkpoints_;
   TrainState& state_ = run_.state;

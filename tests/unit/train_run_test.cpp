@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <limits>
 #include <set>
 
 namespace scalebits {
@@ -254,12 +255,73 @@ TEST(Trainer, RemovesNoCheckpointsButItsOwn) {
   EXPECT_NE(message_of(place.job).find("text.txt: a run is kept in a folder"), std::string::npos);
 }
 
+TEST(Trainer, GoesOnWithoutItsLatestFileAndKeepsForeignFolders) {
+  Workplace place(Json{{"scheme", "bf16"}, {"steps", 6}, {"checkpoint_interval", 2}});
+  // As after a kill between the first checkpoint and latest.json.
+  train(place.job);
+  std::filesystem::remove(place.job.output / "latest.json");
+  EXPECT_EQ(train(place.job).first_step, 6u);
+  // A folder called like a checkpoint, in a run and where no run is.
+  write_text(place.job.output / "checkpoint-00000500/mine", "another's");
+  write_text(place.folder / "fresh/checkpoint-00000500/mine", "another's");
+  write_text(place.folder / "plotted/loss.svg", "another's");
+  EXPECT_NE(message_of(place.job).find("checkpoint-00000500: has a checkpoint's name and is none"), std::string::npos);
+  place.job.output = place.folder / "fresh";
+  EXPECT_NE(message_of(place.job).find("checkpoint-00000500: has a checkpoint's name and is none"), std::string::npos);
+  EXPECT_EQ(read_text(place.folder / "fresh/checkpoint-00000500/mine"), "another's");
+  place.job.output = place.folder / "plotted";
+  EXPECT_NE(message_of(place.job).find("holds no run's files but a loss.svg"), std::string::npos);
+  // Within a run that goes on.
+  place.job.output = place.folder / "long";
+  place.job.config.steps = 8;
+  write_text(place.job.output / "log.jsonl", "");
+  int steps = 0;
+  const auto killed_after_five = [&](const ProgressReport&) {
+    if (++steps == 5) throw std::runtime_error("killed");
+  };
+  EXPECT_THROW(train(place.job, killed_after_five), std::runtime_error);
+  write_text(place.job.output / "checkpoint-00000001/mine", "another's");
+  EXPECT_EQ(train(place.job).first_step, 4u);
+  EXPECT_EQ(read_text(place.job.output / "checkpoint-00000001/mine"), "another's");
+}
+
+TEST(Trainer, GoesOnAfterAKillWithinACheckpoint) {
+  for (const char* left : {"checkpoint-00000002.partial/config.json.partial", "checkpoint-00000002.state.partial"}) {
+    Workplace place(Json{{"scheme", "bf16"}, {"steps", 6}, {"checkpoint_interval", 2}});
+    write_text(place.job.output / left, "{");
+    EXPECT_EQ(train(place.job).steps, 6u);
+    EXPECT_FALSE(std::filesystem::exists(place.job.output / left)) << left;
+  }
+}
+
+TEST(Trainer, OneRunAtATimeWorksInAFolder) {
+  Workplace place(Json{{"scheme", "bf16"}, {"steps", 6}});
+  std::string message;
+  train(place.job, [&](const ProgressReport&) {
+    if (message.empty()) message = message_of(place.job);
+  });
+  EXPECT_NE(message.find("another run works in this folder"), std::string::npos) << message;
+}
+
+TEST(Trainer, NamesTheLastGoodCheckpointWhenTheNewestIsDamaged) {
+  Workplace place(Json{{"scheme", "bf16"}, {"steps", 6}, {"checkpoint_interval", 2}});
+  train(place.job);
+  std::filesystem::resize_file(checkpoint_folder(place.job.output, 6) / "model.safetensors", 100);
+  const std::string message = message_of(place.job);
+  EXPECT_NE(message.find("checkpoint-00000006"), std::string::npos) << message;
+  EXPECT_NE(message.find("the only checkpoint"), std::string::npos) << message;
+}
+
 TEST(Trainer, RefusesAnotherRunsFolder) {
   Workplace place(Json{{"scheme", "bf16"}, {"steps", 6}});
   train(place.job);
   place.job.config.learning_rate = 0.02;
   EXPECT_NE(message_of(place.job).find("'learning_rate' was 0.01, is 0.02"), std::string::npos)
       << message_of(place.job);
+  // The order of keys is none of a run's options.
+  place.job.config.learning_rate = 0.01;
+  place.job.config.model = Json{{"heads", 4}, {"intermediate", 48}, {"hidden", 32}, {"layers", 2}};
+  EXPECT_EQ(train(place.job).first_step, 6u);
 }
 
 TEST(TrainConfig, RefusesWhatItDoesNotKnow) {
@@ -278,6 +340,9 @@ TEST(TrainConfig, RefusesWhatItDoesNotKnow) {
   refused({{"fp4_share", 1.5}});
   refused({{"scheme", "snip"}, {"update_interval", 1}});
   refused({{"scheme", "snip"}, {"low", "bf16"}});
+  refused({{"batch_windows", std::numeric_limits<std::int64_t>::max()}});
+  refused({{"epsilon", 1e-50}});
+  refused({{"beta2", 0.99999999999}});
   const TrainConfig config = train_config_from_json({{"start_model", "m"}, {"seed", 9}}, {}, "test");
   EXPECT_EQ(to_json(train_config_from_json(to_json(config), {}, "again")), to_json(config));
 }
