@@ -11,7 +11,6 @@ namespace scalebits::jinja {
 namespace {
 
 constexpr std::size_t kMaxSteps = 300'000;  // statements and turns of loops; a conversation takes thousands
-constexpr std::size_t kMaxText = std::size_t{1} << 26;
 constexpr std::int64_t kMaxRange = 100'000;
 
 using Scope = std::vector<std::pair<std::string, Json>>;
@@ -33,7 +32,8 @@ class Renderer {
   using Kind = Expression::Kind;
 
   void print(const std::string& text) {
-    if (out_.size() + text.size() > kMaxText) fail_input("the text grows beyond {} bytes", kMaxText);
+    budget_.charge(text.size());
+    if (out_.size() + text.size() > kMaxSize) fail_input("the text grows beyond {} bytes", kMaxSize);
     out_ += text;
   }
 
@@ -62,9 +62,9 @@ class Renderer {
   Flow run(const Statement& statement) {
     switch (statement.kind) {
       case Statement::Kind::text: print(statement.names[0]); return Flow::on;
-      case Statement::Kind::print: print(to_text(value_of(*statement.value))); return Flow::on;
+      case Statement::Kind::print: print(to_text(look_at(*statement.value).get())); return Flow::on;
       case Statement::Kind::branch:
-        return run_all(is_true(value_of(*statement.value)) ? statement.body : statement.otherwise);
+        return run_all(is_true(look_at(*statement.value).get()) ? statement.body : statement.otherwise);
       case Statement::Kind::loop: run_loop(statement); return Flow::on;
       case Statement::Kind::set: run_set(statement); return Flow::on;
       case Statement::Kind::block: return run_all(statement.body);
@@ -86,17 +86,18 @@ class Renderer {
     if (statement.names.size() == 1) return assign(scopes_.back(), statement.names[0], std::move(value));
     Json* const space = find(statement.names[0]);
     if (space == nullptr || !space->is_object()) fail_input("'{}' is not a namespace", statement.names[0]);
+    budget_.charge(space->size());
     (*space)[statement.names[1]] = std::move(value);
   }
 
   void run_loop(const Statement& loop) {
-    std::vector<Json> elements = elements_of(value_of(*loop.value));
+    std::vector<Json> elements = elements_of(look_at(*loop.value).get(), budget_);
     if (loop.condition) {
       std::erase_if(elements, [&](const Json& element) {
         count_step();
         scopes_.emplace_back();
         bind(loop, element);
-        const bool wanted = is_true(value_of(*loop.condition));
+        const bool wanted = is_true(look_at(*loop.condition).get());
         scopes_.pop_back();
         return !wanted;
       });
@@ -108,8 +109,12 @@ class Renderer {
       bind(loop, elements[i]);
       Json state = {{"index", i + 1},  {"index0", i},           {"first", i == 0},           {"last", i + 1 == count},
                     {"length", count}, {"revindex", count - i}, {"revindex0", count - i - 1}};
-      if (i > 0) state["previtem"] = elements[i - 1];
-      if (i + 1 < count) state["nextitem"] = elements[i + 1];
+      const auto neighbour = [&](const char* name, std::size_t index) {
+        budget_.charge(elements[index]);
+        state[name] = elements[index];
+      };
+      if (i > 0) neighbour("previtem", i - 1);
+      if (i + 1 < count) neighbour("nextitem", i + 1);
       assign(scopes_.back(), "loop", std::move(state));
       const Flow flow = run_all(loop.body);
       scopes_.pop_back();
@@ -123,31 +128,80 @@ class Renderer {
   }
 
   void bind(const Statement& loop, const Json& element) {
+    budget_.charge(element);
     if (loop.names.size() == 1) return assign(scopes_.back(), loop.names[0], element);
-    const std::vector<Json> parts = elements_of(element);
+    const std::vector<Json> parts = elements_of(element, budget_);
     if (parts.size() != loop.names.size())
       fail_input("{} names for {} parts of an element", loop.names.size(), parts.size());
     for (std::size_t i = 0; i < parts.size(); ++i) assign(scopes_.back(), loop.names[i], parts[i]);
   }
 
-  static void assign(Scope& scope, const std::string& name, Json value) {
+  void assign(Scope& scope, const std::string& name, Json value) {
+    budget_.charge(scope.size());
     for (auto& [known, old] : scope)
       if (known == name) return void(old = std::move(value));
     scope.emplace_back(name, std::move(value));
   }
 
   Json* find(const std::string& name) {
-    for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope)
+    for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope) {
+      budget_.charge(scope->size());
       for (auto& [known, value] : *scope)
         if (known == name) return &value;
+    }
     return nullptr;
   }
 
+  /// A value where it lies in a variable or in the template, so that looking at a part of it copies nothing else; or
+  /// one just made.
+  struct Seen {
+    const Json* place = nullptr;
+    Json made;
+    const Json& get() const { return place != nullptr ? *place : made; }
+  };
+
+  Seen look_at(const Expression& expression) {
+    switch (expression.kind) {
+      case Kind::literal: return {&expression.value, {}};
+      case Kind::name:
+        if (const Json* const found = find(expression.text)) return {found, {}};
+        return {nullptr, is_function(expression.text) ? Json("a function") : undefined()};
+      case Kind::attribute: return part_in(look_at(*expression.operands[0]), expression.text);
+      case Kind::item: {
+        const Seen whole = look_at(*expression.operands[0]);
+        return part_in(whole, value_of(*expression.operands[1]));
+      }
+      default: return {nullptr, value_of(expression)};
+    }
+  }
+
+  Seen part_in(const Seen& whole, const Json& name) {
+    const Json& value = whole.get();
+    if (value.is_object()) budget_.charge(value.size());
+    if (value.is_string()) budget_.charge(value.get_ref<const std::string&>().size());
+    const Json* const found = find_part(value, name);
+    if (whole.place != nullptr && found != nullptr) return {found, {}};
+    Json part = part_of(value, name);
+    budget_.charge(part);
+    return {nullptr, std::move(part)};
+  }
+
   Json value_of(const Expression& expression) {
+    Json value = make_value(expression);
+    budget_.charge(value);
+    return value;
+  }
+
+  Json make_value(const Expression& expression) {
     const auto operand = [&](std::size_t index) { return value_of(*expression.operands[index]); };
     switch (expression.kind) {
-      case Kind::literal: return expression.value;
-      case Kind::name: return value_of_name(expression.text);
+      case Kind::literal:
+      case Kind::name:
+      case Kind::attribute:
+      case Kind::item: {
+        Seen seen = look_at(expression);
+        return seen.place != nullptr ? *seen.place : std::move(seen.made);
+      }
       case Kind::list: {
         Json list = Json::array();
         for (const auto& element : expression.operands) list.push_back(value_of(*element));
@@ -155,21 +209,22 @@ class Renderer {
       }
       case Kind::map: {
         Json map = Json::object();
-        for (std::size_t i = 0; i < expression.operands.size(); i += 2) map[to_text(operand(i))] = operand(i + 1);
+        for (std::size_t i = 0; i < expression.operands.size(); i += 2) {
+          budget_.charge(map.size());
+          map[to_text(operand(i))] = operand(i + 1);
+        }
         return map;
       }
-      case Kind::attribute: return part_of(operand(0), expression.text);
-      case Kind::item: return part_of(operand(0), operand(1));
       case Kind::slice: {
         Json border[3];
         for (std::size_t i = 0; i < 3; ++i)
           if (expression.operands[i + 1]) border[i] = operand(i + 1);
-        return slice_of(operand(0), border[0], border[1], border[2]);
+        return slice_of(look_at(*expression.operands[0]).get(), border[0], border[1], border[2], budget_);
       }
       case Kind::unary: return negate(expression.text, operand(0));
       case Kind::binary: return value_of_binary(expression);
       case Kind::conditional:
-        if (is_true(operand(1))) return operand(0);
+        if (is_true(look_at(*expression.operands[1]).get())) return operand(0);
         return expression.operands[2] ? operand(2) : undefined();
       case Kind::call:
       case Kind::method:
@@ -179,34 +234,43 @@ class Renderer {
     SCALEBITS_ASSERT(false);
   }
 
-  Json value_of_name(const std::string& name) {
-    if (const Json* const found = find(name)) return *found;
-    return is_function(name) ? Json("a function") : undefined();
-  }
-
   static Json negate(const std::string& sign, const Json& value) {
     if (sign == "not") return !is_true(value);
     return combine(sign == "-" ? "-" : "+", 0, value);
   }
 
   Json value_of_binary(const Expression& expression) {
-    Json left = value_of(*expression.operands[0]);
-    const Expression& right = *expression.operands[1];
-    if (expression.text == "and") return is_true(left) ? value_of(right) : left;
-    if (expression.text == "or") return is_true(left) ? left : value_of(right);
-    return combine(expression.text, left, value_of(right));
+    const std::string& sign = expression.text;
+    const Seen left = look_at(*expression.operands[0]);
+    if (sign == "and" || sign == "or")
+      return is_true(left.get()) == (sign == "or") ? left.get() : value_of(*expression.operands[1]);
+    const Seen right = look_at(*expression.operands[1]);
+    // Equality looks through no more than either of two values of one kind.
+    const bool equality = sign == "==" || sign == "!=";
+    if (!equality || left.get().type() == right.get().type()) budget_.charge(left.get());
+    if (!equality) budget_.charge(right.get());
+    return combine(sign, left.get(), right.get());
   }
 
   Json value_of_call(const Expression& expression) {
     std::vector<Json> values;
     std::vector<std::pair<std::string, Json>> named;
-    for (const auto& operand : expression.operands) values.push_back(value_of(*operand));
+    // The first operand of all but calls is what they are about: looked at, and copied by those who need to.
+    const bool is_call = expression.kind == Kind::call;
+    for (std::size_t i = is_call ? 0 : 1; i < expression.operands.size(); ++i)
+      values.push_back(value_of(*expression.operands[i]));
     for (const auto& [name, value] : expression.named) named.emplace_back(name, value_of(*value));
-    if (expression.kind == Kind::call) return call_function(expression.text, {values, named});
-    const Arguments arguments{std::span(values).subspan(1), named};
-    if (expression.kind == Kind::method) return call_method(values[0], expression.text, arguments);
-    if (expression.kind == Kind::filter) return apply_filter(values[0], expression.text, arguments);
-    return holds(values[0], expression.text, arguments);
+    const Arguments arguments{values, named, budget_};
+    if (is_call) return call_function(expression.text, arguments);
+    const Seen subject = look_at(*expression.operands[0]);
+    const Json& value = subject.get();
+    if (expression.kind == Kind::test) {
+      if (!values.empty()) budget_.charge(value);
+      return holds(value, expression.text, arguments);
+    }
+    if (value.is_string()) budget_.charge(value);
+    return expression.kind == Kind::method ? call_method(value, expression.text, arguments)
+                                           : apply_filter(value, expression.text, arguments);
   }
 
   bool is_function(std::string_view name) const {
@@ -220,7 +284,10 @@ class Renderer {
                  name);
     if (name == "namespace" || name == "dict") {
       Json space = Json::object();
-      for (const auto& [key, value] : arguments.named) space[key] = value;
+      for (const auto& [key, value] : arguments.named) {
+        budget_.charge(space.size());
+        space[key] = value;
+      }
       return space;
     }
     if (name == "range") return range(arguments);
@@ -231,7 +298,7 @@ class Renderer {
     return std::string(formatted.data(), std::strftime(formatted.data(), formatted.size(), text.c_str(), &*now_));
   }
 
-  static Json range(const Arguments& arguments) {
+  Json range(const Arguments& arguments) {
     std::int64_t bounds[3] = {0, 0, 1};
     const std::size_t count = arguments.values.size();
     if (count < 1 || count > 3) fail_input("range wants one to three whole numbers");
@@ -245,6 +312,7 @@ class Renderer {
     for (std::int64_t i = bounds[0]; bounds[2] > 0 ? i < bounds[1] : i > bounds[1]; i += bounds[2]) {
       if (static_cast<std::int64_t>(list.size()) == kMaxRange)
         fail_input("a range has more than {} numbers", kMaxRange);
+      budget_.charge(Budget::kValueBytes);
       list.push_back(i);
     }
     return list;
@@ -255,6 +323,7 @@ class Renderer {
   std::vector<Scope> scopes_;
   std::string out_;
   std::size_t steps_ = 0;
+  Budget budget_;
 };
 
 void check(const Expression& expression, const std::string& where) {

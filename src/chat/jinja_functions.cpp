@@ -52,6 +52,7 @@ std::string strip(std::string_view text, const Arguments& arguments, bool left, 
   const Json given = argument(arguments, 0, "chars");
   std::optional<std::string> set;
   if (given.is_string()) set = given.get<std::string>();
+  if (set) arguments.budget.charge(text.size() * set->size());
   std::size_t begin = 0, end = 0, at = 0;
   while (left && at < text.size()) {
     const std::size_t length = strippable(text, at, set);
@@ -98,19 +99,28 @@ Json split(const std::string& text, const Arguments& arguments) {
   if (separator.empty()) fail_input("split wants a separator that is not empty");
   Json parts = Json::array();
   std::size_t begin = 0;
-  for (std::size_t found; (found = text.find(separator, begin)) != std::string::npos; begin = found + separator.size())
+  for (std::size_t found; (found = find_text(text, separator, begin)) != std::string::npos;
+       begin = found + separator.size()) {
+    arguments.budget.charge(2 * Budget::kValueBytes);
     parts.push_back(text.substr(begin, found - begin));
+  }
   parts.push_back(text.substr(begin));
   return parts;
+}
+
+void want_size(std::size_t size) {
+  if (size > kMaxSize) fail_input("a text grows beyond {} bytes", kMaxSize);
 }
 
 std::string replace(const std::string& text, const std::string& from, const std::string& to) {
   if (from.empty()) fail_input("replace wants a text that is not empty");
   std::string out;
   std::size_t begin = 0;
-  for (std::size_t found; (found = text.find(from, begin)) != std::string::npos; begin = found + from.size())
-    out += text.substr(begin, found - begin) + to;
-  return out + text.substr(begin);
+  for (std::size_t found; (found = find_text(text, from, begin)) != std::string::npos; begin = found + from.size()) {
+    out.append(text, begin, found - begin) += to;
+    want_size(out.size() + text.size() - found);
+  }
+  return out.append(text, begin);
 }
 
 Json pairs_of(const Json& value) {
@@ -123,19 +133,23 @@ Json pairs_of(const Json& value) {
 
 Json select(const Json& value, const Arguments& arguments, bool wanted) {
   const std::string attribute = text_argument(arguments, 0, "attribute");
+  const bool is_tested = arguments.values.size() >= 2;
+  const std::string test = is_tested ? text_argument(arguments, 1, "test") : "";
+  const auto tested_with = arguments.values.subspan(is_tested ? 2 : 0);
   Json kept = Json::array();
-  for (const Json& element : elements_of(value)) {
+  for (const Json& element : elements_of(value, arguments.budget)) {
     const Json part = part_of(element, attribute);
-    const bool chosen = arguments.values.size() < 2
-                            ? is_true(part)
-                            : holds(part, text_argument(arguments, 1, "test"), {arguments.values.subspan(2), {}});
+    if (is_tested)
+      for (const Json& each : tested_with) arguments.budget.charge(each);
+    const bool chosen = is_tested ? holds(part, test, {tested_with, {}, arguments.budget}) : is_true(part);
     if (chosen == wanted) kept.push_back(element);
   }
   return kept;
 }
 
-Json end_of(const Json& value, bool last) {
-  const auto elements = elements_of(value);
+Json end_of(const Json& value, const Arguments& arguments, bool last) {
+  if (value.is_array() || value.is_string()) return part_of(value, last ? -1 : 0);
+  const auto elements = elements_of(value, arguments.budget);
   if (elements.empty()) return undefined();
   return last ? elements.back() : elements.front();
 }
@@ -172,7 +186,7 @@ const Table& map_methods() {
          const Json otherwise = argument(a, 1, "default");
          return is_undefined(otherwise) ? Json() : otherwise;
        }},
-      {"keys", [](const Json& v, const Arguments&) { return Json(elements_of(v)); }},
+      {"keys", [](const Json& v, const Arguments& a) { return Json(elements_of(v, a.budget)); }},
   };
   return table;
 }
@@ -181,21 +195,23 @@ const Table& filters() {
   static const Table table = [] {
     Table all = {
         {"trim", [](const Json& v, const Arguments& a) { return Json(strip(to_text(v), a, true, true)); }},
-        {"length", [](const Json& v, const Arguments&) { return Json(elements_of(v).size()); }},
+        {"length", [](const Json& v, const Arguments&) { return Json(count_of(v)); }},
         {"join",
          [](const Json& v, const Arguments& a) {
            const std::string between = to_text(argument(a, 0, "d"));
-           Json text = "";
+           std::string text;
            bool first = true;
-           for (const Json& element : elements_of(v)) {
-             text = combine("+", text, (first ? "" : between) + to_text(element));
+           for (const Json& element : elements_of(v, a.budget)) {
+             text += (first ? "" : between) + to_text(element);
+             a.budget.charge(between.size());
+             want_size(text.size());
              first = false;
            }
-           return text;
+           return Json(text);
          }},
-        {"first", [](const Json& v, const Arguments&) { return end_of(v, false); }},
-        {"last", [](const Json& v, const Arguments&) { return end_of(v, true); }},
-        {"list", [](const Json& v, const Arguments&) { return Json(elements_of(v)); }},
+        {"first", [](const Json& v, const Arguments& a) { return end_of(v, a, false); }},
+        {"last", [](const Json& v, const Arguments& a) { return end_of(v, a, true); }},
+        {"list", [](const Json& v, const Arguments& a) { return Json(elements_of(v, a.budget)); }},
         {"string", [](const Json& v, const Arguments&) { return Json(to_text(v)); }},
         {"default",
          [](const Json& v, const Arguments& a) {
@@ -207,7 +223,7 @@ const Table& filters() {
         {"items", [](const Json& v, const Arguments&) { return pairs_of(v); }},
         {"selectattr", [](const Json& v, const Arguments& a) { return select(v, a, true); }},
         {"rejectattr", [](const Json& v, const Arguments& a) { return select(v, a, false); }},
-        {"reverse", [](const Json& v, const Arguments&) { return slice_of(v, {}, {}, -1); }},
+        {"reverse", [](const Json& v, const Arguments& a) { return slice_of(v, {}, {}, -1, a.budget); }},
         {"safe", [](const Json& v, const Arguments&) { return v; }},
         // Only where tools are described, which this program never does: known, so that such templates can be read.
         {"tojson", [](const Json&, const Arguments&) -> Json { fail_input("descriptions of tools are not known"); }},

@@ -168,6 +168,8 @@ class Cutter {
       const char c = source_[at_];
       if (const std::size_t found = kNames.find(c); found != std::string_view::npos)
         text += kMeant[found];
+      else if (c == '\n')
+        continue;  // a line that goes on
       else if (c == 'u' || c == 'x')
         append_utf8(text, hexadecimal(c == 'u' ? 4 : 2));
       else

@@ -41,7 +41,7 @@ Family family_of(const ConfigKeys& config) {
   return family_from_name(name, config.where());
 }
 
-RopeScaling scaling_from(const ConfigKeys& rope) {
+RopeScaling scaling_from(const ConfigKeys& config, const ConfigKeys& rope, std::int64_t max_positions) {
   const std::string type = rope.text("rope_type").value_or(rope.text("type").value_or("default"));
   RopeScaling scaling;
   if (type == "default") return scaling;
@@ -53,23 +53,23 @@ RopeScaling scaling_from(const ConfigKeys& rope) {
   scaling.kind = RopeScaling::Kind::llama3;
   scaling.low_freq_factor = rope.required_number("low_freq_factor");
   scaling.high_freq_factor = rope.required_number("high_freq_factor");
-  scaling.original_max_positions = rope.required_integer("original_max_position_embeddings");
-  if (!(scaling.high_freq_factor > scaling.low_freq_factor && scaling.low_freq_factor > 0) ||
-      scaling.original_max_positions < 1)
-    fail_input("{}: llama3 rope scaling wants 0 < low_freq_factor < high_freq_factor and a positive original length",
-               rope.where());
+  // The original length beside the object goes before the one within, and without either it is the model's own.
+  constexpr char kOriginal[] = "original_max_position_embeddings";
+  scaling.original_max_positions = config.integer(kOriginal).value_or(rope.integer(kOriginal).value_or(max_positions));
   return scaling;
 }
 
 void read_rope(const ConfigKeys& config, ModelSpec& spec) {
-  // transformers 5 writes rope_parameters with everything; before, rope_theta stood beside rope_scaling.
-  const bool is_new = !config.get("rope_parameters").is_null();
+  // transformers 5 writes rope_parameters with everything; before, rope_theta stood beside rope_scaling. Of both it
+  // takes rope_scaling, unless that is empty, and rope_theta from the one it takes before the one beside it.
+  const Json old = config.get("rope_scaling");
+  const bool is_new = old.is_null() || old.empty();
   const char* key = is_new ? "rope_parameters" : "rope_scaling";
   const Json object = config.get(key).is_null() ? Json::object() : config.get(key);
   const ConfigKeys rope(object, fmt::format("{}: {}", config.where(), key));
   spec.rope_theta = config.number("rope_theta").value_or(10000);
-  if (is_new) spec.rope_theta = rope.number("rope_theta").value_or(spec.rope_theta);
-  spec.rope_scaling = scaling_from(rope);
+  spec.rope_theta = rope.number("rope_theta").value_or(spec.rope_theta);
+  spec.rope_scaling = scaling_from(config, rope, spec.max_positions);
   for (const ConfigKeys* keys : {&config, &rope})
     if (keys->number("partial_rotary_factor").value_or(1) != 1)
       fail_input("{}: partial_rotary_factor must be 1, found {}", keys->where(),

@@ -127,11 +127,19 @@ void validate(const ModelSpec& spec, const std::string& where) {
   if (!(spec.norm_eps > 0 && spec.norm_eps < 1))
     fail_input("{}: norm_eps must be in (0, 1), found {}", where, spec.norm_eps);
   if (!(spec.rope_theta > 1)) fail_input("{}: rope_theta must be above 1, found {}", where, spec.rope_theta);
-  if (!(spec.rope_scaling.factor > 0)) fail_input("{}: rope scaling factor must be positive", where);
+  const RopeScaling& rope = spec.rope_scaling;
+  if (!(rope.factor > 0)) fail_input("{}: rope scaling factor must be positive", where);
+  if (rope.kind == RopeScaling::Kind::llama3 &&
+      !(rope.high_freq_factor > rope.low_freq_factor && rope.low_freq_factor > 0 && rope.original_max_positions > 0))
+    fail_input("{}: llama3 rope scaling wants 0 < low_freq_factor < high_freq_factor and a positive original length",
+               where);
   if (spec.position_offset < 0 || spec.position_offset > kMaxDimension)
     fail_input("{}: position_offset must be 0 to {}, found {}", where, kMaxDimension, spec.position_offset);
   if (spec.sliding_window < 0)
     fail_input("{}: sliding_window must not be negative, found {}", where, spec.sliding_window);
+  for (const std::int32_t id : spec.eos_ids)
+    if (id < 0 || id >= spec.vocab)
+      fail_input("{}: a token that ends a text must be in [0, {}), found {}", where, spec.vocab, id);
 }
 
 Json to_json(const ModelSpec& spec) {
@@ -198,7 +206,13 @@ ModelSpec model_spec_from_json(const Json& json, const std::string& where) {
   spec.o_bias = flag("o_bias");
   spec.mlp_bias = flag("mlp_bias");
   spec.qk_norm = flag("qk_norm");
-  spec.eos_ids = json_value<std::vector<std::int32_t>>(json, "eos_ids", where);
+  const auto eos_ids = json_value<Json>(json, "eos_ids", where);
+  if (!eos_ids.is_array()) fail_input("{}: key 'eos_ids' must be a list, found {}", where, eos_ids.type_name());
+  for (const Json& id : eos_ids) {
+    if (!json_holds<std::int32_t>(id))
+      fail_input("{}: key 'eos_ids' must hold token ids, found {}", where, id.dump().substr(0, 40));
+    spec.eos_ids.push_back(id.get<std::int32_t>());
+  }
   const auto kind = [&](const char* key, const char* otherwise) {
     return json_value_or<std::string>(json, key, otherwise, where);
   };

@@ -81,6 +81,8 @@ constexpr int kModels = 3;
 /// Ids are stored in at most three bytes.
 constexpr std::int32_t kMaxVocabulary = 1 << 24;
 constexpr std::size_t kMaxPieceBytes = 65535;
+/// Of `normalize` and of `split`.
+constexpr std::size_t kMaxTextSteps = 256;
 
 /// Tokenizer::to_tokenizer_json().
 std::string tokenizer_json(const TokenizerDefinition& definition);

@@ -42,12 +42,20 @@ std::string unicode_normal_form(std::string_view text, Kind kind) {
   return result;
 }
 
-std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
+/// No real step comes near: a character becomes at most a few words.
+constexpr std::size_t kMaxGrowth = 64, kMaxAddition = 1024;
+
+void want_length(std::size_t length, std::size_t limit) {
+  if (length > limit) fail_input("tokenizer: its normalizer makes more than {} bytes of a text", limit);
+}
+
+std::string replace_all(std::string_view text, std::string_view from, std::string_view to, std::size_t limit) {
   std::string result;
   std::size_t begin = 0;
   for (std::size_t found; (found = text.find(from, begin)) != std::string_view::npos; begin = found + from.size()) {
     result += text.substr(begin, found - begin);
     result += to;
+    want_length(result.size(), limit);
   }
   result += text.substr(begin);
   return result;
@@ -88,7 +96,7 @@ class CharacterMap {
     return map;
   }
 
-  std::string apply(std::string_view text) const {
+  std::string apply(std::string_view text, std::size_t limit) const {
     std::string result;
     for (std::size_t at = 0; at < text.size();) {
       std::size_t length = 0;
@@ -99,6 +107,7 @@ class CharacterMap {
         replacement = text.substr(at, length);
       }
       result += replacement;
+      want_length(result.size(), limit);
       at += length;
     }
     return result;
@@ -142,19 +151,22 @@ void validate_normalizer(std::span<const NormalizeStep> steps, const std::string
 
 std::string normalize(std::span<const NormalizeStep> steps, std::string_view text) {
   std::string result(text);
+  const std::size_t limit = kMaxGrowth * text.size() + kMaxAddition;
   for (const NormalizeStep& step : steps) {
     if (result.empty()) break;
+    want_length(result.size(), limit);
     switch (step.kind) {
       case Kind::nfc:
       case Kind::nfd:
       case Kind::nfkc:
       case Kind::nfkd: result = unicode_normal_form(result, step.kind); break;
       case Kind::prepend: result = step.to + result; break;
-      case Kind::replace: result = replace_all(result, step.from, step.to); break;
-      case Kind::charsmap: result = CharacterMap::parse(step.from, "normalizer").apply(result); break;
+      case Kind::replace: result = replace_all(result, step.from, step.to, limit); break;
+      case Kind::charsmap: result = CharacterMap::parse(step.from, "normalizer").apply(result, limit); break;
       case Kind::collapse_spaces: result = collapse_spaces(result); break;
     }
   }
+  want_length(result.size(), limit);
   return result;
 }
 

@@ -13,7 +13,7 @@ namespace scalebits {
 /// Throws Error naming `where` when a step cannot be run (an empty pattern, a damaged character map).
 void validate_normalizer(std::span<const NormalizeStep> steps, const std::string& where);
 
-/// An empty text stays empty.
+/// An empty text stays empty. Throws Error when the steps make a text many times as long.
 std::string normalize(std::span<const NormalizeStep> steps, std::string_view text);
 
 }  // namespace scalebits

@@ -21,7 +21,7 @@ class Reader {
       vocabulary = take(file_["model"], "vocab");
       merges = take(file_["model"], "merges");
     }
-    json_ = file_;
+    json_ = as_ordered(file_, where_);
     const auto model = json_value<Json>(json_, "model", where_);
     read_model(model);
     read_normalizer(child(json_, "normalizer"));
@@ -34,6 +34,8 @@ class Reader {
     VocabularyBuilder builder(std::move(definition_), spelling, where_);
     if (!vocabulary.is_object())
       fail_input("{}: model.vocab must be an object, found {}", where_, vocabulary.type_name());
+    const Json added = child(json_, "added_tokens");
+    builder.expect_tokens(vocabulary.size() + added.size());
     for (const auto& [text, id] : vocabulary.items()) {
       if (!id.is_number_integer()) fail_input("{}: the id of token '{}' is no integer", where_, text);
       builder.add_token(id.get<std::int64_t>(), text, TokenKind::normal);
@@ -47,7 +49,7 @@ class Reader {
       else
         fail_input("{}: a merge must be \"left right\" or [left, right], found {}", where_, merge.dump().substr(0, 80));
     }
-    for (const Json& token : child(json_, "added_tokens"))
+    for (const Json& token : added)
       builder.add_added_token(added_token_from_json(token, json_value<std::int64_t>(token, "id", where_), where_),
                               json_value<std::string>(token, "content", where_));
     if (const Json unknown = child(model, "unk_token"); !unknown.is_null())

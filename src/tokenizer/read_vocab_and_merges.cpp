@@ -42,6 +42,8 @@ TokenizerDefinition read_vocab_and_merges(const std::filesystem::path& vocab_jso
   const auto vocabulary = parse_json_sorted(text_of(*MappedFile::open(vocab_json)), where);
   if (!vocabulary.is_object())
     fail_input("{}: wanted an object of tokens and ids, found {}", where, vocabulary.type_name());
+  const auto added = json_value_or<Json>(config, "added_tokens_decoder", Json::object(), config_where);
+  builder.expect_tokens(vocabulary.size() + added.size());
   for (const auto& [text, id] : vocabulary.items()) {
     if (!id.is_number_integer()) fail_input("{}: the id of token '{}' is no integer", where, text);
     builder.add_token(id.get<std::int64_t>(), text, TokenKind::normal);
@@ -55,16 +57,13 @@ TokenizerDefinition read_vocab_and_merges(const std::filesystem::path& vocab_jso
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (!line.empty() && !(first && line.starts_with("#version"))) builder.add_merge(line);
   }
-  if (config.contains("added_tokens_decoder")) {
-    const auto added = json_value<Json>(config, "added_tokens_decoder", config_where);
-    for (const auto& [key, token] : added.items()) {
-      std::int64_t id = -1;
-      const auto parsed = std::from_chars(key.data(), key.data() + key.size(), id);
-      if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size())
-        fail_input("{}: added_tokens_decoder has the key '{}', which is no token id", config_where, key);
-      builder.add_added_token(added_token_from_json(token, id, config_where),
-                              json_value<std::string>(token, "content", config_where));
-    }
+  for (const auto& [key, token] : added.items()) {
+    std::int64_t id = -1;
+    const auto parsed = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size())
+      fail_input("{}: added_tokens_decoder has the key '{}', which is no token id", config_where, key);
+    builder.add_added_token(added_token_from_json(token, id, config_where),
+                            json_value<std::string>(token, "content", config_where));
   }
   builder.add_named_tokens(config);
   definition = builder.finish();

@@ -72,9 +72,10 @@ class Reader {
     const std::uint64_t value = varint();
     return static_cast<std::int64_t>(value >> 1) ^ -static_cast<std::int64_t>(value & 1);
   }
-  /// A count of things that take at least a byte each.
-  std::size_t count(const char* what) {
+  /// A count of things that take at least a byte each, and of which there are no more than `limit`.
+  std::size_t count(const char* what, std::uint64_t limit) {
     const std::uint64_t value = varint();
+    if (value > limit) fail_input("{}: tokenizer may have at most {} {}, claims {}", where_, limit, what, value);
     if (value > rest_.size()) fail_input("{}: tokenizer claims {} {} in {} bytes", where_, value, what, rest_.size());
     return static_cast<std::size_t>(value);
   }
@@ -127,7 +128,7 @@ void write_pieces(const TokenizerDefinition& definition, Writer& out) {
 }
 
 std::vector<bool> read_pieces(Reader& in, TokenizerDefinition& definition, const std::string& where) {
-  std::vector<std::size_t> stored(in.count("stored pieces"));
+  std::vector<std::size_t> stored(in.count("stored pieces", kMaxVocabulary));
   std::vector<bool> known(definition.pieces.size(), false);
   std::uint64_t expected = 0;
   for (std::size_t& id : stored) {
@@ -197,7 +198,7 @@ void write_merges(const TokenizerDefinition& definition, Writer& out) {
 }
 
 void read_merges(Reader& in, TokenizerDefinition& definition, std::vector<bool> known, const std::string& where) {
-  definition.merges.resize(in.count("merges"));
+  definition.merges.resize(in.count("merges", kMaxAllPiecesBytes));
   for (const auto side : {&Merge::left, &Merge::right})
     for (std::size_t plane = 0; plane < id_bytes(definition.pieces.size()); ++plane) {
       const std::string_view bytes = in.take(definition.merges.size());
@@ -292,7 +293,7 @@ TokenizerDefinition read_body(std::string_view body, const std::string& where) {
   };
   for (std::int32_t* special : {&definition.bos, &definition.eos, &definition.unknown})
     *special = id(kMaxVocabulary) - 1;
-  const std::size_t size = in.count("tokens");
+  const std::size_t size = in.count("tokens", kMaxVocabulary);
   definition.pieces.resize(size);
   while (definition.kinds.size() < size) {
     const std::uint64_t run = in.varint();
@@ -307,20 +308,20 @@ TokenizerDefinition read_body(std::string_view body, const std::string& where) {
     read_scores(in, definition.scores, where);
   }
   read_merges(in, definition, known, where);
-  definition.added.resize(in.count("added tokens"));
+  definition.added.resize(in.count("added tokens", kMaxVocabulary));
   for (AddedToken& token : definition.added) {
     token.id = id(kMaxVocabulary);
     const std::uint8_t bits = in.byte();
     if (bits >= 32) fail_input("{}: tokenizer has unknown flags {} of an added token", where, bits);
     token = {token.id, bool(bits & 1), bool(bits & 2), bool(bits & 4), bool(bits & 8), bool(bits & 16)};
   }
-  definition.normalize.resize(in.count("normalizers"));
+  definition.normalize.resize(in.count("normalizers", kMaxTextSteps));
   for (NormalizeStep& step : definition.normalize) {
     step.kind = in.enumeration<NormalizeStep::Kind>(kNormalizeKinds, "normalizer");
     step.from = in.string();
     step.to = in.string();
   }
-  definition.split.resize(in.count("splits"));
+  definition.split.resize(in.count("splits", kMaxTextSteps));
   for (SplitStep& step : definition.split) {
     step.kind = in.enumeration<SplitStep::Kind>(kSplitKinds, "split");
     step.pattern = in.string();

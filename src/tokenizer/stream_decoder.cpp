@@ -23,7 +23,8 @@ StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, DecodeOptions options)
 
 std::string StreamDecoder::push(std::int32_t id) {
   pending_ += tokenizer_.decode(std::span(&id, 1), options_);
-  if (id >= 0 && id < tokenizer_.vocab_size() && !tokenizer_.is_special(id)) options_.text_start = false;
+  const bool gives_text = options_.special_text || !tokenizer_.is_special(id);
+  if (id >= 0 && id < tokenizer_.vocab_size() && gives_text) options_.text_start = false;
   return take_whole_characters(false);
 }
 

@@ -82,6 +82,9 @@ void validate(const TokenizerDefinition& definition, const std::string& where) {
     check_id(token.id, "an added token", false);
     if (definition.pieces[token.id].empty()) fail_input("{}: added token {} has no text", where, token.id);
   }
+  if (std::max(definition.normalize.size(), definition.split.size()) > kMaxTextSteps)
+    fail_input("{}: a text may be rewritten and split in at most {} steps each, found {} and {}", where, kMaxTextSteps,
+               definition.normalize.size(), definition.split.size());
   validate_normalizer(definition.normalize, where);
 }
 
@@ -237,10 +240,7 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids, DecodeOptions o
   bool drop_space = options.text_start && drops_leading_space();
   for (const std::int32_t id : ids) {
     if (id < 0 || id >= vocab_size()) continue;
-    if (is_special(id)) {
-      if (options.special_text) text += piece(id);
-      continue;
-    }
+    if (is_special(id) && !options.special_text) continue;
     text += piece(id).substr(drop_space && piece(id).starts_with(' ') ? 1 : 0);
     drop_space = false;
   }

@@ -104,7 +104,11 @@ VocabularyBuilder::VocabularyBuilder(TokenizerDefinition definition, Spelling sp
 void VocabularyBuilder::grow_to(std::int64_t id) {
   if (id < 0 || id >= kMaxVocabulary)
     fail_input("{}: a token id must be 0 to {}, found {}", where_, kMaxVocabulary - 1, id);
+  // Vocabularies have few holes: rows that round a size up, and tokens taken out.
+  constexpr std::size_t kMaxHoles = 65536, kMaxIdsPerToken = 16;
   const auto size = static_cast<std::size_t>(id) + 1;
+  if (expected_ && size > kMaxIdsPerToken * *expected_ + kMaxHoles)
+    fail_input("{}: the token id {} is too large for a vocabulary of {} tokens", where_, id, *expected_);
   if (given_.size() >= size) return;
   given_.resize(size);
   definition_.pieces.resize(size);
@@ -202,7 +206,7 @@ TokenizerDefinition VocabularyBuilder::finish() { return std::move(definition_);
 void restore_digit_splitting(TokenizerDefinition& definition) {
   if (!definition.byte_level || definition.merges.size() < kMergesThatTell) return;
   for (const SplitStep& step : definition.split)
-    if (step.pattern == kDigitPattern || step.pattern.find("\\p{N}{1") != std::string::npos) return;
+    if (step.kind == SplitStep::Kind::regex && step.pattern != kGpt2Pattern) return;
   for (const Merge& merge : definition.merges)
     if (joins_a_digit(definition.pieces[merge.result])) return;
   definition.split.insert(definition.split.begin(), SplitStep{.pattern = kDigitPattern});

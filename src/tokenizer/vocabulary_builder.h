@@ -5,6 +5,7 @@
 #include "tokenizer/definition.h"
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -24,6 +25,8 @@ class VocabularyBuilder {
   VocabularyBuilder(TokenizerDefinition definition, Spelling spelling, std::string where);
 
   TokenizerDefinition& definition() { return definition_; }
+  /// How many there will be, where a source gives ids by itself: one far beyond would take memory for all below it.
+  void expect_tokens(std::size_t count) { expected_ = count; }
   /// `text` as the file spells it. An id given twice is an Error.
   void add_token(std::int64_t id, const std::string& text, TokenKind kind, float score = 0);
   /// `content` is literal text. Names an existing token of that id (whose text must agree) or makes one.
@@ -46,6 +49,7 @@ class VocabularyBuilder {
   std::string where_;
   std::unordered_map<std::string, std::int32_t> ids_;
   std::vector<bool> given_;
+  std::optional<std::size_t> expected_;
 };
 
 /// These bytes in GPT-2's alphabet.
@@ -54,7 +58,8 @@ std::string byte_level_text(std::string_view bytes);
 /// A tokenizer.json that was saved again by another program may have lost its step that splits digits one by one
 /// (SmolLM2's did). The vocabulary still tells: byte-level BPE learned on ordinary text with undivided numbers always
 /// merges digits with each other and with the space before them. So: when at least kMergesThatTell merges hold none
-/// of that, and no step of `split` divides numbers, the step is put in front and the definition's remark says so.
+/// of that, and `split` knows no pattern but GPT-2's (another one is whole and says itself what it does with numbers),
+/// the step is put in front and the definition's remark says so.
 void restore_digit_splitting(TokenizerDefinition& definition);
 constexpr std::size_t kMergesThatTell = 10'000;
 

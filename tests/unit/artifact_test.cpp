@@ -418,6 +418,7 @@ TEST(HostileArtifact, LyingMetadataIsAnError) {
   using Edit = std::function<void(Json&)>;
   const std::vector<Edit> edits = {
       [](Json& m) { m = Json::array(); }, [](Json& m) { m.erase("version"); }, [](Json& m) { m["version"] = 2; },
+      [](Json& m) { m["version"] = 1.9; }, [](Json& m) { m["spec"]["eos_ids"] = {-5}; },
       [](Json& m) { m["sensitivity"] = "1.00e+00"; }, [](Json& m) { m["sensitivity"] = "1.00e+00 nan"; },
       [](Json& m) { m["sensitivity"] = 3; }, [](Json& m) { m.erase("spec"); }, [](Json& m) { m.erase("recipe"); },
       [](Json& m) { m["spec"]["layers"] = 1; }, [](Json& m) { m["spec"]["layers"] = 1 << 28; },

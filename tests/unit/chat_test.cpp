@@ -124,6 +124,68 @@ TEST(Jinja, EndsForEveryTemplate) {
   EXPECT_NE(error_of(chain + " }}").find("too deep"), std::string::npos);
 }
 
+TEST(Jinja, SlicesWithAnyStep) {
+  const Json none = Json::object();
+  EXPECT_EQ(rendered("{{ 'abc'[1::9223372036854775807] }}", none), "b");
+  EXPECT_EQ(rendered("{{ 'abc'[::-9223372036854775807] }}", none), "c");
+  EXPECT_EQ(rendered("{% for x in (range(5)|list)[3::9223372036854775807] %}{{ x }}{% endfor %}", none), "3");
+  EXPECT_EQ(rendered("{{ 'aébc'[-3] }}{{ 'aébc'[1:3] }}{{ 'aébc'[::-1] }}{{ 'abc'[3] }}", none), "éébcbéa");
+}
+
+TEST(Jinja, NumbersEndAt64Bits) {
+  const std::string most = "9223372036854775807", least = "(-9223372036854775807 - 1)";
+  for (const std::string& sum : {most + " + 1", least + " - 1", most + " * 2", least + " // -1", "-" + least})
+    EXPECT_NE(error_of("{{ " + sum + " }}").find("beyond 64 bits"), std::string::npos) << sum;
+  EXPECT_EQ(rendered("{{ " + least + " % -1 }} {{ " + least + " // 3 }} {{ -7 // 2 }} {{ -7 % 2 }} {{ 7 // -1 }}",
+                     Json::object()),
+            "0 -3074457345618258603 -4 1 -7");
+}
+
+TEST(Jinja, DropsALineEndBehindABackslashInATextAsJinja2Does) {
+  EXPECT_EQ(rendered("{{ 'a\\\n b' }}", Json::object()), "a b");
+}
+
+TEST(Jinja, EndsWithinBoundsOfMemoryAndStack) {
+  const auto doubled = [](int times) {
+    return "{% set ns = namespace(x='a') %}{% for i in range(" + std::to_string(times) +
+           ") %}{% set ns.x = ns.x + ns.x %}{% endfor %}";
+  };
+  for (const std::string& source :
+       {std::string("{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"),
+        std::string("{% for a in range(2000) %}{% set b = range(100000) %}{% endfor %}"),
+        doubled(24) + "{% for i in range(100000) %}{% set y = ns.x %}{% endfor %}",
+        doubled(24) + "{% for i in range(100000) %}{% set y %}{{ ns.x }}{% endset %}{% endfor %}",
+        doubled(24) + "{% for i in range(100000) %}{% if ns.x == ns.x %}{% endif %}{% endfor %}",
+        doubled(24) + "{% for i in range(100000) %}{% if ns.x.startswith('a') %}{% endif %}{% endfor %}",
+        doubled(25) + "{{ ns.x|list|length }}", doubled(25) + "{{ ns.x.split('a')|length }}",
+        doubled(25) + "{{ ns.x|replace('a', ns.x)|length }}", doubled(20) + "{{ (ns.x ~ 'b').strip(ns.x) }}",
+        doubled(20) + "{{ ns.x|list|join(ns.x)|length }}"})
+    EXPECT_NE(error_of(source).find("grows beyond"), std::string::npos) << source;
+  // In linear time.
+  EXPECT_EQ(rendered(doubled(20) + "{{ (ns.x ~ 'b' ~ ns.x) in (ns.x ~ ns.x ~ 'c') }}", Json::object()), "False");
+
+  const std::string list = std::string(20, '[') + "ns.x" + std::string(20, ']');
+  for (const std::string& value :
+       {list, std::string("{'a': ns.x}"), std::string("namespace(x=ns.x)"), std::string("ns")})
+    EXPECT_NE(
+        error_of("{% set ns = namespace(x=1) %}{% for i in range(100000) %}{% set ns.x = " + value + " %}{% endfor %}")
+            .find("nested deeper than 200 levels"),
+        std::string::npos)
+        << value;
+}
+
+TEST(Jinja, LongConversationsAreFarFromTheBounds) {
+  Json messages = Json::array();
+  for (int i = 0; i < 1000; ++i)
+    messages.push_back({{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", std::string(10'000, 'x')}});
+  for (const Json& model : golden()["models"]) {
+    Json variables = model["variables"];
+    variables["messages"] = messages;
+    const std::string found = rendered(model["template"], variables);
+    EXPECT_GT(found.size(), 1'000'000u) << model["name"] << ": " << found.substr(0, 200);
+  }
+}
+
 TEST(Jinja, SurvivesEveryPrefixAndChangedByteOfRealTemplates) {
   const Json variables = {{"messages", golden()["conversations"][3]}, {"add_generation_prompt", true}};
   for (const Json& model : golden()["models"]) {

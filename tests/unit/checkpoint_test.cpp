@@ -119,6 +119,28 @@ TEST(HfConfig, NewRopeFormEqualsOld) {
   EXPECT_EQ(to_json(config(json.dump())), to_json(config(kLlama32)));
 }
 
+TEST(HfConfig, RopeKeysWeighAsInTransformers) {
+  const auto rope_of = [](const std::function<void(Json&)>& change) {
+    Json json = Json::parse(kLlama32);
+    change(json);
+    const ModelSpec spec = config(json.dump());
+    return std::tuple(spec.rope_scaling.kind, spec.rope_theta, spec.rope_scaling.original_max_positions);
+  };
+  using Kind = RopeScaling::Kind;
+  const Json parameters = {{"rope_type", "linear"}, {"factor", 4.0}, {"rope_theta", 2000.0}};
+  const auto both = [&](Json& j) { j["rope_parameters"] = parameters; };
+  EXPECT_EQ(rope_of(both), std::tuple(Kind::llama3, 500000.0, 8192)) << "rope_scaling goes first";
+  for (const Json& empty : {Json(), Json::object()})
+    EXPECT_EQ(rope_of([&](Json& j) { both(j), j["rope_scaling"] = empty; }), std::tuple(Kind::linear, 2000.0, 8192));
+  EXPECT_EQ(rope_of([](Json& j) { j["rope_scaling"]["rope_theta"] = 3000.0; }), std::tuple(Kind::llama3, 3000.0, 8192));
+  EXPECT_EQ(rope_of([](Json& j) { j["original_max_position_embeddings"] = 32; }),
+            std::tuple(Kind::llama3, 500000.0, 32));
+  EXPECT_EQ(rope_of([](Json& j) { j["rope_scaling"].erase("original_max_position_embeddings"); }),
+            std::tuple(Kind::llama3, 500000.0, 131072));
+  EXPECT_THROW(rope_of([](Json& j) { j["rope_scaling"]["low_freq_factor"] = 4.0; }), Error);
+  EXPECT_THROW(rope_of([](Json& j) { j["rope_scaling"]["original_max_position_embeddings"] = -1; }), Error);
+}
+
 TEST(HfConfig, AbsentKeysTakeTheArchitecturesDefaults) {
   const std::string rest =
       R"(,"hidden_size":4096,"intermediate_size":64,"num_hidden_layers":4,"num_attention_heads":32,"vocab_size":100)";

@@ -20,6 +20,8 @@
 #include <climits>
 #include <filesystem>
 #include <numeric>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <vector>
 
 namespace scalebits {
@@ -95,6 +97,11 @@ TEST(AtomicFile, NothingIsVisibleBeforeCommit) {
 TEST(MappedFile, RefusesWhatIsNoFile) {
   EXPECT_THROW(MappedFile::open("/no/such/file"), Error);
   EXPECT_THROW(MappedFile::open(testing::TempDir()), Error);
+  // A pipe that nobody writes to is not waited for.
+  const std::string pipe = testing::TempDir() + "core_test_pipe." + std::to_string(::getpid());
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_THROW(MappedFile::open(pipe), Error);
+  std::filesystem::remove(pipe);
 }
 
 TEST(Json, ErrorsNameFileAndKey) {
@@ -109,6 +116,49 @@ TEST(Json, ErrorsNameFileAndKey) {
   }
   EXPECT_THROW(parse_json("{", "x"), Error);
   EXPECT_THROW(parse_json(std::string(100'000, '['), "x"), Error);
+}
+
+std::string json_error(const std::string& text) {
+  try {
+    parse_json(text, "x.json");
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Json, RefusesZeroBytesAndIsBriefAboutIt) {
+  EXPECT_NE(json_error(std::string("{\"a\": 1}\0{", 11)).find("x.json: not valid JSON: it holds a zero byte"),
+            std::string::npos);
+  EXPECT_THROW(parse_json_sorted(std::string("1\0", 2), "x"), Error);
+  EXPECT_LT(json_error("[\"" + std::string(1'000'000, 'a')).size(), 400u);
+  const std::string key = "\"" + std::string(1'000'000, 'a') + "\":1";
+  EXPECT_LT(json_error("{" + key + "," + key + "}").size(), 400u);
+}
+
+TEST(Json, RefusesMoreKeysThanItsOrderedObjectsBear) {
+  const auto object_of = [](int keys) {
+    std::string text = "{\"a\":{";
+    for (int i = 0; i < keys; ++i) text += (i > 0 ? "," : "") + ("\"" + std::to_string(i)) + "\":0";
+    return text + "}}";
+  };
+  EXPECT_EQ(json_error(object_of(5'000)), "no error");
+  EXPECT_NE(json_error(object_of(20'001)).find("x.json: a JSON object has more than 20000 keys"), std::string::npos);
+  const auto sorted = parse_json_sorted(object_of(20'001), "x");
+  EXPECT_EQ(sorted["a"].size(), 20'001u);
+  EXPECT_THROW(as_ordered(sorted, "x"), Error);
+}
+
+TEST(Json, ConvertsNoNumbersSilently) {
+  const Json json =
+      parse_json(R"({"half": 5.7, "large": 1099511627776, "yes": true, "most": 18446744073709551615})", "x");
+  EXPECT_THROW(json_value<std::int64_t>(json, "half", "x"), Error);
+  EXPECT_THROW(json_value<std::int32_t>(json, "large", "x"), Error);
+  EXPECT_THROW(json_value<std::int64_t>(json, "most", "x"), Error);
+  EXPECT_THROW(json_value<int>(json, "yes", "x"), Error);
+  EXPECT_THROW(json_value<double>(json, "yes", "x"), Error);
+  EXPECT_EQ(json_value<std::int64_t>(json, "large", "x"), std::int64_t{1} << 40);
+  EXPECT_EQ(json_value<double>(json, "half", "x"), 5.7);
 }
 
 TEST(Parallel, RunsEachIndexOnceAndPassesErrorsOn) {

@@ -89,6 +89,24 @@ TEST(ModelSpec, RefusesNonsense) {
   EXPECT_THROW(family_from_name("bloom", "config.json"), Error);
 }
 
+TEST(ModelSpec, ReadsNoNumberLoosely) {
+  ModelSpec spec = small_spec();
+  spec.rope_scaling = {RopeScaling::Kind::llama3, 8, 1, 4, 512};
+  const Json good = to_json(spec);
+  EXPECT_NO_THROW(model_spec_from_json(good, "test"));
+  for (const auto& spoil : std::vector<std::function<void(Json&)>>{
+           [](Json& j) { j["layers"] = 5.7; }, [](Json& j) { j["heads"] = true; }, [](Json& j) { j["eos_ids"] = {-5}; },
+           [](Json& j) { j["eos_ids"] = {std::int64_t{1} << 40}; }, [](Json& j) { j["eos_ids"] = {512}; },
+           [](Json& j) { j["eos_ids"] = {1.5}; }, [](Json& j) { j["eos_ids"] = 2; },
+           [](Json& j) { j["rope_scaling"]["high_freq_factor"] = 1; },
+           [](Json& j) { j["rope_scaling"]["low_freq_factor"] = 0; },
+           [](Json& j) { j["rope_scaling"]["original_max_positions"] = -1; }}) {
+    Json json = good;
+    spoil(json);
+    EXPECT_THROW(model_spec_from_json(json, "test"), Error) << json.dump();
+  }
+}
+
 TEST(HostTensor, ConvertsEachType) {
   const HostTensor f32 = HostTensor::from_f32({2, 2}, {1, -2, 0.5f, 3});
   EXPECT_EQ(f32.to_f32(), (std::vector<float>{1, -2, 0.5f, 3}));

@@ -6,8 +6,12 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/random.h"
+#include "tokenizer/normalizer.h"
+#include "tokenizer/pre_tokenizer.h"
+#include "tokenizer/vocabulary_builder.h"
 
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <chrono>
@@ -130,6 +134,22 @@ TEST(Tokenizer, LostDigitSplittingIsRestoredAndSaidSo) {
   // Vocabularies that do join digits, or are too small to tell, are left alone.
   EXPECT_EQ(shared_tokenizer("gpt2").remark(), "");
   EXPECT_EQ(Tokenizer::from_tokenizer_json(kData / "qwen2.json").remark(), "");
+}
+
+TEST(Tokenizer, DigitSplittingIsRestoredBesideGpt2sPatternOnly) {
+  TokenizerDefinition definition{.byte_level = true, .pieces = {"a"}};
+  definition.merges.resize(kMergesThatTell);
+  const auto steps_with = [&](std::vector<SplitStep> split) {
+    definition.split = std::move(split);
+    restore_digit_splitting(definition);
+    return definition.split.size();
+  };
+  EXPECT_EQ(steps_with({{.kind = SplitStep::Kind::prefix_space}, {.pattern = kGpt2Pattern}}), 3u);
+  EXPECT_EQ(definition.split[0].pattern, kDigitPattern);
+  // A digit by itself is one of several ways of these patterns: split off before, it would tear white space from it.
+  for (const char* pattern : {kTekkenPattern, kQwen2Pattern, kLlama3Pattern})
+    EXPECT_EQ(steps_with({{.pattern = pattern}}), 1u) << pattern;
+  EXPECT_EQ(steps_with({{.pattern = kDigitPattern}, {.pattern = kGpt2Pattern}}), 2u);
 }
 
 TEST(Tokenizer, FolderNamesBeginningAndEnd) {
@@ -275,6 +295,29 @@ TEST(StreamDecoder, KeepsTheSpaceWhenTheTextGoesOn) {
   EXPECT_EQ(from_middle, " the dog");
 }
 
+TEST(Tokenizer, DropsASpaceAtTheVeryStartOnly) {
+  const Tokenizer tokenizer = Tokenizer::from_tokenizer_json(kData / "llama2.json");
+  const Ids end = tokenizer.encode("</s>");
+  ASSERT_TRUE(end.size() == 1 && tokenizer.is_special(end[0]));
+  Ids ids = tokenizer.encode("the dog");
+  ids.insert(ids.begin(), end[0]);
+  for (const bool special_text : {true, false}) {
+    const DecodeOptions options{.special_text = special_text};
+    const std::string wanted = special_text ? "</s> the dog" : "the dog";  // as tokenizers has it
+    EXPECT_EQ(tokenizer.decode(ids, options), wanted);
+    StreamDecoder stream(tokenizer, options);
+    std::string streamed;
+    for (const std::int32_t id : ids) streamed += stream.push(id);
+    EXPECT_EQ(streamed, wanted);
+  }
+}
+
+TEST(Normalizer, EndsWhenATextGrowsWithoutEnd) {
+  const std::vector<NormalizeStep> steps(40, {NormalizeStep::Kind::replace, "a", "aa"});
+  EXPECT_TRUE(contains(message_of([&] { normalize(steps, "banana"); }), "normalizer makes more than"));
+  EXPECT_EQ(normalize(std::span(steps).first(3), "ab"), "aaaaaaaab");
+}
+
 /// The GGUF form of a byte-level tokenizer.json, as a converter writes it.
 GgufVocabulary gguf_of(const fs::path& tokenizer_json, const std::string& pre) {
   const Json json = read_json_file(tokenizer_json);
@@ -362,11 +405,17 @@ TEST(TokenizerJson, BrokenFilesAreClearErrors) {
   EXPECT_TRUE(contains(broken([](Json& j) { j["model"]["vocab"]["a"] = "x"; }), "integer"));
   EXPECT_TRUE(contains(broken([](Json& j) { j["model"]["vocab"]["a"] = -1; }), "-1"));
   EXPECT_TRUE(contains(broken([](Json& j) { j["model"]["vocab"]["a"] = 1ll << 40; }), "1099511627776"));
+  EXPECT_TRUE(contains(broken([](Json& j) { j["model"]["vocab"]["new"] = (1 << 24) - 1; }), "too large"));
   EXPECT_TRUE(contains(broken([](Json& j) { j["model"]["vocab"]["new"] = 5; }), "twice"));
   EXPECT_TRUE(contains(broken([](Json& j) { j["model"]["merges"][0] = 7; }), "merge"));
   EXPECT_TRUE(contains(broken([](Json& j) { j["model"]["merges"][0] = {"q", "zzz"}; }), "zzz"));
   EXPECT_TRUE(contains(broken([](Json& j) { j["pre_tokenizer"]["type"] = "Klingon"; }), "Klingon"));
   EXPECT_TRUE(contains(broken([](Json& j) { j["normalizer"] = {{"type", "Shout"}}; }), "Shout"));
+  EXPECT_TRUE(contains(broken([](Json& j) {
+                         j["normalizer"] = {{"type", "Sequence"},
+                                            {"normalizers", std::vector<Json>(257, Json{{"type", "NFC"}})}};
+                       }),
+                       "at most 256 steps"));
   EXPECT_TRUE(contains(broken([](Json& j) { j["added_tokens"][0]["id"] = -3; }), "-3"));
   EXPECT_TRUE(contains(broken([](Json& j) { j["added_tokens"][0]["content"] = ""; }), "no text"));
   EXPECT_TRUE(contains(broken([](Json& j) { j["added_tokens"][0]["content"] = "other"; }), "other"));
@@ -425,6 +474,17 @@ TEST(Stored, BrokenBytesAreClearErrors) {
                              "abc");
                        }),
                        "claims"));
+  // 17 million tokens of no text, in a few bytes: refused before there is memory for them.
+  std::string body("\0\0\0\0\0\xc0\xcc\x8d\x08", 9), stored = "SBTK\x01";
+  body.resize((std::size_t{1} << 24) + (std::size_t{1} << 20));
+  for (std::size_t rest = body.size(); rest > 0; rest >>= 7)
+    stored += static_cast<char>((rest & 0x7f) | (rest > 0x7f ? 0x80 : 0));
+  uLongf packed_bytes = compressBound(body.size());
+  std::string packed(packed_bytes, '\0');
+  ASSERT_EQ(compress(reinterpret_cast<Bytef*>(packed.data()), &packed_bytes,
+                     reinterpret_cast<const Bytef*>(body.data()), body.size()),
+            Z_OK);
+  EXPECT_TRUE(contains(message_of([&] { load(stored + packed.substr(0, packed_bytes)); }), "at most 16777216 tokens"));
   EXPECT_THROW(load(good + "x"), Error);
   for (std::size_t length = 0; length < good.size(); length += 7)
     EXPECT_THROW(load(good.substr(0, length)), Error) << length;
