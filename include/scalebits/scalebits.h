@@ -11,7 +11,8 @@
  * - Functions that can fail return a status, and tell what went wrong by scalebits_last_error(). They change nothing
  * when they fail, except as said. Null pointers are SCALEBITS_USAGE, except where null is said to mean something.
  * - A model and its sessions are for one thread at a time; different models are independent. Results depend neither on
- *   the number of threads nor on how tokens are cut into calls.
+ *   the number of threads nor on how tokens are cut into calls. A process made by fork() has none of the threads of the
+ *   models opened before: reading with them is SCALEBITS_USAGE there (unless `threads` was 1), closing them works.
  * - Text is UTF-8, with its length in bytes; it need not end in a zero byte.
  * - Structures of options: take them from their _default() function, then change fields, so that fields of later
  * versions have their values.
@@ -53,7 +54,7 @@ const char* scalebits_last_error(void);
 /* ---- Models ---- */
 
 typedef struct scalebits_model_options {
-  int32_t threads;           /* 0: one for each core this process may use */
+  int32_t threads;           /* 0: one for each core this process may use; SCALEBITS_NO_MEMORY when refused */
   int32_t exact_activations; /* 0: inputs of products are rounded to 8 bits, which is fast; 1: they stay f32 */
   const char* isa; /* the highest instruction set to use, as `scalebits kernels` names them; null: the machine's */
 } scalebits_model_options;
@@ -117,7 +118,7 @@ typedef struct scalebits_sampling {
   int32_t top_k;             /* draw among the k likeliest; 0: all */
   double top_p;              /* draw among the likeliest that together have this probability; 1: all */
   double min_p;              /* leave out what is less likely than this share of the likeliest; 0: nothing */
-  double repetition_penalty; /* above 1: recent tokens become less likely */
+  double repetition_penalty; /* above 1: recent tokens become less likely; 0.01 to 100 */
   int32_t repetition_window; /* how many tokens are recent */
   uint64_t seed;             /* another seed, another text */
 } scalebits_sampling;

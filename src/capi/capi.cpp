@@ -8,6 +8,7 @@
 #include "tokenizer/tokenizer.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <new>
 #include <optional>
@@ -59,8 +60,23 @@ scalebits_status guarded(const Body& body) {
     return failed(status_of(error.kind()), error.what());
   } catch (const std::bad_alloc&) {
     return failed(SCALEBITS_NO_MEMORY, "there is not enough memory");
+  } catch (const std::filesystem::filesystem_error& error) {
+    return failed(SCALEBITS_BAD_INPUT, error.what());
   } catch (const std::exception& error) {
     return failed(SCALEBITS_BUG, error.what());
+  }
+}
+
+/// Runs `make`, for which the instruction set is settled: what the machine then lacks is memory, which threads need,
+/// too. `advice`: what to say instead of the error's own words.
+template <typename Make>
+scalebits_status within_memory(const Make& make, const char* advice = nullptr) {
+  try {
+    make();
+    return SCALEBITS_OK;
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::unsupported_hardware) throw;
+    return failed(SCALEBITS_NO_MEMORY, advice != nullptr ? advice : error.what());
   }
 }
 
@@ -98,8 +114,8 @@ scalebits_status scalebits_model_open(const char* path, const scalebits_model_op
     runtime.threads = given.threads;
     runtime.activations = given.exact_activations != 0 ? ActivationFormat::f32 : ActivationFormat::i8;
     if (given.isa != nullptr) runtime.isa = isa_from_name(given.isa);
-    *model = new scalebits_model{RuntimeModel::open(path, runtime)};
-    return SCALEBITS_OK;
+    runtime.isa = highest_isa(runtime.isa);
+    return within_memory([&] { *model = new scalebits_model{RuntimeModel::open(path, runtime)}; });
   });
 }
 
@@ -157,8 +173,8 @@ scalebits_status scalebits_session_open(scalebits_model* model, const scalebits_
       fail(ErrorKind::usage, "kv_bits must be 8 or 16, found {}", given.kv_bits);
     const SessionOptions wanted{.kv = given.kv_bits == 8 ? KvType::i8 : KvType::f16,
                                 .max_positions = given.max_positions};
-    *session = new scalebits_session{Session(*model->model, wanted), {}};
-    return SCALEBITS_OK;
+    return within_memory([&] { *session = new scalebits_session{Session(*model->model, wanted), {}}; },
+                         "there is no room for the keys and values of so many positions; max_positions asks for fewer");
   });
 }
 

@@ -102,6 +102,7 @@ class Chat {
     std::string words, line;
     if (interactive_) print_now("\n> ");
     while (input_comes() && std::getline(std::cin, line)) {
+      if (line.ends_with('\r')) line.pop_back();  // of a file from Windows
       words += line;
       if (!words.ends_with('\\')) return words;
       words.back() = '\n';

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <system_error>
 
 namespace scalebits::cli {
 
@@ -53,8 +55,9 @@ void add_writing_options(CLI::App& command, WritingArguments& arguments) {
 }
 
 void print_now(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return;
+  if (errno != EINTR) throw std::system_error(errno, std::generic_category());
+  std::clearerr(stdout);  // Ctrl-C in chat, while the reader let it wait
 }
 
 void print_writing_report(const RuntimeModel& model, const Written& written) {

@@ -1,4 +1,4 @@
-// Threads of the running half: a few, pinned to cores of their own, that run one function together and wait for the
+// Threads of the running half: a few, on all cores pinned to one each, that run one function together and wait for the
 // next by spinning shortly, then asleep. Decoding a token takes some hundred such runs of tens of microseconds each,
 // too short for OpenMP's loops. The quantizing half uses core/parallel.h, which shares libtorch's threads.
 #pragma once
@@ -17,8 +17,8 @@ namespace scalebits {
 class ThreadPool {
  public:
   /// The caller is thread 0. `threads` 0: one for each core this process may use. Each worker stays on a core of its
-  /// own, unless more threads than cores were asked for or the process may use only a part of their time. Throws
-  /// Error(usage) unless 0 <= threads <= 1024.
+  /// own if there are as many threads as cores and the process may use all of their time. Throws Error(usage) unless
+  /// 0 <= threads <= 1024, Error(unsupported_hardware) when the system gives fewer.
   explicit ThreadPool(int threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -27,7 +27,8 @@ class ThreadPool {
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   /// Calls body(thread) for each thread in [0, size()) at once and returns when all are done; rethrows the first
-  /// exception. Not reentrant, and only from the thread that made the pool or one at a time.
+  /// exception. Not reentrant, and only from the thread that made the pool or one at a time. Throws Error(usage) in a
+  /// forked process, where the threads are not.
   template <typename Body>
   void run(Body&& body) {
     using Stored = std::remove_reference_t<Body>;
@@ -60,7 +61,9 @@ class ThreadPool {
   void start(Call call);
   void work(int thread);
   void call_guarded(int thread);
+  void stop();
 
+  const int made_at_;  // number of forks
   std::vector<std::thread> workers_;
   Call call_;
   alignas(64) std::atomic<std::uint32_t> round_ = 0;    // grows with each run; workers wait for it

@@ -26,7 +26,7 @@ double percentile_99(std::vector<double>& values) {
 
 Json to_json(const KlResult& result) {
   return {{"kl", result.kl.mean()},
-          {"standard_error", result.kl.standard_error()},
+          {"standard_error", result.kl.json_of(result.kl.standard_error())},
           {"percentile_99", result.percentile_99},
           {"top1_agreement", result.top1_agreement},
           {"window_kl", result.kl.windows}};

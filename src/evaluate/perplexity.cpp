@@ -44,11 +44,13 @@ double WindowMeans::standard_error() const {
 double PerplexityResult::perplexity() const { return std::exp(nll.mean()); }
 double PerplexityResult::standard_error() const { return perplexity() * nll.standard_error(); }
 
+Json WindowMeans::json_of(double error) const { return windows.size() < 2 ? Json() : Json(error); }
+
 Json to_json(const PerplexityResult& result) {
   return {{"perplexity", result.perplexity()},
-          {"standard_error", result.standard_error()},
+          {"standard_error", result.nll.json_of(result.standard_error())},
           {"nll", result.nll.mean()},
-          {"nll_standard_error", result.nll.standard_error()},
+          {"nll_standard_error", result.nll.json_of(result.nll.standard_error())},
           {"window_nll", result.nll.windows}};
 }
 

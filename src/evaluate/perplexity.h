@@ -39,7 +39,9 @@ TextWindows cut_windows(std::span<const std::int32_t> ids, const WindowOptions& 
 struct WindowMeans {
   std::vector<double> windows;
   double mean() const;
-  double standard_error() const;  // 0 for a single window
+  double standard_error() const;  // 0 for a single window, which tells nothing of it
+  /// An error that comes from the spread: null for a single window.
+  Json json_of(double error) const;
 };
 
 struct PerplexityResult {

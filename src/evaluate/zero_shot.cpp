@@ -96,7 +96,8 @@ Json to_json(const TaskResult& result) {
   for (const Measure measure : {Measure::acc, Measure::acc_norm}) {
     const Accuracy accuracy = result.accuracy(measure);
     json[std::string(name_of(measure))] = accuracy.mean;
-    json[std::string(name_of(measure)) + "_standard_error"] = accuracy.standard_error;
+    json[std::string(name_of(measure)) + "_standard_error"] =
+        result.questions.size() < 2 ? Json() : Json(accuracy.standard_error);
   }
   json["customary"] = name_of(result.task.customary);
   json["seconds"] = result.seconds;

@@ -53,7 +53,7 @@ bool machine_has(Isa isa) {
 
 Isa highest_isa(std::optional<Isa> forced) {
   if (!forced)
-    if (const char* name = std::getenv("SCALEBITS_ISA")) forced = isa_from_name(name);
+    if (const char* name = std::getenv("SCALEBITS_ISA"); name != nullptr && *name != '\0') forced = isa_from_name(name);
   if (forced) {
     if (!machine_has(*forced))
       fail(ErrorKind::unsupported_hardware, "this processor has no {}; `scalebits kernels` lists what it has",

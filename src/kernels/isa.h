@@ -19,8 +19,8 @@ Isa isa_from_name(std::string_view name);
 /// What the processor and the operating system offer; asked once. For amx, asks Linux for leave (arch_prctl).
 bool machine_has(Isa isa);
 
-/// The highest that kernels may use: `forced`, else the environment variable SCALEBITS_ISA, else the machine's. Throws
-/// Error(unsupported_hardware) when the machine lacks the forced one.
+/// The highest that kernels may use: `forced`, else the environment variable SCALEBITS_ISA unless empty, else the
+/// machine's. Throws Error(unsupported_hardware) when the machine lacks the forced one.
 Isa highest_isa(std::optional<Isa> forced = {});
 
 }  // namespace scalebits

@@ -60,13 +60,18 @@ void ForwardPass::rotate_and_store(const RuntimeLayer& layer, std::int64_t index
     if (spec_.positions == PositionKind::rotary)
       rotate_heads(row, heads, d, rotary_.cosines(position), rotary_.sines(position));
   };
+  // Attention would hide what is not finite: a maximum and a rounding to 8 bits pass over NaN.
+  std::atomic<bool> finite = true;
   for_rows(static_cast<std::int64_t>(tokens.size()), q_width + 2 * kv_width, [&](std::int64_t row) {
     const PassToken& token = tokens[static_cast<std::size_t>(row)];
-    float* const k = k_.data() + row * kv_width;
-    turn(q_.data() + row * q_width, spec_.heads, layer.q_norm, token.position);
+    float *const q = q_.data() + row * q_width, *const k = k_.data() + row * kv_width,
+                 *const v = v_.data() + row * kv_width;
+    turn(q, spec_.heads, layer.q_norm, token.position);
     turn(k, spec_.kv_heads, layer.k_norm, token.position);
-    token.cache->layer(index).store(token.position, k, v_.data() + row * kv_width);
+    if (!all_finite(q, q_width) || !all_finite(k, kv_width) || !all_finite(v, kv_width)) finite = false;
+    token.cache->layer(index).store(token.position, k, v);
   });
+  if (!finite) fail_not_finite(model_, fmt::format("queries, keys or values of layer {}", index));
   queries_.clear();
   for (std::size_t row = 0; row < tokens.size(); ++row) {
     const std::int64_t last = tokens[row].position + 1;
@@ -228,8 +233,8 @@ std::vector<std::int32_t> ForwardPass::likeliest(std::span<const std::int32_t> r
   return ids;
 }
 
-void fail_not_finite(const RuntimeModel& model) {
-  fail_input("{}: logits are not finite: the model's weights hold NaN or overflow", model.source());
+void fail_not_finite(const RuntimeModel& model, std::string_view what) {
+  fail_input("{}: {} are not finite: the model's weights hold NaN or overflow", model.source(), what);
 }
 
 }  // namespace scalebits

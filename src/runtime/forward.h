@@ -10,12 +10,13 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 namespace scalebits {
 
-/// Throws Error(bad_input).
-[[noreturn]] void fail_not_finite(const RuntimeModel& model);
+/// Throws Error(bad_input) naming the model and what is not finite.
+[[noreturn]] void fail_not_finite(const RuntimeModel& model, std::string_view what = "logits");
 
 class ForwardPass : public Backend {
  public:

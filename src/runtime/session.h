@@ -58,8 +58,8 @@ class Session {
 
   /// Reads `tokens`, at least one, and returns the logits [vocab] after the last; they are valid until the model's next
   /// call. Throws Error(bad_input), with nothing read, when a token is outside the vocabulary or there are more than
-  /// max_positions(); Error(interrupted) between chunks of a prompt on Ctrl-C, and Error(bad_input) when logits are not
-  /// finite: then tokens() tells what was read.
+  /// max_positions(); Error(interrupted) between chunks of a prompt on Ctrl-C, and Error(bad_input) when logits, or
+  /// what attention is given, are not finite: then tokens() tells what was read.
   std::span<const float> evaluate(std::span<const std::int32_t> tokens);
   /// The same, with the likeliest token instead of logits; from a card, a number comes instead of a row of them.
   std::int32_t likeliest(std::span<const std::int32_t> tokens);

@@ -18,6 +18,13 @@ struct Candidate {
   }
 };
 
+/// Kept between calls: fresh pages for a whole vocabulary cost as much as the work on them.
+struct Scratch {
+  std::vector<float> penalised;
+  std::vector<double> weights;
+  std::vector<Candidate> candidates;
+};
+
 void check_finite(std::span<const float> logits) {
   const bool finite = std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); });
   if (!finite || logits.empty()) fail_input("the model's logits are not finite numbers");
@@ -89,8 +96,8 @@ void validate(const SamplingOptions& options) {
     fail(ErrorKind::usage, "top-p must be in (0, 1], found {}", options.top_p);
   if (!(options.min_p >= 0 && options.min_p <= 1))
     fail(ErrorKind::usage, "min-p must be in [0, 1], found {}", options.min_p);
-  if (!(options.repetition_penalty > 0 && std::isfinite(options.repetition_penalty)))
-    fail(ErrorKind::usage, "the repetition penalty must be above 0, found {}", options.repetition_penalty);
+  if (!(options.repetition_penalty >= 0.01 && options.repetition_penalty <= 100))  // else logits could overflow
+    fail(ErrorKind::usage, "the repetition penalty must be 0.01 to 100, found {}", options.repetition_penalty);
   if (options.repetition_window < 0)
     fail(ErrorKind::usage, "the repetition window must be 0 or more tokens, found {}", options.repetition_window);
 }
@@ -99,21 +106,23 @@ std::int32_t choose_token(std::span<const float> logits, const SamplingOptions& 
                           std::span<const std::int32_t> history, double uniform) {
   validate(options);
   check_finite(logits);
-  std::vector<float> changed;
-  logits = penalised(logits, options, history, changed);
+  thread_local Scratch scratch;
+  logits = penalised(logits, options, history, scratch.penalised);
   const auto likeliest = std::max_element(logits.begin(), logits.end());
   if (options.temperature == 0) return static_cast<std::int32_t>(likeliest - logits.begin());
 
   const auto weight = [&](float logit) {
     return std::exp((static_cast<double>(logit) - *likeliest) / options.temperature);
   };
-  std::vector<double> weights(logits.size());
+  std::vector<double>& weights = scratch.weights;
+  weights.resize(logits.size());
   if (options.top_k == 0 && options.top_p == 1 && options.min_p == 0) {
     std::transform(logits.begin(), logits.end(), weights.begin(), weight);
     return static_cast<std::int32_t>(draw(weights, uniform));
   }
 
-  std::vector<Candidate> candidates(logits.size());
+  std::vector<Candidate>& candidates = scratch.candidates;
+  candidates.resize(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) candidates[i] = {logits[i], static_cast<std::int32_t>(i)};
   SortedPrefix sorted(candidates);
   std::size_t kept = candidates.size();

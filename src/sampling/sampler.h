@@ -14,7 +14,8 @@ struct SamplingOptions {
   double top_p = 1;               // draw among the likeliest that together hold this probability
   double min_p = 0;               // leave out what is less likely than this share of the likeliest's probability
   double repetition_penalty = 1;  // above 1: tokens said recently become less likely (logits divided by it when
-                                  // positive, multiplied when negative; each token once, however often it was said)
+                                  // positive, multiplied when negative; each token once, however often it was said);
+                                  // 0.01 to 100
   int repetition_window = 64;     // how many of the last tokens count as recent
   std::uint64_t seed = 0;         // of the random numbers, for those who draw them
 

@@ -39,6 +39,7 @@ std::vector<std::vector<std::int32_t>> write_own_text(RuntimeModel& model, const
       next.push_back(options.start_token.value_or(spec.eos_ids.empty() ? random : spec.eos_ids.front()));
     }
     for (std::int64_t step = 0; step < options.length; ++step) {
+      if (interrupt_requested) fail(ErrorKind::interrupted, "writing was interrupted");
       std::vector<SessionStep> steps;
       for (std::size_t i = 0; i < sessions.size(); ++i) steps.push_back({sessions[i].get(), {&next[i], 1}});
       const std::span<const float> logits = evaluate(steps);

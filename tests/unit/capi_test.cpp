@@ -7,8 +7,14 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <thread>
+#include <unistd.h>
 
 namespace scalebits {
 namespace {
@@ -154,6 +160,83 @@ TEST_F(CApi, RefusesWrongCallsAndStaysAsItWas) {
   std::string elsewhere = "?";
   std::thread([&] { elsewhere = scalebits_last_error(); }).join();
   EXPECT_EQ(elsewhere, "") << "each thread has its own";
+}
+
+TEST_F(CApi, PathsThatCannotBeFollowedAreBadInput) {
+  std::filesystem::create_symlink("circle", folder_ / "circle");
+  for (const std::string& path : {(folder_ / "circle").string(), std::string(5000, 'x')}) {
+    scalebits_model* other = nullptr;
+    EXPECT_EQ(scalebits_model_open(path.c_str(), nullptr, &other), SCALEBITS_BAD_INPUT) << scalebits_last_error();
+    EXPECT_EQ(other, nullptr);
+  }
+}
+
+/// Leaves this process, a forked one, little more memory than it has.
+void leave_memory(std::uint64_t more) {
+  std::uint64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  const rlimit limit{pages * 4096 + more, pages * 4096 + more};
+  if (::setrlimit(RLIMIT_AS, &limit) != 0) std::_Exit(99);
+}
+
+/// What `call`, which returns a status, tells in a forked process, and the word that its sentence must have.
+template <typename Call>
+void expect_in_fork(const Call& call, int status, const char* word) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::alarm(20);  // ends what hangs
+    const int found = call();
+    if (std::strstr(scalebits_last_error(), word) == nullptr) std::fprintf(stderr, "%s\n", scalebits_last_error());
+    std::_Exit(std::strstr(scalebits_last_error(), word) != nullptr ? found : 98);
+  }
+  int ended = 0;
+  ASSERT_EQ(::waitpid(child, &ended, 0), child);
+  ASSERT_TRUE(WIFEXITED(ended)) << "signal " << WTERMSIG(ended);
+  EXPECT_EQ(WEXITSTATUS(ended), status);
+}
+
+TEST_F(CApi, MemoryThatIsRefusedIsAStatus) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "NOT TESTED: sanitizers need much memory of their own";
+#endif
+  const std::string path = folder_ / "model";
+  const auto too_many_threads = [&] {
+    leave_memory(std::uint64_t{64} << 20);
+    scalebits_model_options options = scalebits_model_options_default();
+    options.threads = 1024;
+    scalebits_model* other = nullptr;
+    return scalebits_model_open(path.c_str(), &options, &other);
+  };
+  expect_in_fork(too_many_threads, SCALEBITS_NO_MEMORY, "of 1024 threads");
+  const auto too_many_positions = [&] {
+    leave_memory(std::uint64_t{64} << 20);
+    scalebits_session_options options = scalebits_session_options_default();
+    options.max_positions = 1 << 24;
+    scalebits_session* other = nullptr;
+    return scalebits_session_open(model_, &options, &other);
+  };
+  expect_in_fork(too_many_positions, SCALEBITS_NO_MEMORY, "max_positions");
+}
+
+TEST_F(CApi, AForkedProcessHasNoThreads) {
+  scalebits_model_options options = scalebits_model_options_default();
+  options.threads = 2;
+  scalebits_model* two = nullptr;
+  scalebits_session* session = nullptr;
+  ASSERT_EQ(scalebits_model_open((folder_ / "model").c_str(), &options, &two), SCALEBITS_OK);
+  ASSERT_EQ(scalebits_session_open(two, nullptr, &session), SCALEBITS_OK);
+  const std::vector<std::int32_t> tokens(20, 5);
+  const auto use = [&] {
+    const int status = scalebits_evaluate(session, tokens.data(), tokens.size());
+    scalebits_session_close(session);
+    scalebits_model_close(two);
+    return status;
+  };
+  expect_in_fork(use, SCALEBITS_USAGE, "fork()");
+  EXPECT_EQ(scalebits_evaluate(session, tokens.data(), tokens.size()), SCALEBITS_OK) << "this process has them still";
+  scalebits_session_close(session);
+  scalebits_model_close(two);
 }
 
 TEST_F(CApi, OpensModelsWithoutATokenizer) {

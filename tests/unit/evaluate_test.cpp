@@ -73,6 +73,10 @@ TEST(WindowMeans, MeanAndStandardError) {
   EXPECT_DOUBLE_EQ(means.standard_error(), std::sqrt((4 + 1 + 0 + 9) / 3.0 / 4));
   EXPECT_DOUBLE_EQ((PerplexityResult{means}.perplexity()), std::exp(3.0));
   EXPECT_EQ((WindowMeans{{5}}.standard_error()), 0);
+  EXPECT_TRUE(to_json(PerplexityResult{{{5}}}).at("standard_error").is_null()) << "one window has no spread";
+  EXPECT_TRUE(to_json(PerplexityResult{{{5}}}).at("nll_standard_error").is_null());
+  EXPECT_TRUE(to_json(KlResult{.kl = {{5}}}).at("standard_error").is_null());
+  EXPECT_EQ(to_json(PerplexityResult{means}).at("nll_standard_error"), means.standard_error());
 }
 
 /// The definitions, in f64.

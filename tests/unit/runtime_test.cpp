@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <numeric>
@@ -253,6 +254,42 @@ TEST(Session, WeightsThatAreNotFiniteAreAnError) {
   const auto model = RuntimeModel::from_checkpoint(checkpoint, {.threads = 1});
   Session session(*model);
   EXPECT_THROW(session.evaluate(Tokens{1}), Error);
+}
+
+/// Attention passes over NaN, so a text as short as this would have logits that look like any.
+TEST_P(Families, NaNInWhatAttentionIsGivenIsAnError) {
+  for (const LinearKind kind : {LinearKind::q, LinearKind::k, LinearKind::v}) {
+    Checkpoint checkpoint = tiny_checkpoint(GetParam());
+    const std::string name = linear_name(1, kind);
+    HostTensor& tensor = checkpoint.tensors[name];
+    std::vector<float> values = tensor.to_f32();
+    values[0] = NAN;
+    tensor = HostTensor::from_f32(tensor.shape, values);
+    const auto model = RuntimeModel::from_checkpoint(checkpoint, {.threads = 1});
+    for (const KvType kv : {KvType::f16, KvType::i8}) {
+      Session session(*model, {.kv = kv});
+      try {
+        session.evaluate(Tokens{1, 2, 3});
+        ADD_FAILURE() << name << " swallowed";
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::bad_input);
+        EXPECT_NE(std::string(error.what()).find("layer 1 are not finite"), std::string::npos) << error.what();
+      }
+      EXPECT_EQ(session.length(), 0);
+    }
+  }
+}
+
+TEST(HighestIsa, AnEmptyVariableIsNone) {
+  const char* const before = std::getenv("SCALEBITS_ISA");
+  const std::string kept = before != nullptr ? before : "";
+  ::unsetenv("SCALEBITS_ISA");
+  const Isa machines = highest_isa();
+  ::setenv("SCALEBITS_ISA", "", 1);
+  EXPECT_EQ(highest_isa(), machines);
+  ::setenv("SCALEBITS_ISA", "scalar", 1);
+  EXPECT_EQ(highest_isa(), Isa::scalar);
+  before != nullptr ? ::setenv("SCALEBITS_ISA", kept.c_str(), 1) : ::unsetenv("SCALEBITS_ISA");
 }
 
 TEST_P(Families, AllFilesOfOneModelGiveTheSameBits) {

@@ -101,6 +101,7 @@ TEST(ChooseToken, RefusesWhatIsOutOfRange) {
        {SamplingOptions{.temperature = -1}, SamplingOptions{.temperature = NAN}, SamplingOptions{.top_k = -1},
         SamplingOptions{.top_p = 0}, SamplingOptions{.top_p = 1.1}, SamplingOptions{.min_p = -0.1},
         SamplingOptions{.min_p = 1.1}, SamplingOptions{.repetition_penalty = 0},
+        SamplingOptions{.repetition_penalty = 1e-300}, SamplingOptions{.repetition_penalty = 101},
         SamplingOptions{.repetition_window = -1}})
     EXPECT_THROW(validate(options), Error);
   EXPECT_THROW(choose_token(std::vector<float>{1, NAN, 2}, {}, {}, 0), Error);

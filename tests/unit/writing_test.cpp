@@ -166,6 +166,20 @@ TEST(TextWriter, StopsAtCtrlC) {
   EXPECT_LT(written.tokens.size(), 40u);
 }
 
+TEST(OwnText, StopsAtCtrlC) {
+  const auto model = tiny_model();
+  int reports = 0;
+  const auto interrupt = [&](const ProgressReport&) { ++reports, interrupt_requested = true; };
+  try {
+    write_own_text(*model, {.windows = 2, .length = 40}, interrupt);
+    ADD_FAILURE() << "went on";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::interrupted);
+  }
+  interrupt_requested = false;
+  EXPECT_EQ(reports, 1);
+}
+
 TEST(OwnText, DoesNotDependOnTheCompany) {
   const auto model = tiny_model();
   OwnTextOptions options{.windows = 18, .length = 12, .seed = 9, .start_token = 3};
