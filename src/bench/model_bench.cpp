@@ -8,6 +8,7 @@
 #include <chrono>
 #include <memory>
 #include <span>
+#include <string>
 
 namespace scalebits {
 namespace {
@@ -37,7 +38,34 @@ double write_tokens(std::span<Session* const> sessions, std::int64_t count) {
   return seconds_since(start);
 }
 
+void cut_lengths(std::vector<std::int64_t>& lengths, std::int64_t most) {
+  for (std::int64_t& length : lengths) length = std::min(length, most);
+  std::sort(lengths.begin(), lengths.end());
+  lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
+}
+
 }  // namespace
+
+ModelBenchOptions cut_to_positions(const std::filesystem::path& path, ModelBenchOptions options) {
+  const auto model = RuntimeModel::open(path, {.threads = 1});
+  const std::int64_t positions = Session(*model, {.kv = options.kv}).max_positions();
+  const auto require = [&](std::int64_t length, const std::string& what) {
+    if (length > positions)
+      fail(ErrorKind::usage, "{}: has {} positions, and {} is wanted", path.string(), positions, what);
+  };
+  if (options.tokens_asked) require(options.tokens, fmt::format("writing {} tokens", options.tokens));
+  options.tokens = std::min(options.tokens, positions);
+  if (options.prompts_asked)
+    for (const std::int64_t length : options.prompts) require(length, fmt::format("a prompt of {}", length));
+  else
+    cut_lengths(options.prompts, positions);
+  if (options.contexts_asked)
+    for (const std::int64_t context : options.contexts)
+      require(context + options.tokens, fmt::format("writing {} tokens after {}", options.tokens, context));
+  else
+    cut_lengths(options.contexts, positions - options.tokens);
+  return options;
+}
 
 ModelBenchResult bench_model(const std::filesystem::path& path, const ModelBenchOptions& options,
                              const std::function<void(const std::string& work)>& on_work) {
@@ -59,11 +87,9 @@ ModelBenchResult bench_model(const std::filesystem::path& path, const ModelBench
   result.placement = model->placement();
   const SessionOptions session_options{.kv = options.kv};
   Session session(*model, session_options);
-  const auto fits = [&](std::int64_t tokens) { return tokens <= session.max_positions(); };
   const std::int64_t vocab = model->spec().vocab;
 
   for (const std::int64_t length : options.prompts) {
-    if (!fits(length)) continue;
     on_work(fmt::format("a prompt of {}", length));
     const std::vector<std::int32_t> prompt = random_tokens(length, vocab);
     ModelTimes times{.work = "prompt", .tokens = length};
@@ -78,7 +104,6 @@ ModelBenchResult bench_model(const std::filesystem::path& path, const ModelBench
     result.times.push_back(std::move(times));
   }
   for (const std::int64_t context : options.contexts) {
-    if (!fits(context + options.tokens)) continue;
     on_work(fmt::format("decoding after {} tokens", context));
     session.keep(0);
     if (context > 0) session.evaluate(random_tokens(context, vocab));
@@ -93,7 +118,6 @@ ModelBenchResult bench_model(const std::filesystem::path& path, const ModelBench
     result.times.push_back(std::move(times));
   }
   for (const std::int64_t batch : options.batches) {
-    if (!fits(options.tokens)) continue;
     on_work(fmt::format("decoding {} sequences together", batch));
     std::vector<std::unique_ptr<Session>> owned;
     std::vector<Session*> sessions;

@@ -20,6 +20,7 @@ struct ModelBenchOptions {
   std::vector<std::int64_t> batches = {4, 16};     // sequences written together, at context 0
   std::int64_t tokens = 64;                        // written each time
   int repeats = 3;
+  bool prompts_asked = false, contexts_asked = false, tokens_asked = false;  // by the user: not to be cut
 };
 
 struct ModelTimes {
@@ -35,7 +36,11 @@ struct ModelBenchResult {
   std::vector<ModelTimes> times;
 };
 
-/// `on_work` is told what is about to be measured. Lengths beyond what the model was made for are left out.
+/// The options with lengths that the model's positions hold: where a longer one was not asked for, it is cut. Throws
+/// Error(usage) naming the length and the positions where it was.
+ModelBenchOptions cut_to_positions(const std::filesystem::path& path, ModelBenchOptions options);
+
+/// `on_work` is told what is about to be measured. Lengths beyond what the model was made for are Errors (bad_input).
 ModelBenchResult bench_model(const std::filesystem::path& path, const ModelBenchOptions& options,
                              const std::function<void(const std::string& work)>& on_work);
 

@@ -3,12 +3,14 @@
 #include "bench/machine_loops.h"
 #include "core/error.h"
 #include "core/random.h"
+#include "core/units.h"
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <system_error>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <vector>
@@ -20,6 +22,14 @@ constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 [[noreturn]] void fail_system(const std::filesystem::path& folder, const char* what) {
   fail_input("{}: {} for the benchmark's weights: {}", folder.string(), what, std::strerror(errno));
+}
+
+void require_room(const std::filesystem::path& folder, std::uint64_t bytes) {
+  std::error_code error;
+  const std::filesystem::space_info space = std::filesystem::space(folder, error);
+  if (!error && space.available < bytes)
+    fail_input("{}: {} are free, and the benchmark's weights take {}", folder.string(), format_bytes(space.available),
+               format_bytes(bytes));
 }
 
 /// Fills `bytes` from the random word number `first_word` on.
@@ -63,6 +73,7 @@ WeightPool::WeightPool(Pages pages, const std::filesystem::path& folder, std::ui
   constexpr int kReadWrite = PROT_READ | PROT_WRITE;
   void* mapped = MAP_FAILED;
   if (pages == Pages::ordinary) {
+    require_room(folder, bytes);
     const int file = make_file(folder, size_, threads);
     mapped = ::mmap(nullptr, size_, kReadWrite, MAP_PRIVATE, file, 0);
     ::close(file);

@@ -17,7 +17,7 @@ class WeightPool {
   enum class Pages { ordinary, huge };
 
   /// The file lies in `folder`, is flushed to disk and has no name, so it is gone with the process. `bytes`: rounded up
-  /// to 2 MiB. Throws Error(bad_input) naming the folder when there is no room.
+  /// to 2 MiB. Throws Error(bad_input) naming the folder when there is no room, before anything is written.
   WeightPool(Pages pages, const std::filesystem::path& folder, std::uint64_t bytes, ThreadPool& threads);
   ~WeightPool();
   WeightPool(const WeightPool&) = delete;

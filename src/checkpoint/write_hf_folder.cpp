@@ -24,9 +24,22 @@ constexpr const char* kMark = "scalebits_source";
 
 constexpr std::size_t kChunkElements = 1 << 16;
 
+/// Whether a file of a written folder may be called so.
+bool is_written_name(std::string name) {
+  if (constexpr std::string_view kBegun = ".partial"; name.ends_with(kBegun)) name.resize(name.size() - kBegun.size());
+  if (name == kConfig || (name.starts_with("model") && name.ends_with(".safetensors")) ||
+      name == "model.safetensors.index.json")
+    return true;
+  return std::find(std::begin(kHfSideFiles), std::end(kHfSideFiles), name) != std::end(kHfSideFiles);
+}
+
 void refuse_foreign(const fs::path& folder) {
   if (!fs::exists(folder)) return;
   if (!fs::is_directory(folder)) fail_input("{}: is not a folder", folder.string());
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder))
+    if (entry.is_directory() || !is_written_name(entry.path().filename().string()))
+      fail_input("{}: was not written by scalebits, and would be lost; remove it or choose another folder",
+                 entry.path().string());
   if (!is_written_hf_folder(folder))
     fail_input("{}: is not empty and was not written by scalebits; remove it or choose another folder",
                folder.string());
@@ -131,9 +144,15 @@ void write_side_files(const Checkpoint& checkpoint, const fs::path& folder) {
 }  // namespace
 
 bool is_written_hf_folder(const fs::path& folder) {
-  if (const fs::path config = folder / kConfig; fs::exists(config)) return read_json_file(config).contains(kMark);
-  return std::all_of(fs::directory_iterator(folder), fs::directory_iterator(),
-                     [](const fs::directory_entry& entry) { return entry.path().filename() == kConfigBegun; });
+  const auto all = [&](const auto& holds) {
+    return std::all_of(fs::directory_iterator(folder), fs::directory_iterator(), holds);
+  };
+  const fs::path config = folder / kConfig;
+  if (!fs::exists(config))
+    return all([](const fs::directory_entry& entry) { return entry.path().filename() == kConfigBegun; });
+  return read_json_file(config).contains(kMark) && all([](const fs::directory_entry& entry) {
+           return !entry.is_directory() && is_written_name(entry.path().filename().string());
+         });
 }
 
 void remove_written_hf_folder(const fs::path& folder) {
@@ -165,7 +184,13 @@ void write_hf_folder(const Checkpoint& checkpoint, const fs::path& folder, DType
     fs::rename(partial, final_path);
     remove_written_hf_folder(replaced);
   } catch (const fs::filesystem_error& error) {
+    std::error_code ignored;
+    fs::remove_all(partial, ignored);
     fail_input("{}: cannot write: {}", final_path.string(), error.what());
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove_all(partial, ignored);
+    throw;
   }
 }
 

@@ -22,6 +22,8 @@
 namespace scalebits::cli {
 namespace {
 
+constexpr int kMostTokens = 1 << 24;  // more than any model's positions
+
 struct BenchOptions {
   std::string model, json, scratch;
   std::vector<std::string> shapes = {"4096x14336", "14336x4096", "576x1536"};
@@ -197,6 +199,7 @@ void bench(BenchOptions options, const std::string& pool) {
   runtime = options.arguments.runtime;
   options.for_model.kv = runtime.card.kv = options.arguments.kv;
   if (runtime.profile && options.model.empty()) fail(ErrorKind::usage, "bench: --profile needs a MODEL");
+  if (!options.model.empty()) options.for_model = cut_to_positions(options.model, std::move(options.for_model));
   if (runtime.device == RuntimeDevice::cuda) {
     if (options.model.empty())
       fail(ErrorKind::usage, "bench: --device cuda needs a MODEL; tools/gpu_check measures single products on a card");
@@ -244,14 +247,14 @@ void add_bench(CLI::App& app) {
       ->type_name("SIZE")
       ->capture_default_str();
   command->add_flag("--huge-pages", options->huge_pages, "Measure the products on a copy in huge pages, too");
-  command->add_option("--prompts", options->for_model.prompts, "Model: lengths of prompts")
-      ->check(CLI::PositiveNumber)
-      ->delimiter(',')
-      ->type_name("N,…")
-      ->capture_default_str();
+  CLI::Option* const prompts = command->add_option("--prompts", options->for_model.prompts, "Model: lengths of prompts")
+                                   ->check(CLI::Range(1, kMostTokens))
+                                   ->delimiter(',')
+                                   ->type_name("N,…")
+                                   ->capture_default_str();
   CLI::Option* const contexts =
       command->add_option("--contexts", options->for_model.contexts, "Model: tokens read before writing starts")
-          ->check(CLI::NonNegativeNumber)
+          ->check(CLI::Range(0, kMostTokens))
           ->delimiter(',')
           ->type_name("N,…")
           ->capture_default_str();
@@ -260,12 +263,13 @@ void add_bench(CLI::App& app) {
       ->delimiter(',')
       ->type_name("N,…")
       ->capture_default_str();
-  command->add_option("--tokens", options->for_model.tokens, "Model: tokens written each time")
-      ->check(CLI::PositiveNumber)
-      ->type_name("N")
-      ->capture_default_str();
+  CLI::Option* const tokens =
+      command->add_option("--tokens", options->for_model.tokens, "Model: tokens written each time")
+          ->check(CLI::Range(1, kMostTokens))
+          ->type_name("N")
+          ->capture_default_str();
   command->add_option("--repeats", options->for_model.repeats, "Model: times that each is measured")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 10000))
       ->type_name("N")
       ->capture_default_str();
   command->add_option("--scratch", options->scratch, "Folder for the file that weights are mapped from [the system's]")
@@ -281,6 +285,9 @@ void add_bench(CLI::App& app) {
       if (rounds->count() == 0) options->rounds = 7;
       if (contexts->count() == 0) options->for_model.contexts = {0};
     }
+    options->for_model.prompts_asked = prompts->count() > 0;
+    options->for_model.contexts_asked = contexts->count() > 0;
+    options->for_model.tokens_asked = tokens->count() > 0;
     bench(*options, *pool);
   });
 }

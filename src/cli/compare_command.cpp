@@ -26,19 +26,29 @@ struct CompareOptions {
                                          "baq",       "baq-layer", "uniform"};
   std::vector<std::string> roundings = {"nearest", "gptq", "tuned"};
   std::vector<double> rates;
-  WindowOptions windows;
+  WindowOptions windows{.context = 0};
   std::int64_t zero_shot_limit = 0;
   int threads = 0;
   bool quiet = false;
 };
 
+/// Tables do not replace what is read or kept.
+void require_own_outputs(const CompareOptions& options, const CompareJob& job) {
+  std::filesystem::create_directories(job.folder);  // where the tables may go, too
+  std::vector<std::filesystem::path> inputs = {job.model, job.text, options.recipe, job.zero_shot};
+  inputs.insert(inputs.end(), job.calibration.begin(), job.calibration.end());
+  inputs.insert(inputs.end(), job.peers.begin(), job.peers.end());
+  for (const char* const ending : {".json", ".md", ".svg"}) {
+    const std::filesystem::path output = options.output + ending;
+    check_output(output, inputs);
+    for (const std::filesystem::path& kept : kept_files(job))
+      if (std::filesystem::weakly_canonical(output) == std::filesystem::weakly_canonical(kept))
+        fail(ErrorKind::usage, "{}: keeps figures of this command; write to another place", output.string());
+  }
+}
+
 void compare_allocators(const CompareOptions& options) {
   if (options.threads > 0) set_thread_count(options.threads);
-  if (!options.output.empty()) {
-    std::filesystem::create_directories(options.folder);  // where the tables may go, too
-    for (const char* const ending : {".json", ".md", ".svg"})
-      check_output(options.output + ending, {options.model, options.text, options.recipe});
-  }
   CompareJob job{.model = options.model,
                  .folder = options.folder,
                  .text = options.text,
@@ -51,6 +61,7 @@ void compare_allocators(const CompareOptions& options) {
   job.peers.assign(options.peers.begin(), options.peers.end());
   for (const std::string& name : options.allocators) job.allocators.push_back(allocator_from_name(name));
   for (const std::string& name : options.roundings) job.roundings.push_back(rounding_from_name(name));
+  if (!options.output.empty()) require_own_outputs(options, job);
   Json rows;
   {
     ProgressLine line(options.quiet);
@@ -98,7 +109,7 @@ void add_compare(CLI::App& app) {
       ->needs(zero_shot)
       ->check(CLI::Range(1, 1 << 30))
       ->type_name("N");
-  command->add_option("--context", options->windows.context, "Tokens of a window [1024]")
+  command->add_option("--context", options->windows.context, "Tokens of a window [1024, or the model's positions]")
       ->check(CLI::Range(2, 1 << 20))
       ->type_name("N");
   command->add_option("--windows", options->windows.max_windows, "Use the first N windows only [all]")

@@ -38,7 +38,20 @@ std::uint64_t folder_bytes(const std::filesystem::path& folder) {
   return bytes;
 }
 
+/// A folder that is written is replaced whole, so that a model within it, or it within a model, would be lost.
+void require_apart(const std::filesystem::path& output, const std::filesystem::path& model) {
+  if (output.empty()) fail(ErrorKind::usage, "--output: wanted the name of a folder, found nothing");
+  const auto whole = [](const std::filesystem::path& path) {
+    return (std::filesystem::weakly_canonical(std::filesystem::absolute(path)) / "").lexically_normal().string();
+  };
+  const std::string to = whole(output), from = whole(model);
+  if (to.starts_with(from) || from.starts_with(to))
+    fail(ErrorKind::usage, "{}: lies in what this command reads ({}), or that in it; write to another place",
+         output.string(), model.string());
+}
+
 void convert(const ConvertOptions& options) {
+  require_apart(options.output, options.model);
   Checkpoint model = read_checkpoint(options.model);
   fmt::print("Read {}: {}, {} layers of {}, vocabulary of {}\n", options.model, name_of(model.spec.family),
              model.spec.layers, model.spec.hidden, model.spec.vocab);

@@ -77,8 +77,8 @@ void end_for_lost_process(const std::string& message) {
 void quantize_model(const QuantizeOptions& options) {
   std::vector<std::filesystem::path> inputs(options.calibration.begin(), options.calibration.end());
   inputs.insert(inputs.end(), {options.model, options.frontier, options.recipe});
-  for (const std::string& output : {options.output, options.report, options.save_frontier})
-    if (!output.empty()) check_output(output, inputs);
+  if (options.output.empty()) fail(ErrorKind::usage, "--output: wanted the name of a file, found nothing");
+  check_outputs({options.output, options.report, options.save_frontier}, inputs);
   if (options.threads > 0) set_thread_count(options.threads);
   QuantizeJob job{
       .model = options.model, .output = options.output, .recipe = recipe_of(options), .resume = options.resume};
@@ -112,8 +112,10 @@ void quantize_model(const QuantizeOptions& options) {
     const bool waited = error.kind() == ErrorKind::lost_process && interrupt_requested;
     if (error.kind() != ErrorKind::interrupted && !waited) throw;
     if (!waited) group.leave();
+    const auto folder = search_folder(options.output);
+    if (!std::filesystem::exists(folder)) fail(ErrorKind::interrupted, "stopped; there was nothing to keep yet");
     fail(ErrorKind::interrupted, "stopped; the search so far is kept in {}; the same command with --resume goes on",
-         search_folder(options.output).string());
+         folder.string());
   }
   if (!tells) return;
   fmt::print(

@@ -11,6 +11,8 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -57,17 +59,17 @@ void add_random(CLI::App& app) {
       ->type_name("NAME");
   using Size = std::int64_t RandomArtifactOptions::*;
   auto sizes = std::make_shared<std::vector<std::pair<CLI::Option*, Size>>>();
-  const auto add_size = [&](const char* name, Size size, const char* help) {
-    CLI::Option* const option = command->add_option(name, artifact.*size, help)->check(CLI::PositiveNumber);
+  const auto add_size = [&](const char* name, Size size, int most, const char* help) {
+    CLI::Option* const option = command->add_option(name, artifact.*size, help)->check(CLI::Range(1, most));
     sizes->emplace_back(option->type_name("N"), size);
   };
-  add_size("--layers", &RandomArtifactOptions::layers, "Decoder layers");
-  add_size("--hidden", &RandomArtifactOptions::hidden, "Channels of the residual stream");
-  add_size("--intermediate", &RandomArtifactOptions::intermediate, "Channels inside the MLP");
-  add_size("--heads", &RandomArtifactOptions::heads, "Attention heads");
-  add_size("--kv-heads", &RandomArtifactOptions::kv_heads, "Heads of keys and values");
-  add_size("--vocab", &RandomArtifactOptions::vocab, "Tokens of the vocabulary");
-  add_size("--positions", &RandomArtifactOptions::max_positions, "Longest context [32768]");
+  add_size("--layers", &RandomArtifactOptions::layers, 1 << 12, "Decoder layers");
+  add_size("--hidden", &RandomArtifactOptions::hidden, 1 << 18, "Channels of the residual stream");
+  add_size("--intermediate", &RandomArtifactOptions::intermediate, 1 << 20, "Channels inside the MLP");
+  add_size("--heads", &RandomArtifactOptions::heads, 1 << 12, "Attention heads");
+  add_size("--kv-heads", &RandomArtifactOptions::kv_heads, 1 << 12, "Heads of keys and values");
+  add_size("--vocab", &RandomArtifactOptions::vocab, 1 << 22, "Tokens of the vocabulary");
+  add_size("--positions", &RandomArtifactOptions::max_positions, 1 << 24, "Longest context [32768]");
   CLI::Option* const tied = command->add_flag("--tied,!--untied", artifact.tied_head, "The head is the embedding");
   command
       ->add_option_function<std::string>(
@@ -88,7 +90,7 @@ void add_random(CLI::App& app) {
   command->add_option("--group", artifact.group_cols, "Weights under one scale [64]: 32, 64, 128")->type_name("N");
   command->add_option("--seed", artifact.seed, "Other codes, orders and places of widths [0]")
       ->type_name("N")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(std::uint64_t{0}, std::numeric_limits<std::uint64_t>::max()));
   command->add_option("--threads", options->threads, "Threads to use [all]")
       ->check(CLI::Range(1, 4096))
       ->type_name("N");

@@ -78,8 +78,7 @@ std::vector<TaskResult> measure(const Arguments& arguments, RuntimeModel& model,
 }
 
 void run(const Arguments& arguments) {
-  for (const std::string& output : {arguments.json, arguments.items})
-    if (!output.empty()) check_output(output, {arguments.model, arguments.reference, arguments.data});
+  check_outputs({arguments.json, arguments.items}, {arguments.model, arguments.reference, arguments.data});
   const std::vector<TaskSample> samples = samples_of(arguments);
   require_card_for_positions(arguments.runtime, "zeroshot");
   const auto model = open_model(arguments.model, arguments.runtime);

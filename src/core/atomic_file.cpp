@@ -75,6 +75,20 @@ void check_output(const std::filesystem::path& output, const std::vector<std::fi
   ::unlink(probe.c_str());
 }
 
+void check_outputs(const std::vector<std::filesystem::path>& outputs,
+                   const std::vector<std::filesystem::path>& inputs) {
+  const auto whole = [](const std::filesystem::path& path) {
+    return std::filesystem::weakly_canonical(std::filesystem::absolute(path));
+  };
+  for (auto output = outputs.begin(); output != outputs.end(); ++output) {
+    if (output->empty()) continue;
+    check_output(*output, inputs);
+    for (auto other = outputs.begin(); other != output; ++other)
+      if (!other->empty() && whole(*other) == whole(*output))
+        fail(ErrorKind::usage, "{}: is named for two outputs, of which one would be lost", output->string());
+  }
+}
+
 void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
   AtomicFile file(path);
   file.write(content);

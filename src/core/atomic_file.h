@@ -40,6 +40,9 @@ class AtomicFile {
 /// written.
 void check_output(const std::filesystem::path& output, const std::vector<std::filesystem::path>& inputs);
 
+/// The same of several outputs, which must be different files, too; empty ones are none.
+void check_outputs(const std::vector<std::filesystem::path>& outputs, const std::vector<std::filesystem::path>& inputs);
+
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
 
 }  // namespace scalebits

@@ -240,6 +240,11 @@ void validate(const Recipe& recipe) {
       !recipe.bpw || recipe.embedding != EmbeddingMode::search,
       "bpw is the rate of the linear layers alone, and here the embedding is searched, too: give a budget in bytes (of "
       "a frontier, too, that was searched for one), or embedding '16' or '8'");
+  try {
+    validate(stored_format(1, 1, recipe.blocks, recipe.groups), "recipe");
+  } catch (const Error& error) {
+    throw Error(ErrorKind::usage, error.what());
+  }
   require(recipe.min_width >= 0 && recipe.min_width <= recipe.max_width && recipe.max_width <= 8,
           "widths must satisfy 0 <= min_width <= max_width <= 8");
   require(recipe.min_embedding_width >= 0 && recipe.min_embedding_width <= 8, "min_embedding_width must be 0 to 8");

@@ -45,8 +45,9 @@ void SearchJournal::reject(const BitPlan& plan, const char* phase, double loss, 
 void SearchJournal::note(const SearchStep& step) {
   state_.log.push_back(step);
   report(-1, step.phase,
-         fmt::format("{:.3f} bits, loss {:.4f}, {} lowered, {} raised{}, {:.1f} s", step.code_bits, step.loss,
-                     step.lowered, step.raised, step.accepted ? "" : ", rejected", step.seconds));
+         fmt::format("{:.3f} bits{}, {} lowered, {} raised{}, {:.1f} s", step.code_bits,
+                     step.loss > 0 ? fmt::format(", scored at a loss of {:.4f}", step.loss) : "", step.lowered,
+                     step.raised, step.accepted ? "" : ", rejected", step.seconds));
 }
 
 void SearchJournal::finish_phase(SearchState::Phase next) {

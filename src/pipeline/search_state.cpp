@@ -173,6 +173,10 @@ void save_search_state(const std::filesystem::path& path, const SearchState& sta
 void require_same(const Provenance& found, const Provenance& wanted, const std::filesystem::path& path) {
   require_same_part(found.checkpoint_hash, wanted.checkpoint_hash, "checkpoint", path.string());
   require_same_part(found.calibration_hash, wanted.calibration_hash, "calibration set", path.string());
+  for (const auto& [option, value] : wanted.recipe.items())
+    if (const Json was = found.recipe.value(option, Json()); was != value)
+      fail(ErrorKind::usage, "{}: this search was made with '{}' {}, and {} is wanted; delete it or ask for the same",
+           path.string(), option, was.dump().substr(0, 200), value.dump().substr(0, 200));
   require_same_part(found.recipe, wanted.recipe, "recipe", path.string());
 }
 

@@ -32,17 +32,22 @@ std::int64_t original_index(const ChannelOrderPtr& order, std::int64_t stored) {
 
 }  // namespace
 
+MatrixFormat stored_format(std::int64_t rows, std::int64_t cols, const BlockShape& blocks, const GroupOptions& groups) {
+  MatrixFormat format{.rows = rows,
+                      .cols = cols,
+                      .block_rows = static_cast<int>(blocks.rows),
+                      .block_cols = static_cast<int>(blocks.cols),
+                      .group_cols = static_cast<int>(groups.group_cols)};
+  format.side.scale_bits = groups.scale_bits;
+  format.side.zero_bits = groups.zero_bits;
+  format.side.zero_range = groups.zero_range;
+  return format;
+}
+
 RoundedMatrix::RoundedMatrix(HostTensor weight, const MatrixPartition& partition, const BlockShape& blocks,
                              const GroupOptions& groups, std::span<const float> importance)
     : weight_(std::move(weight)), partition_(partition) {
-  format_ = {.rows = partition.rows,
-             .cols = partition.cols,
-             .block_rows = static_cast<int>(blocks.rows),
-             .block_cols = static_cast<int>(blocks.cols),
-             .group_cols = static_cast<int>(groups.group_cols)};
-  format_.side.scale_bits = groups.scale_bits;
-  format_.side.zero_bits = groups.zero_bits;
-  format_.side.zero_range = groups.zero_range;
+  format_ = stored_format(partition.rows, partition.cols, blocks, groups);
   groups_per_row_ = (format_.cols + format_.group_cols - 1) / format_.group_cols;
   const std::int64_t tasks = (format_.rows + kRowsPerTask - 1) / kRowsPerTask;
   const auto each_row = [&](auto&& body) {

@@ -33,6 +33,9 @@ struct GroupOptions {
   bool keep_codes = true;    // false: the format alone, for who never rounds this matrix
 };
 
+/// How a matrix of these extents is stored, but for its scales' base and step.
+MatrixFormat stored_format(std::int64_t rows, std::int64_t cols, const BlockShape& blocks, const GroupOptions& groups);
+
 class RoundedMatrix {
  public:
   /// `importance`: weight of each original input channel in the clip search's squared error; empty means all alike.

@@ -1,8 +1,11 @@
 // Contract of src/bench/: a width mix is read strictly and placed exactly; a random artifact is one that `verify` and
-// every reader takes, the same bytes whatever the number of threads, with weights of variance about 1 / inputs.
+// every reader takes, the same bytes whatever the number of threads, with weights of variance about 1 / inputs; lengths
+// that a model does not hold are refused where they were asked for; weights that the disk does not hold are not begun.
 #include "artifact/artifact.h"
 #include "artifact/verify_artifact.h"
+#include "bench/model_bench.h"
 #include "bench/random_artifact.h"
+#include "bench/weight_pool.h"
 #include "bench/width_mix.h"
 #include "core/error.h"
 #include "core/hash.h"
@@ -13,6 +16,10 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
 
 namespace scalebits {
 namespace {
@@ -97,6 +104,48 @@ TEST(RandomArtifact, RefusesImpossibleArchitectures) {
   options.heads = 5;
   EXPECT_THROW(describe_random_artifact(options), Error);
   EXPECT_THROW(apply_preset("7b", options), Error);
+}
+
+TEST(ModelBench, CutsOnlyLengthsThatNobodyAskedFor) {
+  const testing_models::TemporaryFolder folder;
+  RandomArtifactOptions artifact = tiny_options();
+  artifact.max_positions = 100;
+  write_random_artifact(folder / "a", artifact, [](std::uint64_t) {});
+  ModelBenchOptions options = cut_to_positions(folder / "a", {});
+  EXPECT_EQ(options.tokens, 64);
+  EXPECT_EQ(options.prompts, std::vector<std::int64_t>{100});
+  EXPECT_EQ(options.contexts, (std::vector<std::int64_t>{0, 36}));
+  const auto message = [&](const ModelBenchOptions& asked) -> std::string {
+    try {
+      cut_to_positions(folder / "a", asked);
+      return "";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::usage);
+      return error.what();
+    }
+  };
+  const auto ends_with = [](const std::string& text, const char* end) { return text.ends_with(end); };
+  EXPECT_PRED2(ends_with, message({.prompts = {5, 101}, .prompts_asked = true}),
+               "has 100 positions, and a prompt of 101 is wanted");
+  EXPECT_PRED2(ends_with, message({.tokens = 101, .tokens_asked = true}),
+               "has 100 positions, and writing 101 tokens is wanted");
+  EXPECT_PRED2(ends_with, message({.contexts = {90}, .tokens = 11, .contexts_asked = true, .tokens_asked = true}),
+               "has 100 positions, and writing 11 tokens after 90 is wanted");
+  EXPECT_EQ(message({.prompts = {100}, .contexts = {90}, .tokens = 10, .prompts_asked = true, .contexts_asked = true}),
+            "");
+}
+
+TEST(WeightPool, IsNotBegunWhereTheDiskHasNoRoom) {
+  const testing_models::TemporaryFolder folder;
+  ThreadPool threads(1);
+  const std::uint64_t bytes = std::filesystem::space(folder.path()).available + (std::uint64_t{1} << 40);
+  try {
+    WeightPool(WeightPool::Pages::ordinary, folder.path(), bytes, threads);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::bad_input);
+    EXPECT_NE(std::string(error.what()).find("are free"), std::string::npos) << error.what();
+  }
 }
 
 }  // namespace
