@@ -90,7 +90,7 @@ void add_random(CLI::App& app) {
   command->add_option("--group", artifact.group_cols, "Weights under one scale [64]: 32, 64, 128")->type_name("N");
   command->add_option("--seed", artifact.seed, "Other codes, orders and places of widths [0]")
       ->type_name("N")
-      ->check(CLI::Range(std::uint64_t{0}, std::numeric_limits<std::uint64_t>::max()));
+      ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()));
   command->add_option("--threads", options->threads, "Threads to use [all]")
       ->check(CLI::Range(1, 4096))
       ->type_name("N");

@@ -1,13 +1,11 @@
-// Reading numbers out of JSON without the conversions between numbers, signs and booleans that nlohmann makes silently.
+// Options out of JSON, just as they stand there, with words for what was wanted.
 #pragma once
 
 #include "core/json.h"
 
-#include <cstdint>
 #include <optional>
 #include <string>
 #include <type_traits>
-#include <utility>
 
 namespace scalebits {
 
@@ -26,17 +24,8 @@ const char* json_name() {
 /// None where `value` is not just that.
 template <JsonScalar T>
 std::optional<T> json_exactly(const Json& value) {
-  bool sound = false;
-  if constexpr (std::is_same_v<T, bool>)
-    sound = value.is_boolean();
-  else if constexpr (std::is_same_v<T, std::string>)
-    sound = value.is_string();
-  else if constexpr (std::is_floating_point_v<T>)
-    sound = value.is_number();
-  else if (value.is_number_unsigned())
-    sound = std::in_range<T>(value.get<std::uint64_t>());
-  else if (value.is_number_integer())
-    sound = std::in_range<T>(value.get<std::int64_t>());
+  bool sound = json_holds<T>(value);
+  if constexpr (std::is_same_v<T, std::string>) sound = value.is_string();
   if (!sound) return std::nullopt;
   return value.get<T>();
 }

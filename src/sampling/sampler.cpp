@@ -18,13 +18,6 @@ struct Candidate {
   }
 };
 
-/// Kept between calls: fresh pages for a whole vocabulary cost as much as the work on them.
-struct Scratch {
-  std::vector<float> penalised;
-  std::vector<double> weights;
-  std::vector<Candidate> candidates;
-};
-
 void check_finite(std::span<const float> logits) {
   const bool finite = std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); });
   if (!finite || logits.empty()) fail_input("the model's logits are not finite numbers");
@@ -106,23 +99,21 @@ std::int32_t choose_token(std::span<const float> logits, const SamplingOptions& 
                           std::span<const std::int32_t> history, double uniform) {
   validate(options);
   check_finite(logits);
-  thread_local Scratch scratch;
-  logits = penalised(logits, options, history, scratch.penalised);
+  std::vector<float> changed;
+  logits = penalised(logits, options, history, changed);
   const auto likeliest = std::max_element(logits.begin(), logits.end());
   if (options.temperature == 0) return static_cast<std::int32_t>(likeliest - logits.begin());
 
   const auto weight = [&](float logit) {
     return std::exp((static_cast<double>(logit) - *likeliest) / options.temperature);
   };
-  std::vector<double>& weights = scratch.weights;
-  weights.resize(logits.size());
+  std::vector<double> weights(logits.size());
   if (options.top_k == 0 && options.top_p == 1 && options.min_p == 0) {
     std::transform(logits.begin(), logits.end(), weights.begin(), weight);
     return static_cast<std::int32_t>(draw(weights, uniform));
   }
 
-  std::vector<Candidate>& candidates = scratch.candidates;
-  candidates.resize(logits.size());
+  std::vector<Candidate> candidates(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) candidates[i] = {logits[i], static_cast<std::int32_t>(i)};
   SortedPrefix sorted(candidates);
   std::size_t kept = candidates.size();

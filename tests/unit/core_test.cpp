@@ -139,7 +139,7 @@ TEST(Json, RefusesZeroBytesAndIsBriefAboutIt) {
 TEST(Json, RefusesMoreKeysThanItsOrderedObjectsBear) {
   const auto object_of = [](int keys) {
     std::string text = "{\"a\":{";
-    for (int i = 0; i < keys; ++i) text += (i > 0 ? "," : "") + ("\"" + std::to_string(i)) + "\":0";
+    for (int i = 0; i < keys; ++i) text += fmt::format("{}\"{}\":0", i > 0 ? "," : "", i);
     return text + "}}";
   };
   EXPECT_EQ(json_error(object_of(5'000)), "no error");
