@@ -14,17 +14,12 @@ namespace {
 
 /// About 30 to 60 microseconds: longer than what lies between two products, shorter than anyone notices.
 constexpr int kSpins = 2000;
-/// Of these turns, one gives the core away, which the awaited thread may need; alone on its core it costs little.
-constexpr int kSpinsPerYield = 64;
 
 template <typename Condition>
 bool spin_until(const Condition& condition) {
-  for (int i = 1; i <= kSpins; ++i) {
+  for (int i = 0; i < kSpins; ++i) {
     if (condition()) return true;
-    if (i % kSpinsPerYield == 0)
-      ::sched_yield();
-    else
-      __builtin_ia32_pause();
+    __builtin_ia32_pause();
   }
   return condition();
 }
