@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <regex>
 #include <vector>
 
 namespace scalebits {
@@ -27,9 +28,8 @@ constexpr std::size_t kChunkElements = 1 << 16;
 /// Whether a file of a written folder may be called so.
 bool is_written_name(std::string name) {
   if (constexpr std::string_view kBegun = ".partial"; name.ends_with(kBegun)) name.resize(name.size() - kBegun.size());
-  if (name == kConfig || (name.starts_with("model") && name.ends_with(".safetensors")) ||
-      name == "model.safetensors.index.json")
-    return true;
+  static const std::regex weights("model(-[0-9]{5}-of-[0-9]{5})?\\.safetensors|model\\.safetensors\\.index\\.json");
+  if (name == kConfig || std::regex_match(name, weights)) return true;
   return std::find(std::begin(kHfSideFiles), std::end(kHfSideFiles), name) != std::end(kHfSideFiles);
 }
 

@@ -17,12 +17,15 @@
 namespace scalebits::cli {
 namespace {
 
-constexpr std::int64_t kUsualContext = 1024;
-
 std::vector<std::int32_t> tokens_of_file(const Tokenizer& tokenizer, const std::string& path) {
   const auto text = MappedFile::open(path);
   return tokenizer.encode({reinterpret_cast<const char*>(text->bytes().data()), text->bytes().size()},
                           {.parse_special = false});
+}
+
+/// Nothing for a single window, which tells nothing of an error.
+std::string error_text(const WindowMeans& means, double error, int digits) {
+  return means.windows.size() < 2 ? "" : fmt::format(" ± {:.{}f}", error, digits);
 }
 
 Comparison compare(RuntimeModel& model, const EvaluationArguments& arguments, const TextWindows& windows,
@@ -35,10 +38,11 @@ Comparison compare(RuntimeModel& model, const EvaluationArguments& arguments, co
   }
   const KlResult& divergence = comparison.divergence;
   fmt::print(
-      "KL(reference || model)  {:.6f} ± {:.6f} nats/token; 99th percentile {:.4f}; same likeliest token {:.2f} %\n",
-      divergence.kl.mean(), divergence.kl.standard_error(), divergence.percentile_99, 100 * divergence.top1_agreement);
-  fmt::print("perplexity of reference {:.4f} ± {:.4f}\n", comparison.reference.perplexity(),
-             comparison.reference.standard_error());
+      "KL(reference || model)  {:.6f}{} nats/token; 99th percentile {:.4f}; same likeliest token {:.2f} %\n",
+      divergence.kl.mean(), error_text(divergence.kl, divergence.kl.standard_error(), 6), divergence.percentile_99,
+      100 * divergence.top1_agreement);
+  fmt::print("perplexity of reference {:.4f}{}\n", comparison.reference.perplexity(),
+             error_text(comparison.reference.nll, comparison.reference.standard_error(), 4));
   return comparison;
 }
 
@@ -82,9 +86,9 @@ void evaluate_text(EvaluationArguments arguments) {
     report["divergence"] = to_json(comparison.divergence);
   }
   fmt::print(
-      "perplexity              {:.4f} ± {:.4f} ({:.6f} nats/token; {} windows of {} tokens, the first of each not "
+      "perplexity              {:.4f}{} ({:.6f} nats/token; {} windows of {} tokens, the first of each not "
       "scored, {})\n",
-      result.perplexity(), result.standard_error(), result.nll.mean(), windows.count(), windows.context,
+      result.perplexity(), error_text(result.nll, result.standard_error(), 4), result.nll.mean(), windows.count(), windows.context,
       arguments.bos ? "BOS before each" : "no BOS");
   if (arguments.runtime.runtime.profile) print_profile(model->profile());
   if (!arguments.json.empty()) write_file_atomically(arguments.json, report.dump(1));

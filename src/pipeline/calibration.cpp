@@ -4,13 +4,17 @@
 #include "core/mapped_file.h"
 #include "core/random.h"
 #include "graph/generate.h"
+#include "safetensors/safetensors.h"
+#include "safetensors/safetensors_writer.h"
 #include "tokenizer/tokenizer.h"
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <ranges>
+#include <span>
 
 namespace scalebits {
 namespace {
@@ -20,6 +24,45 @@ constexpr std::int64_t kOwnBatches = 6;
 
 void require_resolved(const Recipe& recipe) {
   if (recipe.window_length < 2) throw InternalError("the length of calibration windows must be settled by now");
+}
+
+std::span<const std::byte> bytes_of(const at::Tensor& ids) {
+  return std::as_bytes(std::span(ids.const_data_ptr<std::int64_t>(), static_cast<std::size_t>(ids.numel())));
+}
+
+std::string hash_of(std::span<const std::byte> bytes, const std::string& made_with) {
+  Hasher hasher;
+  hasher.update(bytes);
+  hasher.update(made_with);
+  return hasher.hex();
+}
+
+constexpr const char *kWindows = "windows", *kMadeWith = "made_with", *kHash = "hash";
+
+void keep_text(const std::filesystem::path& path, const at::Tensor& windows, const std::string& made_with) {
+  SafetensorsWriter writer;
+  writer.set_metadata(kMadeWith, made_with);
+  writer.set_metadata(kHash, hash_of(bytes_of(windows), made_with));
+  const std::vector<std::span<const std::byte>> payload = {bytes_of(windows)};
+  writer.add(kWindows, "I64", windows.sizes().vec(), payload[0].size());
+  writer.write(path, payload);
+}
+
+/// Undefined when there is none, or one that was made with something else.
+at::Tensor kept_text(const std::filesystem::path& path, const std::string& made_with) {
+  if (!std::filesystem::exists(path)) return {};
+  const auto file = SafetensorsFile::open(path);
+  const auto metadata = [&](const char* key) {
+    const auto found = file.metadata().find(key);
+    return found == file.metadata().end() ? std::string() : found->second;
+  };
+  if (metadata(kMadeWith) != made_with) return {};
+  const SafetensorsEntry& entry = file.entry(kWindows);
+  if (metadata(kHash) != hash_of(entry.bytes, made_with) || entry.dtype != "I64" || entry.shape.size() != 2)
+    fail_input("{}: is damaged: not the text that was kept there", path.string());
+  at::Tensor windows = at::empty(entry.shape, at::kLong);
+  std::memcpy(windows.data_ptr<std::int64_t>(), entry.bytes.data(), entry.bytes.size());
+  return windows;
 }
 
 /// `windows` [n, length]: the first validation_windows of a seeded shuffle are held out.
@@ -35,7 +78,7 @@ CalibrationSet split_windows(const at::Tensor& windows, const Recipe& recipe) {
   set.validation_windows = mixed.narrow(0, 0, recipe.validation_windows).contiguous();
   set.gradient_windows = mixed.narrow(0, recipe.validation_windows, count - recipe.validation_windows).contiguous();
   Hasher hasher;
-  hasher.update(std::as_bytes(std::span(mixed.data_ptr<std::int64_t>(), static_cast<std::size_t>(mixed.numel()))));
+  hasher.update(bytes_of(mixed));
   hasher.update(std::to_string(recipe.validation_windows));
   set.hash = hasher.hex();
   return set;
@@ -73,7 +116,8 @@ CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::ve
 }
 
 CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe, const ProgressSink& progress,
-                                      JobProcesses& processes, double seconds, const SearchDevice& device) {
+                                      JobProcesses& processes, double seconds, const SearchDevice& device,
+                                      const std::filesystem::path& kept, bool resume) {
   require_resolved(recipe);
   ProcessGroup& group = processes.all();
   const std::int64_t passes = recipe.descent_steps + recipe.swap_steps + 1;
@@ -86,11 +130,15 @@ CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe
       .least_windows = recipe.validation_windows + recipe.windows_per_gradient};
   if (checkpoint.tokenizer) options.start_token = checkpoint.tokenizer->bos();
   at::Tensor windows;
-  if (group.is_first()) {
+  const std::string made_with =
+      Json{{"checkpoint", checkpoint.hash}, {"recipe", to_json(recipe)}, {"windows", options.windows}}.dump();
+  if (group.is_first() && resume) windows = kept_text(kept, made_with);
+  if (group.is_first() && !windows.defined()) {
     const TextEngine engine = make_text_engine(device, checkpoint, recipe, processes);
     options.place = engine.place;
     options.windows_at_once = engine.windows_at_once;
     windows = sample_own_text(checkpoint.spec, *engine.weights, options, progress).contiguous();
+    keep_text(kept, windows, made_with);
   }
   const auto count =
       static_cast<std::int64_t>(group.from_first(windows.defined() ? static_cast<double>(windows.size(0)) : 0));

@@ -25,7 +25,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::int64_t kUsualContext = 1024;
 
 std::string cell_name(Allocator allocator, FinalRoundingMethod rounding, double rate) {
   return fmt::format("{}-{}-{}", name_of(allocator), name_of(rounding), rate);

@@ -84,14 +84,14 @@ void require_work_for_all(JobProcesses& processes, const Recipe& recipe) {
 }
 
 /// The same in all processes, or an Error in all.
-CalibrationSet calibration_of(const QuantizeJob& job, const Checkpoint& checkpoint, JobProcesses& processes,
-                              const ProgressSink& progress) {
+CalibrationSet calibration_of(const QuantizeJob& job, const Checkpoint& checkpoint, const SearchFolder& folder,
+                              JobProcesses& processes, const ProgressSink& progress) {
   ProcessGroup& group = processes.all();
   group.require_same("model", checkpoint.hash);
   const double seconds = job.time_limit_seconds ? kMostForOwnText * *job.time_limit_seconds : 1e30;
   CalibrationSet set = job.calibration.empty()
                            ? calibration_from_model(checkpoint, job.recipe, part_of(progress, 0, kPartForOwnText),
-                                                    processes, seconds, job.device)
+                                                    processes, seconds, job.device, folder.own_text(), job.resume)
                            : calibration_from_text(checkpoint, job.calibration, job.recipe);
   group.require_same("calibration text", set.hash);
   return set;
@@ -145,7 +145,7 @@ QuantizeReport quantize_together(const QuantizeJob& requested, const ProgressSin
   require_feasible(checkpoint, job.recipe, {bytes, std::ref(size_before_search)});
   const SearchFolder folder(search_folder(job.output), group, progress);
   const std::filesystem::path state_path = folder.state();
-  const CalibrationSet calibration = calibration_of(job, checkpoint, processes, progress);
+  const CalibrationSet calibration = calibration_of(job, checkpoint, folder, processes, progress);
   const Provenance provenance{checkpoint.hash, calibration.hash, to_json(job.recipe)};
   SearchState state;
   group.require_same("saved search", job.resume ? content_hash(state_path) : "");

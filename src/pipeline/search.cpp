@@ -150,6 +150,7 @@ class Search {
       return allocate_with(allocator, problem);
     });
     state_.best_validation_loss = scoring_.validation_loss(plan);
+    state_.phase = SearchState::Phase::done;  // of what is saved next: whoever goes on there scores nothing again
     journal_.move_to(std::move(plan), name_of(allocator).data(), loss, watch);
     if (from_frontier) set_costs(plans_.nearest_above());
     journal_.finish_phase(SearchState::Phase::done);

@@ -19,6 +19,7 @@ class SearchFolder {
 
   const std::filesystem::path& path() const { return folder_; }
   std::filesystem::path state() const { return folder_ / "state.safetensors"; }
+  std::filesystem::path own_text() const { return folder_ / "text.safetensors"; }
   /// Of a search before, to whose plan they belong.
   void remove_tunings() const;
   /// The work is done: nothing of it stays.

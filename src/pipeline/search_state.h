@@ -26,7 +26,7 @@ struct SavedSearch {
 /// Throws Error(bad_input) naming the file when it is damaged or no search state.
 SavedSearch load_search_state(const std::filesystem::path& path);
 
-/// Throws Error(bad_input) naming the file and what differs.
+/// Throws Error(bad_input) naming the file and what differs; Error(usage) where that is an option.
 void require_same(const Provenance& found, const Provenance& wanted, const std::filesystem::path& path);
 
 }  // namespace scalebits

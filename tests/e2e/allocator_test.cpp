@@ -51,6 +51,28 @@ TEST(Allocators, MeetTheBudgetAloneAndFromOneDescent) {
     for (const auto& [other, other_plan] : plans) EXPECT_TRUE(one == other || plan != other_plan);
 }
 
+TEST(Allocators, GoOnFromAnInterruptedScoringToTheSamePlan) {
+  const Checkpoint checkpoint = random_checkpoint(false, false);
+  const CalibrationSet calibration = random_calibration();
+  for (const Allocator allocator : {Allocator::exact, Allocator::fisher_quantile}) {
+    Recipe recipe = small_recipe();
+    recipe.allocator = allocator;
+    const Budget budget = budget_for(checkpoint, recipe, kLinearWeights * 36 / 80);
+    const SearchResult whole = run_search(checkpoint, calibration, recipe, budget, {}, {});
+    SearchState saved;
+    SearchCallbacks callbacks;
+    callbacks.save_state = [&](const SearchState& state) { saved = state; };
+    callbacks.progress = [&](const ProgressReport& report) {
+      if (report.stage == "scoring") interrupt_requested = true;
+    };
+    EXPECT_THROW(run_search(checkpoint, calibration, recipe, budget, {}, callbacks), Error);
+    interrupt_requested = false;
+    const SearchResult resumed = run_search(checkpoint, calibration, recipe, budget, std::move(saved), {});
+    EXPECT_EQ(resumed.state.plan, whole.state.plan) << name_of(allocator);
+    EXPECT_EQ(resumed.state.next_window, whole.state.next_window) << name_of(allocator);
+  }
+}
+
 TEST(Frontier, PlansTheSameWithoutMeasuringAndWithMatricesAtHand) {
   const Checkpoint checkpoint = random_checkpoint(false, false);
   const CalibrationSet calibration = random_calibration();
