@@ -37,10 +37,9 @@ Comparison compare(RuntimeModel& model, const EvaluationArguments& arguments, co
     comparison = compare_models(model, *reference, windows, session, std::ref(line));
   }
   const KlResult& divergence = comparison.divergence;
-  fmt::print(
-      "KL(reference || model)  {:.6f}{} nats/token; 99th percentile {:.4f}; same likeliest token {:.2f} %\n",
-      divergence.kl.mean(), error_text(divergence.kl, divergence.kl.standard_error(), 6), divergence.percentile_99,
-      100 * divergence.top1_agreement);
+  fmt::print("KL(reference || model)  {:.6f}{} nats/token; 99th percentile {:.4f}; same likeliest token {:.2f} %\n",
+             divergence.kl.mean(), error_text(divergence.kl, divergence.kl.standard_error(), 6),
+             divergence.percentile_99, 100 * divergence.top1_agreement);
   fmt::print("perplexity of reference {:.4f}{}\n", comparison.reference.perplexity(),
              error_text(comparison.reference.nll, comparison.reference.standard_error(), 4));
   return comparison;
@@ -88,8 +87,8 @@ void evaluate_text(EvaluationArguments arguments) {
   fmt::print(
       "perplexity              {:.4f}{} ({:.6f} nats/token; {} windows of {} tokens, the first of each not "
       "scored, {})\n",
-      result.perplexity(), error_text(result.nll, result.standard_error(), 4), result.nll.mean(), windows.count(), windows.context,
-      arguments.bos ? "BOS before each" : "no BOS");
+      result.perplexity(), error_text(result.nll, result.standard_error(), 4), result.nll.mean(), windows.count(),
+      windows.context, arguments.bos ? "BOS before each" : "no BOS");
   if (arguments.runtime.runtime.profile) print_profile(model->profile());
   if (!arguments.json.empty()) write_file_atomically(arguments.json, report.dump(1));
 }

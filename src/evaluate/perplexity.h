@@ -19,9 +19,9 @@ inline constexpr std::int64_t kUsualContext = 1024;
 
 struct WindowOptions {
   std::int64_t context = kUsualContext;  // tokens of a window
-  std::int64_t max_windows = 0;     // 0: all of the text
-  std::optional<std::int32_t> bos;  // stands first in each window, in place of a token of text
-  std::string text = "the text";    // its name, for errors
+  std::int64_t max_windows = 0;          // 0: all of the text
+  std::optional<std::int32_t> bos;       // stands first in each window, in place of a token of text
+  std::string text = "the text";         // its name, for errors
 };
 
 /// Windows of `context` tokens, one after the other.

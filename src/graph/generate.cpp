@@ -24,6 +24,8 @@ namespace {
 
 /// Of each sequence of own text, between two reports; after the first it shows what the whole will take.
 constexpr std::int64_t kTokensPerReport = 8;
+/// Own text: the part of its time in which it can be found that fewer windows fit, and how late it may end beyond.
+constexpr double kTrialShare = 0.1, kMostOver = 1.5;
 
 /// A model with the keys and values of what its sequences said so far; all sequences are equally long.
 class Continuation {
@@ -247,7 +249,16 @@ at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const S
         rng.below(static_cast<std::uint64_t>(window), static_cast<std::uint64_t>(spec.vocab)));
     prompts.push_back({options.start_token.value_or(spec.eos_ids.empty() ? random : spec.eos_ids.front())});
   }
-  double all_seconds = 0;  // what all windows would take, once some of their tokens are there
+  double all_seconds = 0;        // what all windows would take, once some of their tokens are there
+  const auto affordable = [&] {  // windows begun anew
+    return static_cast<std::int64_t>(static_cast<double>(options.windows) * (options.seconds - seconds()) /
+                                     all_seconds);
+  };
+  // Late, when too few could be begun anew, a little too slow is better than nothing.
+  const auto may_end_late = [&] {
+    return seconds() > kTrialShare * options.seconds && affordable() < options.least_windows &&
+           all_seconds < kMostOver * options.seconds;
+  };
   const std::size_t at_once =
       options.windows_at_once > 0 ? static_cast<std::size_t>(options.windows_at_once) : prompts.size();
   bool in_time = true;
@@ -272,7 +283,7 @@ at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const S
                        progress({static_cast<double>(tokens) / static_cast<double>(wanted), "writing calibration text",
                                  fmt::format("{} of {} tokens", tokens, wanted)});
                      all_seconds = seconds() * static_cast<double>(wanted) / static_cast<double>(tokens);
-                     in_time = !try_only || all_seconds <= options.seconds;
+                     in_time = !try_only || all_seconds <= options.seconds || may_end_late();
                      return in_time;
                    });
       written.insert(written.end(), part.begin(), part.end());
@@ -282,17 +293,16 @@ at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const S
   auto generated = write(true);
   if (generated.size() < prompts.size() || static_cast<std::int64_t>(generated.back().size()) < options.length) {
     in_time = true;
-    const auto affordable =
-        static_cast<std::int64_t>(static_cast<double>(options.windows) * (options.seconds - seconds()) / all_seconds);
-    if (affordable < options.least_windows)
+    const std::int64_t fewer = affordable();
+    if (fewer < options.least_windows)
       fail(
           ErrorKind::usage,
           "the model would take about {} to write {} windows of calibration text, and the time limit leaves {} for it; "
           "give --calibration or a longer --time-limit",
           format_seconds(all_seconds), options.windows, format_seconds(options.seconds));
     if (progress)
-      progress({-1, "time limit", fmt::format("{} windows of own text instead of {}", affordable, options.windows)});
-    prompts.resize(static_cast<std::size_t>(affordable));
+      progress({-1, "time limit", fmt::format("{} windows of own text instead of {}", fewer, options.windows)});
+    prompts.resize(static_cast<std::size_t>(fewer));
     generated = write(false);
   }
   at::Tensor ids = at::empty({static_cast<std::int64_t>(generated.size()), options.length}, at::kLong);

@@ -48,8 +48,10 @@ struct SelfTextOptions {
   Compute compute = Compute::f32;
   ComputePlace place = {};
   std::int64_t windows_at_once = 0;  // 0: all; others wait for their turn
-  double seconds = 1e30;             // that it may take: fewer windows are written when those wanted take longer
-  std::int64_t least_windows = 1;    // but never fewer than these
+  /// That it may take: fewer windows are written when those wanted take longer, but never fewer than `least_windows`.
+  /// What is found to be slower when these could not be begun anew may take half as long again.
+  double seconds = 1e30;
+  std::int64_t least_windows = 1;
 };
 
 /// What each window takes of the place's memory while it is written, in bytes.

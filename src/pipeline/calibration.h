@@ -18,8 +18,8 @@ CalibrationSet calibration_from_text(const Checkpoint& checkpoint, const std::ve
                                      const Recipe& recipe);
 
 /// Windows that the full-precision model writes by sampling, seeded: the job's first process does, on its `device`,
-/// the others get them. How many they are is the clock's to say where `seconds` do not suffice for all, so they are kept
-/// in the file `kept`, and taken from there when they are of this model and recipe and `resume` is set. Throws
+/// the others get them. How many they are is the clock's to say where `seconds` do not suffice for all, so they are
+/// kept in the file `kept`, and taken from there when they are of this model and recipe and `resume` is set. Throws
 /// Error(unsupported_hardware) when the device's memory does not suffice, Error(bad_input) when `kept` is damaged.
 CalibrationSet calibration_from_model(const Checkpoint& checkpoint, const Recipe& recipe, const ProgressSink& progress,
                                       JobProcesses& processes, double seconds, const SearchDevice& device,

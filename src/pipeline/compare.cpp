@@ -25,7 +25,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-
 std::string cell_name(Allocator allocator, FinalRoundingMethod rounding, double rate) {
   return fmt::format("{}-{}-{}", name_of(allocator), name_of(rounding), rate);
 }

@@ -20,11 +20,13 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace scalebits {
@@ -207,6 +209,17 @@ TEST_P(Families, OwnTextIsTheSameWhereverItIsWrittenAndHoweverManyWindowsAtATime
   DeviceWeights there(checkpoint, at::kCPU, at::kBFloat16, true);
   EXPECT_EQ(sample_own_text(checkpoint.spec, there, options).sizes(), text.sizes());
   set_thread_count(threads);
+}
+
+TEST(OwnText, EndsALittleLateWhereTooFewWindowsCouldBeBegunAnew) {
+  const Golden golden = read_golden("llama");
+  CheckpointWeights weights(golden.checkpoint);
+  const SelfTextOptions options{.windows = 7, .length = 24, .seconds = 2};
+  const at::Tensor text = sample_own_text(golden.checkpoint.spec, weights, options, [](const ProgressReport& report) {
+    const bool late = report.fraction > 0.5 && report.fraction < 0.9;
+    if (late) std::this_thread::sleep_for(std::chrono::milliseconds(1750));
+  });
+  EXPECT_EQ(text.size(0), options.windows);
 }
 
 TEST(CheckpointWeights, RowsOfTheEmbeddingAreThoseOfTheWhole) {
