@@ -7,7 +7,7 @@
 namespace scalebits {
 namespace {
 
-/// 16 lanes of f32, emptied into f64 before they grow inexact.
+/// Lanes of f32, emptied into f64 before they grow inexact.
 class LongLanes {
  public:
   SCALEBITS_INLINE void add(const Lanes& values) {

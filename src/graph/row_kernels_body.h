@@ -7,11 +7,11 @@
 namespace scalebits::SCALEBITS_ISA {
 namespace {
 
-constexpr std::int64_t kLanes = 16;
-using Floats = float __attribute__((vector_size(64)));
-using Ints = std::int32_t __attribute__((vector_size(64)));
-using Words = std::uint32_t __attribute__((vector_size(64)));
-using Halves = std::uint16_t __attribute__((vector_size(32)));
+constexpr std::int64_t kLanes = 8;  // as in core/lanes.h, for the same reason
+using Floats = float __attribute__((vector_size(kLanes * 4)));
+using Ints = std::int32_t __attribute__((vector_size(kLanes * 4)));
+using Words = std::uint32_t __attribute__((vector_size(kLanes * 4)));
+using Halves = std::uint16_t __attribute__((vector_size(kLanes * 2)));
 
 SCALEBITS_INLINE Floats all(float value) { return Floats{} + value; }
 
@@ -111,7 +111,7 @@ SCALEBITS_INLINE Floats exp(Floats x) {
 
 SCALEBITS_INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
 
-/// Long sums: 16 lanes of f32, emptied into f64 before they grow inexact.
+/// Long sums: lanes of f32, emptied into f64 before they grow inexact.
 class LongSum {
  public:
   SCALEBITS_INLINE void add(Floats values) {

@@ -1,4 +1,4 @@
-// Elements of either operand type as sixteen f32 lanes (core/lanes.h), and back. To be used like those, inside
+// Elements of either operand type as f32 lanes (core/lanes.h), and back. To be used like those, inside
 // functions that carry SCALEBITS_CLONES.
 #pragma once
 

@@ -80,8 +80,8 @@ struct Strip {
 
 SCALEBITS_INLINE float largest_lane(const Lanes& lanes) {
   typedef std::int32_t Indices __attribute__((vector_size(kLanes * 4)));
-  constexpr Indices kIndices = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  static_assert(kLanes == 16);
+  constexpr Indices kIndices = {0, 1, 2, 3, 4, 5, 6, 7};
+  static_assert(kLanes == 8);
   Lanes best = lanes;
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     const Lanes other = __builtin_shuffle(best, kIndices ^ distance);
@@ -90,7 +90,7 @@ SCALEBITS_INLINE float largest_lane(const Lanes& lanes) {
   return best[0];
 }
 
-/// tile_scale() of sixteen tiles, operation by operation, and the reciprocals that elements are multiplied by.
+/// tile_scale() of a vector of tiles, operation by operation, and the reciprocals that elements are multiplied by.
 template <typename In, typename Out>
 SCALEBITS_INLINE void take_scales(const Strip<In, Out>& s, const Lanes& largest, Lanes& scales, Lanes& inverses) {
   const Lanes none{}, smallest = none + kSmallestScale;
@@ -149,7 +149,7 @@ SCALEBITS_INLINE void round_run(const Strip<In, Out>& s, std::int64_t at, std::i
   }
 }
 
-/// Tiles of s.run along each row; the scales of sixteen of them are found together.
+/// Tiles of s.run along each row; the scales of as many as a vector has lanes are found together.
 template <typename In, typename Out>
 SCALEBITS_INLINE void quantize_rows(const Strip<In, Out>& s) {
   for (std::int64_t r = s.row; r < s.row + s.rows; ++r)

@@ -24,7 +24,7 @@ SCALEBITS_INLINE void mix_key(Word& x, std::uint32_t low, std::uint32_t high) {
 
 /// The words of elements index, index + 1, ….
 SCALEBITS_INLINE void random_words(Words& words, std::uint32_t index, std::uint32_t low, std::uint32_t high) {
-  words = Words{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  words = Words{0, 1, 2, 3, 4, 5, 6, 7};
   words += index;
   mix_key(words, low, high);
 }
