@@ -2,7 +2,7 @@
 
 #include "distributed/ordered_sums.h"
 
-#include <ATen/ops/zeros.h>
+#include <ATen/ATen.h>
 
 #include <algorithm>
 
@@ -150,10 +150,13 @@ double SearchPasses::score_channels(const BitPlan& plan, const at::Tensor& windo
 std::vector<std::vector<float>> SearchPasses::input_moments(const Partition& partition, const at::Tensor& windows) {
   const ModelSpec& spec = checkpoint_.spec;
   model_.use_full_precision();
+  // The last matrix, where there are any of the vocabulary; one that also is the embedding is weighted as the head.
+  const std::size_t head = partition.matrices.size() - 1;
+  const bool has_head = head >= linear_count(spec);
   Sums sums;
   std::vector<std::int64_t> counts;
   for (std::size_t m = 0; m < partition.matrices.size(); ++m) {
-    counts.push_back(m < linear_count(spec) ? partition.matrices[m].cols : 0);
+    counts.push_back(m < linear_count(spec) || m == head ? partition.matrices[m].cols : 0);
     sums.push_back(zeros(has_matrix(m) ? counts.back() : 0, at::kDouble));
   }
   const LayerRange here = own_layers(spec, processes_.pipeline());
@@ -164,7 +167,9 @@ std::vector<std::vector<float>> SearchPasses::input_moments(const Partition& par
   sum_over_parts(processes_.replicas(), count_of(windows), sums, [&](std::int64_t index, Sums& own) {
     const MicroBatch batch = micro_batch(windows, index);
     InputMoments moments(spec.layers);
-    decoder_.hidden(batch.windows, &moments);
+    const at::Tensor hidden = decoder_.hidden(batch.windows, &moments);
+    if (has_head && hidden.defined())
+      own[head].add_(hidden.reshape({-1, spec.hidden}).square().mean(0, false, at::kDouble), batch.share);
     each_linear(here, [&](std::int64_t layer, LinearKind kind, std::size_t m) {
       auto* out = own[m].data_ptr<double>();
       for (const float mean : moments.mean_squares(layer, input_site(kind))) *out++ += batch.share * mean;
@@ -172,11 +177,10 @@ std::vector<std::vector<float>> SearchPasses::input_moments(const Partition& par
   });
   share(sums, counts, 0);
   std::vector<std::vector<float>> means(partition.matrices.size());
-  each_linear({0, spec.layers}, [&](std::int64_t, LinearKind, std::size_t m) {
+  for (std::size_t m = 0; m < means.size(); ++m) {
     const auto* const sum = sums[m].const_data_ptr<double>();
-    std::transform(sum, sum + sums[m].numel(), std::back_inserter(means[m]),
-                   [](double mean) { return static_cast<float>(mean); });
-  });
+    means[m].assign(sum, sum + sums[m].numel());
+  }
   return means;
 }
 

@@ -20,10 +20,11 @@ inline float covering_range(float low, float high, int zero_bits, float zero_ran
   return std::max(high - low, std::max(-low, high) / reach);
 }
 
-/// Chooses the codes that minimise Σ importance·(w − value)² over the codes whose range lies between kSmallestClip and
-/// the whole range of the group. `weights` and `importance` hold the group (a multiple of 16 values, short groups
-/// padded with weight = the group's mean and importance 0). bits in 1..8. Without `clip_search` only the whole range is
-/// tried. Returns the codes and the error they leave.
+/// Chooses codes of small Σ importance·(w − value)²: the best over ranges between kSmallestClip and the whole range of
+/// the group, each with the zero that the mean error points to, and then neighbours of the best while one is better;
+/// 1 to 2 % above the least error of all codes. `weights` and `importance` hold the group (a multiple of 8 values,
+/// short groups padded with weight = the group's mean and importance 0). bits in 1..8. Without `clip_search` only the
+/// whole range is tried. Returns the codes and the error they leave.
 struct GroupChoice {
   GroupCode code;
   float error = 0;

@@ -56,8 +56,8 @@ TEST(GroupCodes, AreNearlyTheBestOfAllCodes) {
       ASSERT_GE(chosen, best * (1 - 1e-4));
       chosen_sum += chosen, best_sum += best;
     }
-    // The search fixes the zero by the mean error and not by trying all sixteen; it may lose a little, not more.
-    EXPECT_LT(chosen_sum, 1.10 * best_sum) << bits << " bits";
+    // The search does not try all 1024 codes; it may lose a little, not more.
+    EXPECT_LT(chosen_sum, 1.02 * best_sum) << bits << " bits";
   }
 }
 
