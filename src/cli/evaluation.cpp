@@ -18,9 +18,7 @@ namespace scalebits::cli {
 namespace {
 
 std::vector<std::int32_t> tokens_of_file(const Tokenizer& tokenizer, const std::string& path) {
-  const auto text = MappedFile::open(path);
-  return tokenizer.encode({reinterpret_cast<const char*>(text->bytes().data()), text->bytes().size()},
-                          {.parse_special = false});
+  return tokenizer.encode(MappedFile::open(path)->text(), {.parse_special = false});
 }
 
 /// Nothing for a single window, which tells nothing of an error.
@@ -28,9 +26,13 @@ std::string error_text(const WindowMeans& means, double error, int digits) {
   return means.windows.size() < 2 ? "" : fmt::format(" ± {:.{}f}", error, digits);
 }
 
-Comparison compare(RuntimeModel& model, const EvaluationArguments& arguments, const TextWindows& windows,
-                   const SessionOptions& session) {
+/// `tokens`: of the text, by the model.
+Comparison compare(RuntimeModel& model, const EvaluationArguments& arguments, const std::vector<std::int32_t>& tokens,
+                   const TextWindows& windows, const SessionOptions& session) {
   const auto reference = open_model(arguments.reference, arguments.runtime);
+  if (reference->tokenizer() != nullptr && tokens_of_file(*reference->tokenizer(), arguments.text) != tokens)
+    fail_input("the models cannot be compared: {} reads {} as other tokens than {}", arguments.reference,
+               arguments.text, arguments.model);
   Comparison comparison;
   {
     ProgressLine line(arguments.quiet);
@@ -60,7 +62,8 @@ void evaluate_text(EvaluationArguments arguments) {
       fail(ErrorKind::usage, "{}: --bos was given, but the tokenizer has no such token", arguments.model);
   }
   arguments.windows.text = arguments.text;
-  const TextWindows windows = cut_windows(tokens_of_file(tokenizer, arguments.text), arguments.windows);
+  const std::vector<std::int32_t> tokens = tokens_of_file(tokenizer, arguments.text);
+  const TextWindows windows = cut_windows(tokens, arguments.windows);
   const SessionOptions session = arguments.runtime.session();
 
   Json report = {{"model", arguments.model},
@@ -77,7 +80,7 @@ void evaluate_text(EvaluationArguments arguments) {
     result = measure_perplexity(*model, windows, session, std::ref(line));
     report["result"] = to_json(result);
   } else {
-    const Comparison comparison = compare(*model, arguments, windows, session);
+    const Comparison comparison = compare(*model, arguments, tokens, windows, session);
     result = comparison.model;
     report["reference"] = arguments.reference;
     report["result"] = to_json(result);

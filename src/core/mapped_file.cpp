@@ -36,4 +36,12 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
+std::string_view MappedFile::text() const {
+  const std::string_view text(reinterpret_cast<const char*>(bytes_.data()), bytes_.size());
+  if (const std::size_t at = text.find('\0'); at != std::string_view::npos)
+    fail_input("{}: wanted text in UTF-8, found a byte of 0 at {}: {}", path_.string(), at,
+               text.starts_with("\xff\xfe") || text.starts_with("\xfe\xff") ? "UTF-16" : "no text, or UTF-16");
+  return text;
+}
+
 }  // namespace scalebits

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string_view>
 
 namespace scalebits {
 
@@ -17,6 +18,8 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return bytes_; }
+  /// Of a file that is meant to be text. Throws Error(bad_input) naming the path when a byte is 0: no text, or UTF-16.
+  std::string_view text() const;
   const std::filesystem::path& path() const { return path_; }
 
  private:

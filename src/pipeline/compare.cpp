@@ -146,7 +146,7 @@ class Grid {
   std::string cut_text(const Checkpoint& checkpoint) {
     if (!checkpoint.tokenizer) fail_input("{}: has no tokenizer, so text cannot be predicted", checkpoint.source);
     const auto text = MappedFile::open(job_.text);
-    const std::string_view characters(reinterpret_cast<const char*>(text->bytes().data()), text->bytes().size());
+    const std::string_view characters = text->text();
     const std::int64_t positions = checkpoint.spec.max_positions;
     WindowOptions named = job_.windows;
     named.text = job_.text.string();
@@ -189,7 +189,7 @@ class Grid {
     recipe = with_rate(job_.recipe, highest_rate());
     recipe.groups.keep_codes = false;
     SearchState state;
-    state.partition = identity_partition(checkpoint.spec, recipe.embedding != EmbeddingMode::sixteen_bits);
+    state.partition = identity_partition(checkpoint.spec, rounds_vocabulary(recipe));
     if (recipe.reordering != Reordering::none)  // any order takes as many bytes as the one that will be found
       state.partition =
           reorder(checkpoint.spec, state.partition, no_channel_scores(state.partition), recipe.reordering);

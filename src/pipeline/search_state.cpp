@@ -23,7 +23,7 @@ class Tensors {
     owned_.emplace_back(bytes.begin(), bytes.end());
   }
   void write(const std::filesystem::path& path) const {
-    writer.write(path, [&](std::size_t entry, AtomicFile& file) { file.write(owned_[entry]); });
+    writer.write_sealed(path, std::vector<std::span<const std::byte>>(owned_.begin(), owned_.end()));
   }
   SafetensorsWriter writer;
 
@@ -181,7 +181,7 @@ void require_same(const Provenance& found, const Provenance& wanted, const std::
 }
 
 SavedSearch load_search_state(const std::filesystem::path& path) {
-  const SafetensorsFile file = SafetensorsFile::open(path);
+  const SafetensorsFile file = SafetensorsFile::open_sealed(path);
   const std::string where = path.string();
   const auto metadata = file.metadata().find(kMetadataKey);
   if (metadata == file.metadata().end()) fail_input("{}: not the state of a search", where);

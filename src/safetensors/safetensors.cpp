@@ -1,6 +1,7 @@
 #include "safetensors/safetensors.h"
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/json.h"
 
 #include <algorithm>
@@ -75,6 +76,29 @@ std::uint64_t safetensors_size_bytes(std::string_view dtype, std::span<const std
   if (total_bits % 8 != 0)
     fail_input("{}: {} of shape [{}] does not fill its last byte", where, dtype, fmt::join(shape, ", "));
   return static_cast<std::uint64_t>(total_bits) / 8;
+}
+
+std::string content_hash(const SafetensorsMetadata& metadata, std::vector<SafetensorsEntry> entries) {
+  std::ranges::sort(entries, {}, &SafetensorsEntry::name);
+  Hasher hasher;
+  for (const auto& [key, value] : metadata)
+    if (key != kSealKey) hasher.update(fmt::format("{}:{}{}:{}", key.size(), key, value.size(), value));
+  for (const SafetensorsEntry& entry : entries) {
+    hasher.update(fmt::format("{}:{}{}[{}]", entry.name.size(), entry.name, entry.dtype, fmt::join(entry.shape, ",")));
+    hasher.update(entry.bytes);
+  }
+  return hasher.hex();
+}
+
+SafetensorsFile SafetensorsFile::open_sealed(const std::filesystem::path& path) {
+  SafetensorsFile file = open(path);
+  const auto seal = file.metadata_.find(kSealKey);
+  if (seal == file.metadata_.end())
+    fail_input("{}: not a state that a job goes on from, or of an older version: its metadata has no '{}'",
+               path.string(), kSealKey);
+  if (seal->second != content_hash(file.metadata_, file.entries_))
+    fail_input("{}: damaged: its bytes are not those that were written", path.string());
+  return file;
 }
 
 SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {

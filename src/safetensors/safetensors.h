@@ -31,14 +31,24 @@ int safetensors_dtype_bits(std::string_view dtype);
 std::uint64_t safetensors_size_bytes(std::string_view dtype, std::span<const std::int64_t> shape,
                                      const std::string& where);
 
+using SafetensorsMetadata = std::map<std::string, std::string>;
+
+/// The metadata under which a sealed file keeps its content_hash().
+inline constexpr const char* kSealKey = "seal";
+
+/// Of the metadata but for the seal, and of each entry's name, dtype, shape and bytes; their order does not matter.
+std::string content_hash(const SafetensorsMetadata& metadata, std::vector<SafetensorsEntry> entries);
+
 class SafetensorsFile {
  public:
   /// Throws Error(bad_input) naming the path, the tensor, what was wanted and what was found.
   static SafetensorsFile open(const std::filesystem::path& path);
+  /// One that SafetensorsWriter::write_sealed made: Error(bad_input), too, where a byte is not as it was written.
+  static SafetensorsFile open_sealed(const std::filesystem::path& path);
 
   /// In the order of their bytes in the file.
   const std::vector<SafetensorsEntry>& entries() const { return entries_; }
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const SafetensorsMetadata& metadata() const { return metadata_; }
   /// Null when there is none.
   const SafetensorsEntry* find(std::string_view name) const;
   /// Throws Error(bad_input) naming the file and the tensor when there is none.
@@ -57,7 +67,7 @@ class SafetensorsFile {
   std::uint64_t data_offset_ = 0;
   std::vector<SafetensorsEntry> entries_;
   std::map<std::string, std::size_t, std::less<>> index_;
-  std::map<std::string, std::string> metadata_;
+  SafetensorsMetadata metadata_;
 };
 
 }  // namespace scalebits

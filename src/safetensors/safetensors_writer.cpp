@@ -82,4 +82,15 @@ void SafetensorsWriter::write(const std::filesystem::path& path,
   write(path, [&](std::size_t entry, AtomicFile& file) { file.write(payloads[entry]); });
 }
 
+void SafetensorsWriter::write_sealed(const std::filesystem::path& path,
+                                     std::span<const std::span<const std::byte>> payloads) const {
+  SCALEBITS_ASSERT(payloads.size() == entries_.size());
+  std::vector<SafetensorsEntry> entries;
+  for (std::size_t i = 0; i < entries_.size(); ++i)
+    entries.push_back({entries_[i].name, entries_[i].dtype, entries_[i].shape, payloads[i]});
+  SafetensorsWriter sealed = *this;
+  sealed.set_metadata(kSealKey, content_hash({metadata_.begin(), metadata_.end()}, std::move(entries)));
+  sealed.write(path, payloads);
+}
+
 }  // namespace scalebits

@@ -38,6 +38,8 @@ class SafetensorsWriter {
   /// Writes the file atomically, asking for the payloads in order; InternalError when one has not its declared size.
   void write(const std::filesystem::path& path, const WritePayload& write_payload) const;
   void write(const std::filesystem::path& path, std::span<const std::span<const std::byte>> payloads) const;
+  /// With a hash of all it holds, for SafetensorsFile::open_sealed.
+  void write_sealed(const std::filesystem::path& path, std::span<const std::span<const std::byte>> payloads) const;
 
  private:
   struct Entry {

@@ -41,8 +41,7 @@ TrainData::TrainData(const std::vector<std::filesystem::path>& files, const Toke
     : options_(options) {
   for (const auto& path : files) {
     const auto file = MappedFile::open(path);
-    std::vector<std::int32_t> encoded = tokenizer.encode(
-        {reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()}, {.parse_special = false});
+    std::vector<std::int32_t> encoded = tokenizer.encode(file->text(), {.parse_special = false});
     if (tokenizer.eos()) encoded.push_back(*tokenizer.eos());
     for (const std::int32_t id : encoded) {
       if (id < 0 || id >= vocab)

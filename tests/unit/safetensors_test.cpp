@@ -8,6 +8,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 namespace scalebits {
 namespace {
@@ -55,6 +56,30 @@ TEST_F(SafetensorsTest, WriterAndReaderAgree) {
   EXPECT_TRUE(std::equal(b.begin(), b.end(), file.entry("a.codes").bytes.begin(), file.entry("a.codes").bytes.end()));
   EXPECT_EQ(file.find("nothing"), nullptr);
   EXPECT_THROW(file.entry("nothing"), Error);
+}
+
+TEST_F(SafetensorsTest, SealsShowAFlippedByte) {
+  SafetensorsWriter writer;
+  writer.set_metadata("about", "a state");
+  const std::vector<float> values = {1, 2, 3};
+  const std::vector<std::span<const std::byte>> payloads = {{}, std::as_bytes(std::span(values))};
+  writer.add("none", "F32", {0}, 0);
+  writer.add("a", "F32", {3}, 12);
+  const auto path = folder_ / "sealed.safetensors";
+  writer.write_sealed(path, payloads);
+  EXPECT_EQ(SafetensorsFile::open_sealed(path).entry("a").bytes.size(), 12u);
+  std::stringstream written;
+  written << std::ifstream(path, std::ios::binary).rdbuf();
+  const std::string whole = written.str();
+  for (const std::size_t at : {whole.find("a state"), whole.find("\"a\"") + 1, whole.size() - 1}) {
+    std::string changed = whole;
+    changed[at] = static_cast<char>(changed[at] ^ 2);
+    std::ofstream(path, std::ios::binary) << changed;
+    EXPECT_NO_THROW(SafetensorsFile::open(path)) << at;
+    EXPECT_THROW(SafetensorsFile::open_sealed(path), Error) << at;
+  }
+  writer.write(path, payloads);
+  EXPECT_THROW(SafetensorsFile::open_sealed(path), Error) << "no seal";
 }
 
 TEST_F(SafetensorsTest, SizeDoesNotDependOnPayload) {
