@@ -16,8 +16,8 @@ constexpr std::pair<CostModel, std::string_view> kNames[] = {{CostModel::linear,
 struct Move {
   std::uint32_t matrix, block;
   std::uint8_t width;  // after the move
-  std::int64_t bytes;  // gained (raise) or freed (lower), positive
-  double value;        // loss per byte
+  std::int64_t bytes;  // taken (raise) or freed (lower), positive
+  double value;        // loss that a byte saves (raise) or costs (lower); below 0 where scores do not fall with width
 };
 
 /// Calls visit(matrix, block, choices, width) for each block of the plan.
@@ -43,9 +43,9 @@ std::vector<Move> single_steps(const Choices& choices, const BitPlan& plan, bool
                                        static_cast<std::int64_t>(bytes[static_cast<std::size_t>(width)]));
     const auto& cost = matrix.cost[i];
     const double change =
-        std::abs(static_cast<double>(cost[static_cast<std::size_t>(to)]) - cost[static_cast<std::size_t>(width)]);
+        static_cast<double>(cost[static_cast<std::size_t>(to)]) - cost[static_cast<std::size_t>(width)];
     const double value =
-        (up ? limits.raise_trust : 1.0) * change / static_cast<double>(std::max<std::int64_t>(step, 1));
+        (up ? -limits.raise_trust : 1.0) * change / static_cast<double>(std::max<std::int64_t>(step, 1));
     moves.push_back({m, i, static_cast<std::uint8_t>(to), step, value});
   });
   std::stable_sort(moves.begin(), moves.end(),

@@ -83,18 +83,21 @@ void add_generate(CLI::App& app) {
   command->add_option("MODEL", arguments->model, "Artifact, Hugging Face folder or GGUF file")->required();
   command->add_option("--prompt", arguments->prompt, "Text to continue")->type_name("TEXT");
   add_writing_options(*command, arguments->writing);
-  command->add_flag("--no-stop", arguments->no_stop, "Go on after an end-of-text token");
-  command->add_flag("--no-echo", arguments->no_echo, "Print the continuation only");
-  command
-      ->add_option("--corpus", arguments->corpus,
-                   "Instead of continuing a prompt, write text of the model's own to this file, at temperature 1")
-      ->type_name("FILE");
+  auto* const corpus =
+      command
+          ->add_option("--corpus", arguments->corpus,
+                       "Instead of continuing a prompt, write text of the model's own to this file, at temperature 1")
+          ->type_name("FILE");
+  command->add_flag("--no-stop", arguments->no_stop, "Go on after an end-of-text token")->excludes(corpus);
+  command->add_flag("--no-echo", arguments->no_echo, "Print the continuation only")->excludes(corpus);
   command->add_option("--windows", arguments->own_text.windows, "Corpus: how many pieces of text [64]")
       ->check(CLI::Range(1, 1 << 20))
-      ->type_name("N");
+      ->type_name("N")
+      ->needs(corpus);
   command->add_option("--length", arguments->own_text.length, "Corpus: tokens of each [512]")
       ->check(CLI::Range(2, 1 << 20))
-      ->type_name("N");
+      ->type_name("N")
+      ->needs(corpus);
   command->footer(
       "Examples:\n"
       "  scalebits generate small.safetensors --prompt \"The capital of France is\"\n"

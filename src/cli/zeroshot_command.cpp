@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -41,7 +42,8 @@ std::vector<TaskSample> samples_of(const Arguments& arguments) {
 }
 
 std::string percent(const Accuracy& accuracy) {
-  return fmt::format("{:.2f} ± {:.2f}", 100 * accuracy.mean, 100 * accuracy.standard_error);
+  return fmt::format("{:.2f}", 100 * accuracy.mean) +
+         (std::isnan(accuracy.standard_error) ? "" : fmt::format(" ± {:.2f}", 100 * accuracy.standard_error));
 }
 
 /// `reference`: empty without one.
@@ -142,7 +144,8 @@ void add_zeroshot(CLI::App& app) {
   command->add_option("--limit", arguments->limit, "Ask N questions of each task, the same ones every time [all]")
       ->check(CLI::Range(1, 1 << 30))
       ->type_name("N");
-  command->add_flag("--bos,!--no-bos", arguments->bos, "Put the tokenizer's BOS first, or not [as it does by itself]");
+  command->add_flag("--bos,!--no-bos", arguments->bos, "Put the tokenizer's BOS first, or not [as it does by itself]")
+      ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   command->add_option("--json", arguments->json, "Write the results as JSON")->type_name("FILE");
   command->add_option("--items", arguments->items, "Write every question's log-likelihoods as JSON lines")
       ->type_name("FILE");

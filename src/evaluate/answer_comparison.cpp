@@ -29,7 +29,7 @@ AnswerComparison compare_answers(const TaskResult& model, const TaskResult& refe
     sum += gain, squares += gain * gain;
     same += answer(own) == answer(other) ? 1 : 0;
   }
-  const double mean = sum / count, variance = count < 2 ? 0 : (squares - count * mean * mean) / (count - 1);
+  const double mean = sum / count, variance = count < 2 ? NAN : (squares - count * mean * mean) / (count - 1);
   return {{mean, std::sqrt(variance / count)}, same / count};
 }
 

@@ -43,6 +43,10 @@ Questions encode(RuntimeModel& model, const std::vector<TaskItem>& items, bool b
   return questions;
 }
 
+Json json_of_error(const Accuracy& accuracy) {
+  return std::isnan(accuracy.standard_error) ? Json() : Json(accuracy.standard_error);
+}
+
 }  // namespace
 
 Accuracy TaskResult::accuracy(Measure measure) const {
@@ -51,7 +55,7 @@ Accuracy TaskResult::accuracy(Measure measure) const {
     return (measure == Measure::acc ? question.likeliest : question.likeliest_by_length) == question.label;
   }));
   const double p = right / count;
-  return {p, questions.size() < 2 ? 0 : std::sqrt(p * (1 - p) / (count - 1))};
+  return {p, questions.size() < 2 ? NAN : std::sqrt(p * (1 - p) / (count - 1))};
 }
 
 std::vector<TaskResult> measure_zero_shot(RuntimeModel& model, const std::vector<TaskSample>& samples,
@@ -96,8 +100,7 @@ Json to_json(const TaskResult& result) {
   for (const Measure measure : {Measure::acc, Measure::acc_norm}) {
     const Accuracy accuracy = result.accuracy(measure);
     json[std::string(name_of(measure))] = accuracy.mean;
-    json[std::string(name_of(measure)) + "_standard_error"] =
-        result.questions.size() < 2 ? Json() : Json(accuracy.standard_error);
+    json[std::string(name_of(measure)) + "_standard_error"] = json_of_error(accuracy);
   }
   json["customary"] = name_of(result.task.customary);
   json["seconds"] = result.seconds;
@@ -114,7 +117,7 @@ Json to_json(std::span<const TaskResult> results, std::int64_t limit) {
   }
   return {{"tasks", tasks},
           {"mean", mean.mean},
-          {"mean_standard_error", mean.standard_error},
+          {"mean_standard_error", json_of_error(mean)},
           {"limit", limit},
           {"seconds", seconds}};
 }

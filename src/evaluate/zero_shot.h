@@ -17,7 +17,7 @@ namespace scalebits {
 /// A share in [0, 1] and its standard error.
 struct Accuracy {
   double mean = 0;
-  double standard_error = 0;
+  double standard_error = 0;  // NaN (in JSON null) of a single question, which tells nothing of it
 };
 
 struct QuestionResult {
@@ -32,7 +32,7 @@ struct TaskResult {
   Task task;
   std::vector<QuestionResult> questions;
   double seconds = 0;
-  /// Standard error sqrt(p (1 - p) / (n - 1)), 0 for a single question.
+  /// Standard error sqrt(p (1 - p) / (n - 1)).
   Accuracy accuracy(Measure measure) const;
 };
 

@@ -30,8 +30,9 @@ std::string text_of(const WindowMeans& differences) {
 
 std::string zero_shot_of(const Json& row) {
   if (!row.contains("zero_shot")) return "";
-  return fmt::format("{:.1f} ± {:.1f} %", 100 * row["zero_shot"]["mean"].get<double>(),
-                     100 * row["zero_shot"]["mean_standard_error"].get<double>());
+  const Json& error = row["zero_shot"]["mean_standard_error"];  // null where a task had one question
+  return fmt::format("{:.1f}", 100 * row["zero_shot"]["mean"].get<double>()) +
+         (error.is_null() ? "" : fmt::format(" ± {:.1f}", 100 * error.get<double>())) + " %";
 }
 
 std::vector<Json> by_rate(const Json& rows) {

@@ -27,17 +27,22 @@ void for_each_block(const RoundedMatrices& matrices, const BitPlan& plan, Visit&
 }  // namespace
 
 void PlanBudget::require_feasible() const {
-  const std::uint64_t smallest = stored_bytes(uniform(0));
-  if (bytes() >= smallest) return;
-  const std::uint64_t largest = stored_bytes(uniform(8));
-  if (recipe_.bpw) {
-    const double rate_per_byte = *recipe_.bpw / static_cast<double>(bytes());
-    fail(ErrorKind::infeasible_budget, "{:g} bpw cannot be met: feasible are {:.3f} to {:.3f} under this recipe",
-         *recipe_.bpw, rate_per_byte * static_cast<double>(smallest), rate_per_byte * static_cast<double>(largest));
-  }
-  fail(ErrorKind::infeasible_budget,
-       "the budget of {} bytes cannot be met: feasible are {} ({}) to {} ({}) bytes under this recipe", bytes(),
-       smallest, format_bytes(smallest), largest, format_bytes(largest));
+  const std::uint64_t smallest = stored_bytes(uniform(0)), largest = stored_bytes(uniform(8));
+  if (bytes() < smallest)
+    fail(ErrorKind::infeasible_budget, "the budget of {} cannot be met: feasible are {} to {} under this recipe",
+         recipe_.bpw ? fmt::format("{:g} bpw", *recipe_.bpw) : fmt::format("{} bytes", bytes()),
+         described(smallest, true), described(largest, false));
+  if (recipe_.allocator != Allocator::scalebits || recipe_.start_bits == 0) return;
+  const std::uint64_t start = stored_bytes(uniform(recipe_.start_bits));
+  if (start < std::min(bytes(), largest))
+    fail(ErrorKind::usage, "start_bits={} is {}, below the budget: there is nothing to descend from; leave it at 0",
+         recipe_.start_bits, described(start, false));
+}
+
+std::string PlanBudget::described(std::uint64_t stored, bool at_least) const {
+  if (!recipe_.bpw) return fmt::format("{} bytes ({})", stored, format_bytes(stored));
+  const double thousandths = 1000 * *recipe_.bpw * static_cast<double>(stored) / static_cast<double>(bytes());
+  return fmt::format("{:.3f} bpw", (at_least ? std::ceil(thousandths) : std::floor(thousandths)) / 1000);
 }
 
 double PlanBudget::code_bits(const BitPlan& plan) const {
@@ -108,9 +113,8 @@ const FrontierPoint& PlanBudget::nearest_above() const {
         stored > bytes() && (nearest == nullptr || stored < stored_bytes(nearest->plan)))
       nearest = &point;
   if (nearest == nullptr)
-    fail(ErrorKind::infeasible_budget,
-         "the frontier starts at {} bytes, below the budget of {}; make one with more start_bits",
-         state_.frontier.empty() ? 0 : stored_bytes(state_.frontier.front().plan), bytes());
+    fail(ErrorKind::infeasible_budget, "the frontier starts at {}, below the budget; make one with more start_bits",
+         described(state_.frontier.empty() ? 0 : stored_bytes(state_.frontier.front().plan), false));
   return *nearest;
 }
 

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 namespace scalebits {
 
@@ -18,7 +19,8 @@ class PlanBudget {
       : recipe_(recipe), budget_(budget), state_(state), matrices_(matrices) {}
 
   std::uint64_t bytes() const { return budget_.bytes; }
-  /// Throws Error(infeasible_budget) with the feasible range when no plan is small enough.
+  /// Throws Error(infeasible_budget) with the feasible range when no plan is small enough; Error(usage) when a descent
+  /// would begin below the budget.
   void require_feasible() const;
 
   BitPlan uniform(int bits) const { return uniform_plan(matrices_, recipe_, bits); }
@@ -49,6 +51,9 @@ class PlanBudget {
   const FrontierPoint& nearest_above() const;
 
  private:
+  /// In the recipe's terms: "3.142 bpw", or bytes; rounded towards what is feasible.
+  std::string described(std::uint64_t stored, bool at_least) const;
+
   const Recipe& recipe_;
   const Budget& budget_;
   const SearchState& state_;

@@ -72,7 +72,7 @@ class Search {
 
   void order() {
     const Stopwatch watch;
-    state_.partition = identity_partition(checkpoint_.spec, recipe_.embedding != EmbeddingMode::sixteen_bits);
+    state_.partition = identity_partition(checkpoint_.spec, rounds_vocabulary(recipe_));
     if (recipe_.clip == ClipWeighting::inputs) scoring_.measure_inputs();
     round();
     double loss = 0;
@@ -93,12 +93,12 @@ class Search {
   void descend() {
     const auto start_bytes = static_cast<double>(plans_.stored_bytes(plans_.uniform(plans_.start_bits())));
     const int steps = plans_.descent_steps();
-    scoring_.fit_into_time(steps + 1 - static_cast<int>(state_.frontier.size()));
     for (int step = static_cast<int>(state_.frontier.size());
          plans_.stored_bytes(state_.plan) > plans_.bytes() || step == 0; ++step) {
       const Stopwatch watch;
       journal_.report(0.1 + 0.5 * step / steps, "descending",
                       fmt::format("{:.3f} bits", plans_.code_bits(state_.plan)));
+      scoring_.fit_into_time(std::max(1, steps + 1 - step));
       const double loss = recipe_.refresh || step == 0 ? scoring_.score(state_.plan) : 0.0;
       add_to_frontier(loss);
       const double part = std::min(1.0, static_cast<double>(step + 1) / steps);
@@ -236,7 +236,7 @@ class Search {
 
 void require_feasible(const Checkpoint& checkpoint, const Recipe& recipe, const Budget& budget) {
   SearchState state;
-  state.partition = identity_partition(checkpoint.spec, recipe.embedding != EmbeddingMode::sixteen_bits);
+  state.partition = identity_partition(checkpoint.spec, rounds_vocabulary(recipe));
   if (recipe.reordering != Reordering::none)  // any order takes as many bytes as the one that will be found
     state.partition = reorder(checkpoint.spec, state.partition, no_channel_scores(state.partition), recipe.reordering);
   Recipe formats_alone = recipe;  // a quarter of a byte per weight less than with codes

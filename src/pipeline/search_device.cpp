@@ -6,6 +6,7 @@
 #include "graph/device_weights.h"
 #include "graph/generate.h"
 #include "graph/tensor_arithmetic.h"
+#include "pipeline/width_rules.h"
 #include "sensitivity/device_memory.h"
 #include "sensitivity/device_search_model.h"
 
@@ -28,7 +29,7 @@ DeviceMemoryNeed need_of(const SearchDevice& device, const Checkpoint& checkpoin
   DeviceMemoryNeed need{.stored = DType::bf16,
                         .compute = recipe.compute,
                         .keep_weights = !device.offload,
-                        .vocabulary = recipe.embedding != EmbeddingMode::sixteen_bits,
+                        .vocabulary = rounds_vocabulary(recipe),
                         .reference = recipe.loss == LossTarget::Kind::kl || passes == Passes::rounding,
                         .layers = own_layers(checkpoint.spec, pipeline),
                         .decoders = passes == Passes::rounding ? 2 : 1};

@@ -62,7 +62,9 @@ double SearchScoring::score_channels(const BitPlan& plan, int bits, int passes, 
 
 double SearchScoring::score(const BitPlan& plan) {
   SensitivityTable table;
+  const Stopwatch watch;
   const double loss = passes_.score_blocks(plan, next_windows(), table);
+  window_seconds_ = group_.from_first(watch.seconds() / static_cast<double>(gradient_windows()));
   for (std::size_t m = 0; m < matrices_.size(); ++m)
     if (matrices_[m] && is_vocabulary(matrices_[m]->name())) lift_unseen_rows(matrices_[m]->format(), table.scores[m]);
   if (state_.scores.scores.empty()) {

@@ -39,6 +39,8 @@ std::uint64_t budget_bytes(const ModelSpec& spec, const Recipe& recipe) {
         const auto [rows, cols] = linear_shape(spec, kind);
         weights += static_cast<double>(rows) * static_cast<double>(cols);
       }
+  if (weights == 0)
+    fail(ErrorKind::usage, "a rate ('bpw') is that of the quantised linear layers, and 'keep' leaves none of them");
   return static_cast<std::uint64_t>(std::floor(*recipe.bpw * weights / 8));
 }
 

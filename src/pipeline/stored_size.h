@@ -34,6 +34,7 @@ class StoredSize {
 };
 
 /// The recipe's budget, or the bytes of the linear layers at its rate; linears kept at 16 bits are not part of it.
+/// Throws Error(usage) where a rate has no linears left.
 std::uint64_t budget_bytes(const ModelSpec& spec, const Recipe& recipe);
 
 }  // namespace scalebits

@@ -24,6 +24,11 @@ WidthRange width_range(const Recipe& recipe, const std::string& tensor_name) {
   return range;
 }
 
+bool rounds_vocabulary(const Recipe& recipe) {
+  return width_range(recipe, std::string(kEmbeddingName)).rounded ||
+         width_range(recipe, std::string(kHeadName)).rounded;
+}
+
 RoundedMatrices round_matrices(const Checkpoint& checkpoint, const Partition& partition,
                                const std::vector<std::vector<float>>& importance, const Recipe& recipe,
                                const std::function<void(const std::string& name)>& on_matrix, JobProcesses* processes) {

@@ -22,6 +22,9 @@ struct WidthRange {
 };
 WidthRange width_range(const Recipe& recipe, const std::string& tensor_name);
 
+/// Embedding or head, by mode or by a `keep` rule.
+bool rounds_vocabulary(const Recipe& recipe);
+
 /// One per matrix of the partition, null where the recipe keeps 16 bits. `importance` is empty or has one entry per
 /// matrix. `on_matrix` (may be empty) is told of each matrix before its clip search. Of a job's `processes` (null: this
 /// one alone) each has the codes of what its stage runs; their search is shared out over replicas, and they are handed

@@ -18,6 +18,9 @@ namespace {
 
 constexpr const char* kMetadataKey = "scalebits_tuning";
 
+/// A tuning that a time limit shortened takes longer steps, so that levels come about as far; at most this much longer.
+constexpr double kFastestPace = 2;
+
 class TunedModel : public SearchModel {
  public:
   TunedModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
@@ -84,13 +87,14 @@ struct CodeTuner::State {
   SentWeights rounded;
   WeightSource& exact;
   Decoder decoder, teacher;
+  const int intended_steps;
   int done = 0;
 
   State(const Checkpoint& of, WeightSource& exact_weights, const RoundedMatrices& of_plan, const BitPlan& widths,
         const PackedBlobs& start, at::Tensor windows, const TuneOptions& how)
       : checkpoint(of), matrices(of_plan), plan(widths), ids(std::move(windows)), options(how),
         model(of, of_plan, widths, start, how), rounded(model, how.decoder), exact(exact_weights),
-        decoder(of.spec, rounded, how.decoder), teacher(of.spec, exact, how.decoder) {}
+        decoder(of.spec, rounded, how.decoder), teacher(of.spec, exact, how.decoder), intended_steps(how.steps) {}
 
   template <typename Body>
   void each_tensor(const Body& body) const {
@@ -121,8 +125,9 @@ double CodeTuner::step() {
   for (std::int64_t i = 0; i < per_step; ++i) rows.push_back((state.done * per_step + i) % available);
   const at::Tensor windows = state.ids.index_select(0, at::tensor(rows, at::TensorOptions().dtype(at::kLong)));
   const double left = 1 - static_cast<double>(state.done) / state.options.steps;
-  const TuneRates rates{static_cast<float>(state.options.rate * left),
-                        static_cast<float>(state.options.side_rate * left)};
+  const double pace = left * std::min(kFastestPace, static_cast<double>(state.intended_steps) / state.options.steps);
+  const TuneRates rates{static_cast<float>(state.options.rate * pace),
+                        static_cast<float>(state.options.side_rate * pace)};
   ++state.done;
   state.model.prepare(state.plan, windows, state.checkpoint.spec.hidden);
   GradientReducer update(state.matrices, state.checkpoint.spec, GradientKind::mean,
@@ -152,11 +157,11 @@ void CodeTuner::save(const std::filesystem::path& path, const Json& provenance) 
     writer.add(std::move(name), dtype, {size * 8 / safetensors_dtype_bits(dtype)}, bytes.size());
     payloads.push_back(bytes);
   });
-  writer.write(path, payloads);
+  writer.write_sealed(path, payloads);
 }
 
 void CodeTuner::load(const std::filesystem::path& path, const Json& provenance) {
-  const SafetensorsFile file = SafetensorsFile::open(path);
+  const SafetensorsFile file = SafetensorsFile::open_sealed(path);
   const std::string where = path.string();
   const auto metadata = file.metadata().find(kMetadataKey);
   if (metadata == file.metadata().end()) fail_input("{}: not the state of a tuning", where);

@@ -124,6 +124,16 @@ TEST(SwapBits, TriesOnePairWhereNothingIsPredictedToGain) {
   EXPECT_EQ(bytes_of_plan(choices, swapped), bytes_of_plan(choices, start));
 }
 
+TEST(SwapBits, KnowsALossFromAGain) {
+  Choices choices = convex_choices(1, 10, 1);
+  choices[0].cost[3][5] = choices[0].cost[3][4] + 100;  // raising block 3 would hurt most
+  choices[0].cost[6][3] = choices[0].cost[6][4] - 100;  // lowering block 6 would help
+  const BitPlan start = uniform(choices, 4);
+  const BitPlan swapped = swap_bits(choices, start, bytes_of_plan(choices, start), 1, {});
+  EXPECT_LE(swapped.widths[0][3], 4);
+  EXPECT_EQ(swapped.widths[0][6], 3);
+}
+
 TEST(SwapBits, LeavesHeldBlocksAlone) {
   const Choices choices = convex_choices(1, 10, 1);
   const BitPlan start = uniform(choices, 4);
