@@ -6,6 +6,7 @@
 #include "graph/sent_weights.h"
 #include "pipeline/rounding_stages.h"
 #include "pipeline/search_passes.h"
+#include "pipeline/width_rules.h"
 #include "refine/tune.h"
 #include "refine/tuned_matrix.h"
 
@@ -118,9 +119,11 @@ void require_memory_for_rounding(const ModelSpec& spec, const Recipe& recipe, co
                                  int stages_here) {
   if (recipe.rounding != FinalRoundingMethod::tuned) return;
   auto weights = static_cast<double>(layer_weight_count(spec) * own_layers(spec, pipeline).count());
-  if (recipe.embedding == EmbeddingMode::search)
-    for (std::size_t m = linear_count(spec); m < linear_count(spec) + (spec.tied_head ? 1 : 2); ++m)
-      if (owns_matrix(spec, pipeline, m)) weights += static_cast<double>(spec.vocab * spec.hidden);
+  for (std::size_t m = linear_count(spec); m < linear_count(spec) + (spec.tied_head ? 1 : 2); ++m) {
+    const WidthRange range = width_range(recipe, std::string(m == linear_count(spec) ? kEmbeddingName : kHeadName));
+    if (range.rounded && range.min < kMaxWidth && owns_matrix(spec, pipeline, m))
+      weights += static_cast<double>(spec.vocab * spec.hidden);
+  }
   const auto wanted = static_cast<std::uint64_t>(
       weights * tuning_bytes_per_weight(recipe.groups.group_cols, recipe.tune.side_rate > 0));
   const std::uint64_t machine = machine_memory_bytes();

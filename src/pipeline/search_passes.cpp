@@ -2,7 +2,7 @@
 
 #include "distributed/ordered_sums.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 

@@ -222,6 +222,21 @@ TEST(Tuning, TakesFewerStepsUnderATimeLimit) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
+TEST(Tuning, TakesLongerStepsWhenTheyBecomeFewer) {
+  Job job;
+  TuneOptions few = job.recipe.tune, many = few;
+  few.steps = 4;
+  for (const auto& [steps, factor] : {std::pair{4, 1.0}, std::pair{8, 2.0}, std::pair{40, 2.0}}) {
+    many.steps = steps;
+    many.rate = few.rate / factor;
+    CodeTuner shortened = job.tuner(job.nearest(), many);
+    shortened.shorten(few.steps);
+    const PackedBlobs found = run(std::move(shortened));
+    EXPECT_EQ(found, run(job.tuner(job.nearest(), few))) << steps << " steps";
+    EXPECT_NE(found, job.nearest());
+  }
+}
+
 TEST(Tuning, IsRefusedBeforehandWhereMemoryDoesNotSuffice) {
   Job job;
   require_memory_for_rounding(job.checkpoint.spec, job.recipe);
@@ -236,6 +251,18 @@ TEST(Tuning, IsRefusedBeforehandWhereMemoryDoesNotSuffice) {
   }
   job.recipe.rounding = FinalRoundingMethod::gptq;
   require_memory_for_rounding(large, job.recipe);
+}
+
+TEST(Tuning, CountsAnEmbeddingThatARuleRounds) {
+  Job job;
+  job.recipe.embedding = EmbeddingMode::sixteen_bits;
+  ModelSpec spec = job.checkpoint.spec;
+  spec.vocab = static_cast<std::int64_t>(machine_memory_bytes()) / spec.hidden;
+  require_memory_for_rounding(spec, job.recipe);
+  job.recipe.keep = {{std::string(kEmbeddingName), 8}};
+  require_memory_for_rounding(spec, job.recipe);
+  job.recipe.keep = {{std::string(kEmbeddingName), 4}};
+  EXPECT_THROW(require_memory_for_rounding(spec, job.recipe), Error);
 }
 
 /// One of two stages, of which nothing is heard.

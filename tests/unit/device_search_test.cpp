@@ -303,7 +303,8 @@ TEST_P(DeviceSearch, PassesGiveTheHostsLossesAndMoments) {
     const at::Tensor read = Decoder(spec, weights).hidden(job.windows).reshape({-1, spec.hidden}).square().mean(0);
     ASSERT_EQ(host_moments.back().size(), static_cast<std::size_t>(spec.hidden));
     for (std::int64_t i = 0; i < spec.hidden; ++i)
-      EXPECT_NEAR(host_moments.back()[static_cast<std::size_t>(i)], read[i].item<float>(), 1e-5f * read[i].item<float>());
+      EXPECT_NEAR(host_moments.back()[static_cast<std::size_t>(i)], read[i].item<float>(),
+                  1e-5f * read[i].item<float>());
     for (std::size_t m = 0; m < moments.size(); ++m)
       for (std::size_t i = 0; i < moments[m].size(); ++i)
         // Squares of what a layer reads, each off by the rounding of the layers before it.
