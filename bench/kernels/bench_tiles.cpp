@@ -19,7 +19,9 @@ void run_packed_i8_avx_vnni_panels_evex(const PackedTask& task);
 
 namespace {
 
-constexpr int kRuns = 60;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kTime{60};  // of runs, of which the best counts
 
 std::vector<PackedKernel> kernels_here() {
   std::vector<PackedKernel> result;
@@ -54,10 +56,10 @@ void measure(int width) {
         .run({inputs.data(), kCols, kCols, packed.weights->input_order(), 0, n * x.groups(), &x});
     for (const PackedKernel& kernel : kernels_here()) {
       double best = 1e9;
-      for (int run = 0; run < kRuns; ++run) {
-        const auto start = std::chrono::steady_clock::now();
+      for (const auto end = Clock::now() + kTime; Clock::now() < end;) {
+        const auto start = Clock::now();
         kernel.run({packed.weights.get(), &x, 0, format.tile_row_count(), y.data(), kRows});
-        best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+        best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
       }
       fmt::print("{} bits, {:>3} rows  {:<30} {:>8.1f} ns/tile {:>7.0f} GOPS\n", width, n, kernel.name,
                  1e9 * best / kTiles, 2e-9 * static_cast<double>(n * kRows * kCols) / best);

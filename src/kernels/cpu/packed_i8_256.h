@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/packed_i8_body.h"
 
+#include <bit>
 #include <immintrin.h>
 
 namespace scalebits {
@@ -12,6 +13,7 @@ namespace {
 struct Vectors256 {
   using Ints = __m256i;
   using Floats = __m256;
+  using Sum = std::int32_t __attribute__((vector_size(32)));  // as in Avx512
   static constexpr int kLanes = 8;
   static constexpr int kParts = 2;
   static constexpr int kMaxRows = 4;
@@ -24,12 +26,6 @@ struct Vectors256 {
     if constexpr (Bits < 0) return _mm256_slli_epi32(x, -Bits);
     return x;
   }
-  /// Of sums that are multiples of 2^Bits.
-  template <int Bits>
-  static Ints shift_down(Ints x) {
-    if constexpr (Bits > 0) return _mm256_srai_epi32(x, Bits);
-    return x;
-  }
   static Ints broadcast_bits(std::uint32_t bits) { return _mm256_set1_epi32(static_cast<int>(bits)); }
   static Ints bytes(int value) { return _mm256_set1_epi32(static_cast<int>(kBytes.words[value])); }
   static Ints masked(Ints x, int mask) { return _mm256_and_si256(x, bytes(mask)); }
@@ -39,10 +35,9 @@ struct Vectors256 {
     __builtin_memcpy(&value, from, 4);
     return _mm256_set1_epi32(value);
   }
-  static Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 
   static void store(std::byte* to, Ints x) { _mm256_store_si256(reinterpret_cast<__m256i*>(to), x); }
-  static Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
+  static Floats to_floats(Sum x) { return _mm256_cvtepi32_ps(std::bit_cast<Ints>(x)); }
   static Floats load(const float* from) { return _mm256_loadu_ps(from); }
   static void store(float* to, Floats x) { _mm256_storeu_ps(to, x); }
   static Floats broadcast(const float* from) { return _mm256_broadcast_ss(from); }

@@ -34,12 +34,6 @@ struct Avx512 {
     if constexpr (Bits < 0) return _mm512_slli_epi32(x, -Bits);
     return x;
   }
-  /// Of sums that are multiples of 2^Bits.
-  template <int Bits>
-  static Ints shift_down(Ints x) {
-    if constexpr (Bits > 0) return _mm512_srai_epi32(x, Bits);
-    return x;
-  }
   static Ints broadcast_bits(std::uint32_t bits) { return _mm512_set1_epi32(static_cast<int>(bits)); }
   static Ints bytes(int value) { return _mm512_set1_epi32(static_cast<int>(kBytes.words[value])); }
   static Ints masked(Ints x, int mask) { return _mm512_and_si512(x, bytes(mask)); }
@@ -51,23 +45,21 @@ struct Avx512 {
     __builtin_memcpy(&value, from, 4);
     return _mm512_set1_epi32(value);
   }
-  static Ints multiply_add(Ints sum, Ints codes, Ints values) { return _mm512_dpbusd_epi32(sum, codes, values); }
-  /// multiply_add with the four activations at `values`, broadcast by the product itself: GCC would do that apart,
-  /// which costs a fifth where many rows of x share an operand.
-  static Ints multiply_add_at(Ints sum, Ints codes, const std::int8_t* values) {
-    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*reinterpret_cast<const std::int32_t*>(values)));
-    return sum;
-  }
-  /// Ints for arrays of sums: Ints may alias anything, and so GCC 12 stores each of an array's after each product.
+  /// Sums of products, for arrays of them: Ints may alias anything, and so GCC 12 stores each of an array's after each
+  /// product.
   using Sum = std::int32_t __attribute__((vector_size(64)));
-  static Ints to_ints(Sum sum) { return std::bit_cast<Ints>(sum); }
-  static Sum add_product(Sum sum, Ints codes, Ints values) {
-    return std::bit_cast<Sum>(multiply_add(to_ints(sum), codes, values));
+  using NarrowSum = Sum;
+  static Sum widened(NarrowSum sum) { return sum; }
+  static NarrowSum add_product(NarrowSum sum, Ints codes, Ints values) {
+    return std::bit_cast<Sum>(_mm512_dpbusd_epi32(std::bit_cast<Ints>(sum), codes, values));
   }
-  static Ints widen(Ints x) { return x; }
-  static Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+  /// add_product with the four activations at `values`, broadcast by the product itself: GCC would do that apart,
+  /// which costs a fifth where many rows of x share an operand.
+  static void add_products_at(NarrowSum* sum, const Ints* codes, const std::int8_t* values) {
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(*sum) : "v"(*codes), "m"(*reinterpret_cast<const std::int32_t*>(values)));
+  }
 
-  static Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
+  static Floats to_floats(Sum x) { return _mm512_cvtepi32_ps(std::bit_cast<Ints>(x)); }
   static void store(std::byte* to, Ints x) { _mm512_store_si512(to, x); }
   static Floats load(const float* from) { return _mm512_loadu_ps(from); }
   static void store(float* to, Floats x) { _mm512_storeu_ps(to, x); }

@@ -17,25 +17,23 @@ struct Avx2 : Vectors256 {
     const int chunks = 32767 / (2 * 127 * ((1 << width) - 1));
     return chunks >= 16 ? 16 : chunks >= 8 ? 8 : chunks >= 4 ? 4 : chunks >= 2 ? 2 : 1;
   }
-  static Ints multiply_add(Ints sum, Ints codes, Ints values) {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, values));
+  using NarrowSum = std::int16_t __attribute__((vector_size(32)));  // of pairs of products
+  static Sum widened(NarrowSum sum) {
+    return std::bit_cast<Sum>(_mm256_madd_epi16(std::bit_cast<Ints>(sum), _mm256_set1_epi16(1)));
   }
-  using Vectors256::multiply_add;
-  static Ints multiply_add_at(Ints sum, Ints codes, const std::int8_t* values) {
-    return multiply_add(sum, codes, broadcast4(values));
+  static NarrowSum add_product(NarrowSum sum, Ints codes, Ints values) {
+    sum += std::bit_cast<NarrowSum>(_mm256_maddubs_epi16(codes, values));
+    asm("" : "+x"(sum));  // here and now: GCC would make all products first, and have no registers for them
+    return sum;
   }
-  static Ints widen(Ints x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
+  static void add_products_at(NarrowSum* sums, const Ints* codes, const std::int8_t* values) {
+    const Ints value = broadcast4(values);
+    for (int part = 0; part < kParts; ++part) sums[part] = add_product(sums[part], codes[part], value);
+  }
 
   static constexpr int kPanelTileRows = 1;
   /// 10 registers of narrow sums and 2 of codes; where narrow sums are widened after every chunk, 6 of each.
   static constexpr int panel_x(int width) { return width >= 5 && width <= 7 ? 3 : 5; }
-  using Sum = std::int32_t __attribute__((vector_size(32)));        // as in Avx512
-  using NarrowSum = std::int16_t __attribute__((vector_size(32)));  // of pairs of products
-  static Ints to_ints(Sum sum) { return std::bit_cast<Ints>(sum); }
-  static NarrowSum add_product(NarrowSum sum, Ints codes, Ints values) {
-    return sum + std::bit_cast<NarrowSum>(_mm256_maddubs_epi16(codes, values));
-  }
-  static Sum widened(NarrowSum sum) { return std::bit_cast<Sum>(widen(std::bit_cast<Ints>(sum))); }
 };
 
 /// 8 activations from `column` on in stored order; zeros beyond the last.

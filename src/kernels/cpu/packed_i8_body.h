@@ -30,6 +30,14 @@ SCALEBITS_INLINE void fetch_ahead(const std::byte* codes, std::uint64_t bytes) {
   }
 }
 
+/// body(0), … body(N - 1), with constants for arguments: GCC keeps arrays indexed by them in registers, which it does
+/// not when loops are unrolled.
+template <int N, class Body>
+SCALEBITS_INLINE void unrolled(const Body& body) {
+  [&]<int... I>(std::integer_sequence<int, I...>)
+      SCALEBITS_STEP { (body(std::integral_constant<int, I>{}), ...); }(std::make_integer_sequence<int, N>{});
+}
+
 /// N rows of activations, interleaved so that one pointer serves all: values [cols / 4][N][4], scales and sums
 /// [groups][N][2]. For N = 1 that is how they lie anyway.
 struct RowBlock {
@@ -70,13 +78,15 @@ struct TileReader {
 };
 
 /// Codes are cheapest left where they lie in their bytes: sums of code · 2^e are shifted back once per group, in place
-/// of every operand. How far up the codes of a chunk may stay, so that they fit 8 bits; the same for chunks 4 apart.
+/// of every operand. How far up the codes of a chunk may stay, so that they fit 8 bits and, where V's sums are narrow,
+/// a quarter of a tile's chunks these; the same for chunks 4 apart.
+template <class V>
 constexpr int exponent_of(int width, int chunk) {
   switch (width) {
     case 1: return chunk % 4;
-    case 2: return chunk % 4 * 2;
-    case 3: return std::min(chunk % 4 * 2, 4);
-    case 4: return chunk % 2 * 4;
+    case 2: return V::kWideProducts ? chunk % 4 * 2 : chunk % 2 * 2;
+    case 3: return V::kWideProducts ? std::min(chunk % 4 * 2, 4) : chunk % 2 * 2;
+    case 4: return V::kWideProducts ? chunk % 2 * 4 : 0;
     default: return 0;
   }
 }
@@ -97,66 +107,85 @@ SCALEBITS_INLINE typename V::Ints operand(const std::byte* codes, typename V::In
     return merged;
 }
 
-/// For one row of activations: sums[Chunk % 4] += Σ code · 2^exponent · value over chunks [Chunk, End). Four chains of
-/// sums, since a single one would wait for itself.
+template <class V>
+inline constexpr int kPartBytes = 64 / V::kParts;
+
+/// For one row of activations: sums [4][parts], sums[Chunk % 4] += Σ code · 2^exponent · value over chunks [Chunk,
+/// End). Four chains of sums, since a single one would wait for itself.
 template <class V, int Width, int Chunk, int End>
-SCALEBITS_INLINE void add_in_place(const std::byte* codes, const std::int8_t* values, typename V::Ints* sums) {
+SCALEBITS_INLINE void add_in_place(const std::byte* codes, const std::int8_t* values, typename V::NarrowSum* sums) {
   if constexpr (Chunk < End) {
-    const auto codes_now = operand<V, Width, Chunk, exponent_of(Width, Chunk)>(codes);
-    sums[Chunk % 4] = V::multiply_add(sums[Chunk % 4], codes_now, V::broadcast4(values));
+    const auto value = V::broadcast4(values);
+    unrolled<V::kParts>([&](auto part) SCALEBITS_STEP {
+      const auto codes_now = operand<V, Width, Chunk, exponent_of<V>(Width, Chunk)>(codes + part * kPartBytes<V>);
+      auto& sum = sums[Chunk % 4 * V::kParts + part];
+      sum = V::add_product(sum, codes_now, value);
+    });
     add_in_place<V, Width, Chunk + 1, End>(codes, values + 4, sums);
   }
 }
 
-/// For N rows of activations: run[n] += Σ code · value over chunks [Chunk, End).
+/// For N rows of activations: run [N][parts] += Σ code · value over chunks [Chunk, End).
 template <class V, int N, int Width, int Chunk, int End>
-SCALEBITS_INLINE void add_chunks(const std::byte* codes, const std::int8_t* values, typename V::Ints* run) {
+SCALEBITS_INLINE void add_chunks(const std::byte* codes, const std::int8_t* values, typename V::NarrowSum* run) {
   if constexpr (Chunk < End) {
-    const auto codes_now = operand<V, Width, Chunk, 0>(codes);
-    for (int n = 0; n < N; ++n) run[n] = V::multiply_add_at(run[n], codes_now, values + n * 4);
+    typename V::Ints codes_now[V::kParts];
+    unrolled<V::kParts>(
+        [&](auto part) SCALEBITS_STEP { codes_now[part] = operand<V, Width, Chunk, 0>(codes + part * kPartBytes<V>); });
+    unrolled<N>([&](auto n) SCALEBITS_STEP { V::add_products_at(run + n * V::kParts, codes_now, values + n * 4); });
     add_chunks<V, N, Width, Chunk + 1, End>(codes, values + N * 4, run);
   }
 }
 
-/// The same, in runs no longer than V's sums can hold.
+/// sums [N][parts] += Σ code · value over chunks [Chunk, End), in runs no longer than V's narrow sums can hold.
 template <class V, int N, int Width, int Chunk, int End>
-SCALEBITS_INLINE void add_runs(const std::byte* codes, const std::int8_t* values, typename V::Ints* sums) {
-  if constexpr (Width == 8 && !V::kWideProducts) {  // products of 8-bit codes would overflow: two widths of 4
-    typename V::Ints high[N];
-    for (int n = 0; n < N; ++n) high[n] = V::zero();
-    add_runs<V, N, 4, Chunk, End>(codes, values, sums);
-    add_runs<V, N, 4, Chunk, End>(codes + tile_bytes(4), values, high);
-    for (int n = 0; n < N; ++n) sums[n] = V::add(sums[n], V::template shift<-4>(high[n]));
-  } else if constexpr (Chunk < End) {
+SCALEBITS_INLINE void add_runs(const std::byte* codes, const std::int8_t* values, typename V::Sum* sums) {
+  if constexpr (Chunk < End) {
     constexpr int kEnd = std::min(End, Chunk + V::chunks_per_run(Width));
-    typename V::Ints run[N];
-    for (int n = 0; n < N; ++n) run[n] = V::zero();
+    typename V::NarrowSum run[N * V::kParts] = {};
     add_chunks<V, N, Width, Chunk, kEnd>(codes, values, run);
-    for (int n = 0; n < N; ++n) sums[n] = V::add(sums[n], V::widen(run[n]));
+    unrolled<N * V::kParts>([&](auto i) SCALEBITS_STEP { sums[i] += V::widened(run[i]); });
     add_runs<V, N, Width, kEnd, End>(codes, values + (kEnd - Chunk) * N * 4, sums);
   }
 }
 
-/// sums[n] = Σ code · value over chunks [First, First + Count), for N rows of activations.
+/// sums [parts] = Σ code · value over chunks [First, First + Count), for one row of activations.
+template <class V, int Width, int First, int Count>
+SCALEBITS_INLINE void product(const std::byte* codes, const std::int8_t* values, typename V::Sum* sums) {
+  typename V::NarrowSum chains[4 * V::kParts] = {};
+  add_in_place<V, Width, First, First + Count>(codes, values, chains);
+  unrolled<V::kParts>([&](auto part) SCALEBITS_STEP {
+    typename V::NarrowSum of[4];
+    unrolled<4>([&](auto i) SCALEBITS_STEP { of[i] = chains[i * V::kParts + part] >> exponent_of<V>(Width, i); });
+    constexpr int kRun = V::chunks_per_run(Width);
+    if constexpr (kRun >= Count)
+      sums[part] = V::widened((of[0] + of[2]) + (of[1] + of[3]));
+    else if constexpr (kRun >= Count / 2)
+      sums[part] = V::widened(of[0] + of[2]) + V::widened(of[1] + of[3]);
+    else
+      sums[part] = (V::widened(of[0]) + V::widened(of[2])) + (V::widened(of[1]) + V::widened(of[3]));
+  });
+}
+
+/// sums [N][parts] = Σ code · value over chunks [First, First + Count), for N rows of activations.
 template <class V, int N, int Width, int First, int Count>
-SCALEBITS_INLINE void products(const std::byte* codes, const std::int8_t* values, typename V::Ints* sums) {
-  if constexpr (N == 1 && V::kWideProducts) {
-    typename V::Ints part[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
-    add_in_place<V, Width, First, First + Count>(codes, values, part);
-    const auto even = V::add(V::template shift_down<exponent_of(Width, 0)>(part[0]),
-                             V::template shift_down<exponent_of(Width, 2)>(part[2]));
-    const auto odd = V::add(V::template shift_down<exponent_of(Width, 1)>(part[1]),
-                            V::template shift_down<exponent_of(Width, 3)>(part[3]));
-    sums[0] = V::add(even, odd);
+SCALEBITS_INLINE void products(const std::byte* codes, const std::int8_t* values, typename V::Sum* sums) {
+  constexpr int kSums = N * V::kParts;
+  if constexpr (Width == 8 && !V::kWideProducts) {  // products of 8-bit codes would overflow: two widths of 4
+    typename V::Sum high[kSums];
+    products<V, N, 4, First, Count>(codes, values, sums);
+    products<V, N, 4, First, Count>(codes + tile_bytes(4), values, high);
+    unrolled<kSums>([&](auto i) SCALEBITS_STEP { sums[i] += high[i] << 4; });
+  } else if constexpr (N == 1 && V::chunks_per_run(Width) >= Count / 4) {
+    product<V, Width, First, Count>(codes, values, sums);
   } else {
-    for (int n = 0; n < N; ++n) sums[n] = V::zero();
-    constexpr int kMiddle = N <= 3 ? First + Count / 2 : First + Count;
+    unrolled<kSums>([&](auto i) SCALEBITS_STEP { sums[i] = typename V::Sum{}; });
+    constexpr int kMiddle = kSums <= 3 ? First + Count / 2 : First + Count;
     add_runs<V, N, Width, First, kMiddle>(codes, values, sums);
     if constexpr (kMiddle < First + Count) {  // a second chain
-      typename V::Ints others[N];
-      for (int n = 0; n < N; ++n) others[n] = V::zero();
+      typename V::Sum others[kSums] = {};
       add_runs<V, N, Width, kMiddle, First + Count>(codes, values + (kMiddle - First) * N * 4, others);
-      for (int n = 0; n < N; ++n) sums[n] = V::add(sums[n], others[n]);
+      unrolled<kSums>([&](auto i) SCALEBITS_STEP { sums[i] += others[i]; });
     }
   }
 }
@@ -174,16 +203,17 @@ SCALEBITS_INLINE void unpack_tile(const std::byte* codes, std::byte* out) {
 template <class V, int N, int Width, int First, int Count>
 SCALEBITS_INLINE void add_group(const TileReader<V>& reader, const std::byte* codes, const std::byte* side,
                                 const std::int8_t* values, const float* scales, float* y) {
-  for (int part = 0; part < V::kParts; ++part) {
-    typename V::Ints sums[N];
-    products<V, N, Width, First, Count>(codes + part * (64 / V::kParts), values, sums);
+  typename V::Sum sums[N * V::kParts];
+  products<V, N, Width, First, Count>(codes, values, sums);
+  unrolled<V::kParts>([&](auto part) SCALEBITS_STEP {
     const auto scale = reader.scale(side, Width, part), zero = reader.zero(side, Width, part);
-    for (int n = 0; n < N; ++n) {
-      float* to = y + n * kTileRows + part * V::kLanes;
-      const auto centred = V::subtract_product(V::to_floats(sums[n]), zero, V::broadcast(scales + 2 * n + 1));
+    unrolled<N>([&](auto n) SCALEBITS_STEP {
+      float* const to = y + n * kTileRows + part * V::kLanes;
+      const auto centred =
+          V::subtract_product(V::to_floats(sums[n * V::kParts + part]), zero, V::broadcast(scales + 2 * n + 1));
       V::store(to, V::multiply_add(centred, V::multiply(scale, V::broadcast(scales + 2 * n)), V::load(to)));
-    }
-  }
+    });
+  });
 }
 
 /// One tile, whose groups of 32 or (at least) 64 inputs begin at `side`. A function of its own for each width: all of

@@ -89,14 +89,6 @@ void add_unpacked(UnpackedTiles<V>& tiles, const TileReader<V>& reader, int tile
     }
 }
 
-/// body(0), … body(N - 1), with constants for arguments: GCC keeps arrays indexed by them in registers, which it does
-/// not when loops are unrolled.
-template <int N, class Body>
-SCALEBITS_INLINE void unrolled(const Body& body) {
-  [&]<int... I>(std::integer_sequence<int, I...>)
-      SCALEBITS_STEP { (body(std::integral_constant<int, I>{}), ...); }(std::make_integer_sequence<int, N>{});
-}
-
 /// sums[x · vectors + v] += Σ code · value over `count` chunks, for X rows of activations and R tiles' vectors.
 template <class V, int R, int X, class Sum>
 SCALEBITS_INLINE void add_products(const std::byte* tile_codes, const std::int8_t* values, int count, Sum* sums) {
@@ -149,8 +141,8 @@ SCALEBITS_INLINE void add_block(const UnpackedTiles<V>& tiles, int tile, const s
     unrolled<kVectors>([&](auto v) SCALEBITS_STEP {
       const int at = v % V::kParts * V::kLanes, row = tile + v / V::kParts;
       float* const to = y + x * y_stride + tiles.tile_rows[row] * kTileRows + at;
-      const auto centred = V::subtract_product(V::to_floats(V::to_ints(sums[x * kVectors + v])),
-                                               V::load(tiles.zeros[row][kGroup] + at), sum_x);
+      const auto centred =
+          V::subtract_product(V::to_floats(sums[x * kVectors + v]), V::load(tiles.zeros[row][kGroup] + at), sum_x);
       V::store(to,
                V::multiply_add(centred, V::multiply(V::load(tiles.scales[row][kGroup] + at), scale_x), V::load(to)));
     });

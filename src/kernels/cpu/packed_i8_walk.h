@@ -40,17 +40,17 @@ void step(const Walk& walk, const std::byte* codes, const std::byte* side, const
     if constexpr (Width > 0) {
       constexpr auto kWidth = static_cast<std::size_t>(Width);
       fetch_ahead(codes, tile_bytes(Width));
-      for (int part = 0; part < V::kParts; ++part) {
+      typename V::Sum sums[V::kParts];
+      products<V, 1, Width, 0, kTileCols / 4>(codes, values, sums);
+      unrolled<V::kParts>([&](auto part) SCALEBITS_STEP {
         const auto scale_codes = V::unmasked_codes(walk.scale_stream, side, part),
                    zero_codes = V::unmasked_codes(walk.zero_stream, side + walk.zeros_at, part);
         const auto scale = V::look_up_octaves(walk.table.scales[kWidth].data(), scale_codes, octaves),
                    zero = V::look_up_16(walk.table.zeros[kWidth].data(), zero_codes);
-        typename V::Ints sum;
-        products<V, 1, Width, 0, kTileCols / 4>(codes + part * (64 / V::kParts), values, &sum);
-        const auto centred = V::subtract_product(V::to_floats(sum), zero, V::broadcast(scales + 1));
+        const auto centred = V::subtract_product(V::to_floats(sums[part]), zero, V::broadcast(scales + 1));
         float* const y = walk.y + Row * kTileRows + part * V::kLanes;
         V::store(y, V::multiply_add(centred, V::multiply(scale, V::broadcast(scales)), V::load(y)));
-      }
+      });
       codes += tile_bytes(Width);
       side += walk.group_bytes;
     }
