@@ -13,7 +13,7 @@ help:
 	@echo "make build     set up and build .cache/build (the program: .cache/build/src/cli/scalebits)"
 	@echo "make setup     only install what is missing (apt packages, libtorch)"
 	@echo "make sanitize  the tests without libtorch under address and undefined-behaviour sanitizers"
-	@echo "make slow      the tests against live PyPI libraries (fetches them first)"
+	@echo "make slow      the tests against live PyPI libraries (fetches them first), and those that take minutes"
 	@echo "make format    clang-format on every C++ file (fetches it first)"
 	@echo "make clean     remove what was built; rm -rf .cache removes what was fetched, too"
 
@@ -32,7 +32,8 @@ demo: build
 
 sanitize:
 	@tools/setup
-	@tools/build .cache/build-asan -DSCALEBITS_SANITIZE=ON -DSCALEBITS_SEARCH=OFF -DSCALEBITS_CUDA=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1
+	@tools/build .cache/build-asan -DSCALEBITS_SANITIZE=ON -DSCALEBITS_SEARCH=OFF -DSCALEBITS_CUDA=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1 \
+	  -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON
 	@tools/run_tests .cache/build-asan -L '^(fast|e2e)$$'
 
 slow: build
