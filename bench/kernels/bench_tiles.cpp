@@ -56,11 +56,12 @@ void measure(int width) {
         .run({inputs.data(), kCols, kCols, packed.weights->input_order(), 0, n * x.groups(), &x});
     for (const PackedKernel& kernel : kernels_here()) {
       double best = 1e9;
-      for (const auto end = Clock::now() + kTime; Clock::now() < end;) {
+      const auto end = Clock::now() + kTime;
+      do {
         const auto start = Clock::now();
         kernel.run({packed.weights.get(), &x, 0, format.tile_row_count(), y.data(), kRows});
         best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
-      }
+      } while (Clock::now() < end);
       fmt::print("{} bits, {:>3} rows  {:<30} {:>8.1f} ns/tile {:>7.0f} GOPS\n", width, n, kernel.name,
                  1e9 * best / kTiles, 2e-9 * static_cast<double>(n * kRows * kCols) / best);
     }

@@ -152,6 +152,9 @@ SCALEBITS_INLINE void add_runs(const std::byte* codes, const std::int8_t* values
 /// sums [parts] = Σ code · value over chunks [First, First + Count), for one row of activations.
 template <class V, int Width, int First, int Count>
 SCALEBITS_INLINE void product(const std::byte* codes, const std::int8_t* values, typename V::Sum* sums) {
+  constexpr int kUp = std::max(
+      {exponent_of<V>(Width, 0), exponent_of<V>(Width, 1), exponent_of<V>(Width, 2), exponent_of<V>(Width, 3)});
+  static_assert(V::kWideProducts || Count / 4 * 2 * 127 * (((1 << Width) - 1) << kUp) <= 32767);
   typename V::NarrowSum chains[4 * V::kParts] = {};
   add_in_place<V, Width, First, First + Count>(codes, values, chains);
   unrolled<V::kParts>([&](auto part) SCALEBITS_STEP {
