@@ -67,7 +67,8 @@ int main(int argc, char** argv) try {
     fmt::print(stderr, "layer {}\r", layer);
     for (const InputSite site : kSites) {
       SiteMoments moments(site, nullptr);
-      walk.look(moments);
+      walk.look(site, moments);
+      moments.finish();
       const at::Tensor factor = inverse_factor(moments.inputs(), kDamping, linear_name(layer, LinearKind::q));
       for (const LinearKind kind : linear_kinds(checkpoint.spec)) {
         if (input_site(kind) != site) continue;

@@ -97,13 +97,38 @@ SCALEBITS_INLINE void exp_lanes(Lanes& x) {
   x = mantissa * scale;
 }
 
+/// A sum of many: lanes of f32, emptied into f64 before they grow inexact.
+class LongLanes {
+ public:
+  /// Emptied every so many.
+  static constexpr int kVectors = 64;
+
+  SCALEBITS_INLINE void add(const Lanes& values) {
+    lanes_ += values;
+    if (++pending_ == kVectors) flush();
+  }
+  SCALEBITS_INLINE double total() {
+    flush();
+    return total_;
+  }
+
+ private:
+  SCALEBITS_INLINE void flush() {
+    for (int i = 0; i < kLanes; ++i) total_ += static_cast<double>(lanes_[i]);
+    lanes_ = Lanes{};
+    pending_ = 0;
+  }
+  Lanes lanes_ = {};
+  double total_ = 0;
+  int pending_ = 0;
+};
+
 /// Sum over the lanes in a fixed tree.
 SCALEBITS_INLINE float sum_lanes(const Lanes& x) {
-  float part[kLanes];
-  std::memcpy(part, &x, sizeof x);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) part[i] += part[i + width];
-  return part[0];
+  static_assert(kLanes == 8);
+  const auto half = __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
+  const auto quarter = half + __builtin_shufflevector(half, half, 2, 3, 0, 1);
+  return quarter[0] + quarter[1];
 }
 
 }  // namespace scalebits

@@ -1,5 +1,6 @@
 #include "graph/attention.h"
 
+#include "core/aligned_buffer.h"
 #include "graph/elementwise.h"
 #include "graph/product.h"
 
@@ -45,20 +46,20 @@ struct Block {
   std::int64_t end(std::int64_t row) const { return first + row + 1 - first_key; }
 };
 
-/// Uninitialised memory of one task.
+/// Uninitialised memory of one task, aligned: products into it, and their last bits, hang on where it lies.
 template <typename T>
 class Scratch {
  public:
-  explicit Scratch(std::int64_t count) : values_(new T[static_cast<std::size_t>(count)]) {}
-  T* get() const { return values_.get(); }
+  explicit Scratch(std::int64_t count) : values_(static_cast<std::size_t>(count)) {}
+  T* get() { return values_.data(); }
 
  private:
-  std::unique_ptr<T[]> values_;
+  AlignedBuffer<T> values_;
 };
 
 /// Memory for `count` values of type T: `floats` itself when T is f32, which the kernels may overwrite in place.
 template <typename T>
-T* reuse(float* floats, const Scratch<Bf16>& rounded) {
+T* reuse(float* floats, Scratch<Bf16>& rounded) {
   if constexpr (std::is_same_v<T, float>) {
     return floats;
   } else {
@@ -76,8 +77,8 @@ void attend_typed(const Attention& tensors) {
   const auto& kernels = row_kernels<T>();
   const std::int64_t d = sizes.head_dim, block_scores = std::min(kBlock, sizes.length) * sizes.length;
   at::parallel_for(0, sizes.windows * sizes.heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    const Scratch<float> scores(block_scores), mixed(kBlock * d);
-    const Scratch<Bf16> rounded(rounded_count<T>(block_scores));
+    Scratch<float> scores(block_scores), mixed(kBlock * d);
+    Scratch<Bf16> rounded(rounded_count<T>(block_scores));
     T* weights = reuse<T>(scores.get(), rounded);
     for (std::int64_t task = begin; task < end; ++task) {
       const std::int64_t window = task / sizes.heads, head = task % sizes.heads;
@@ -122,10 +123,9 @@ void attend_backward_typed(const Attention& tensors, const AttentionGradient& gr
   const std::int64_t d = sizes.head_dim, block_scores = std::min(kBlock, sizes.length) * sizes.length;
   // A task is a key head with all its query heads, so that d(k) and d(v) have one writer.
   at::parallel_for(0, sizes.windows * sizes.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    const Scratch<float> scores(block_scores), d_weights(block_scores), dq(kBlock * d), dk(sizes.length * d),
+    Scratch<float> scores(block_scores), d_weights(block_scores), dq(kBlock * d), dk(sizes.length * d),
         dv(sizes.length * d);
-    const Scratch<Bf16> rounded_weights(rounded_count<T>(block_scores)),
-        rounded_d_scores(rounded_count<T>(block_scores));
+    Scratch<Bf16> rounded_weights(rounded_count<T>(block_scores)), rounded_d_scores(rounded_count<T>(block_scores));
     T* weights = reuse<T>(scores.get(), rounded_weights);
     T* d_scores = reuse<T>(d_weights.get(), rounded_d_scores);
     for (std::int64_t task = begin; task < end; ++task) {

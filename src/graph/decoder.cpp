@@ -116,14 +116,16 @@ struct Decoder::Walk::Progress {
   at::Tensor ids, x;
   std::int64_t layer = passes.own.first;
   bool entered = false;
+  std::optional<InputSite> reached;  // in the present layer
 
-  void run(const at::Tensor& y, PassObserver* observer) {
+  void run(PassObserver* observer, std::optional<InputSite> until) {
     const at::NoGradGuard no_grad;
     const DenormalsAreZero fast_numbers;
-    SCALEBITS_ASSERT(layer < passes.own.last);
+    SCALEBITS_ASSERT(layer < passes.own.last && (!until || reached < until));
     if (!entered) passes.enter(ids, plan, x);  // another stage may take its time
     entered = true;
-    passes.run_layer(plan, layer, x, y, observer);
+    passes.run_layer(plan, layer, x, x, observer, !until && observer ? std::nullopt : reached, until);
+    reached = until;
   }
 };
 
@@ -135,14 +137,11 @@ Decoder::Walk::Walk(Decoder& decoder, const at::Tensor& ids) {
 
 Decoder::Walk::~Walk() = default;
 
-void Decoder::Walk::look(PassObserver& observer) {
-  Progress& p = *progress_;
-  p.run(p.passes.layer_input(p.plan, p.passes.own.first + 1), &observer);
-}
+void Decoder::Walk::look(InputSite site, PassObserver& observer) { progress_->run(&observer, site); }
 
 void Decoder::Walk::advance(PassObserver* observer) {
   Progress& p = *progress_;
-  p.run(p.x, observer);
+  p.run(observer, {});
   if (++p.layer == p.passes.own.last) p.passes.send_to_next(p.x);
 }
 

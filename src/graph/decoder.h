@@ -81,9 +81,10 @@ class Decoder {
     /// hidden().
     Walk(Decoder& decoder, const at::Tensor& ids);
     ~Walk();
-    /// Runs the present layer with its weights as they are now and hands `observer` its linear inputs. No step.
-    void look(PassObserver& observer);
-    /// Runs it and steps behind it; `observer` may be null.
+    /// Runs the present layer with its weights as they are now as far as the input of `site`, which `observer` is
+    /// handed. Sites ascending: what an earlier look has made counts as it is. No step.
+    void look(InputSite site, PassObserver& observer);
+    /// Runs it to its end and steps behind it; with an observer (may be null) from its beginning.
     void advance(PassObserver* observer = nullptr);
     /// After the last layer, or a stage's: [windows, length, hidden] f32 after the final norm.
     at::Tensor hidden();

@@ -130,13 +130,15 @@ at::Tensor DecoderPasses::forward(const at::Tensor& ids, const Plan& plan, bool 
   return x;
 }
 
-/// x → y [tokens, hidden]; y may be x unless the plan keeps activations.
+/// x → y [tokens, hidden]; y may be x unless the plan keeps activations. With `until` as far as that site's input,
+/// which is all that the observer sees; the next run may then go on `from` there.
 void DecoderPasses::run_layer(const Plan& plan, std::int64_t layer, const at::Tensor& x, const at::Tensor& y,
-                              PassObserver* observer) {
+                              PassObserver* observer, std::optional<InputSite> from, std::optional<InputSite> until) {
   const LayerWeights layer_weights = fetch_layer(spec, weights, layer, operand, workspace, run());
   std::function<void(InputSite, const at::Tensor&)> observe;
   if (observer && observer->wants_linear_inputs())
     observe = [&](InputSite site, const at::Tensor& input) {
+      if (until && until != site) return;
       // On another device an observer's work is temporaries, too, so it sees a piece at a time.
       const std::int64_t piece = place.separate_memory ? kTensorPiece : input.numel();
       for_row_pieces(input.size(0), input.size(1), piece, [&](std::int64_t first, std::int64_t count) {
@@ -149,10 +151,12 @@ void DecoderPasses::run_layer(const Plan& plan, std::int64_t layer, const at::Te
         observer->linear_input(layer, site, rows);
       });
     };
+  if (plan.batches.size() > 1) from.reset();  // what was there is the last one's
   for (const MicroBatch& batch : plan.batches) {
     const at::Tensor input = fetched(plan, x, batch, "layer input"), output = room(plan, y, batch, "layer output");
-    layer_forward(context(plan, batch), layer_weights, activations(plan, layer, batch, input), output, observe);
-    store(plan, output, y, batch);
+    layer_forward(context(plan, batch), layer_weights, activations(plan, layer, batch, input), output, observe, from,
+                  until);
+    if (!until) store(plan, output, y, batch);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -89,8 +90,8 @@ struct DecoderPasses {
   LossResult loss_of(const at::Tensor& ids, const at::Tensor& rows, const LossTarget& target, bool staged,
                      bool squared = false, const HeadGradients& gradients = {});
   at::Tensor forward(const at::Tensor& ids, const Plan& plan, bool backward_follows, PassObserver* observer);
-  void run_layer(const Plan& plan, std::int64_t layer, const at::Tensor& x, const at::Tensor& y,
-                 PassObserver* observer);
+  void run_layer(const Plan& plan, std::int64_t layer, const at::Tensor& x, const at::Tensor& y, PassObserver* observer,
+                 std::optional<InputSite> from = {}, std::optional<InputSite> until = {});
   at::Tensor layer_input(const Plan& plan, std::int64_t layer) {
     return spanning(plan, fmt::format("input of layer {}, {}", layer, plan.number), at::kFloat);
   }

@@ -88,46 +88,61 @@ std::uint64_t layer_temporary_bytes(const ModelSpec& spec, at::ScalarType operan
 }
 
 void layer_forward(const LayerContext& context, const LayerWeights& weights, const LayerActivations& a,
-                   const at::Tensor& y, const std::function<void(InputSite, const at::Tensor&)>& observe) {
+                   const at::Tensor& y, const std::function<void(InputSite, const at::Tensor&)>& observe,
+                   std::optional<InputSite> from, std::optional<InputSite> until) {
   const ModelSpec& spec = context.spec;
   const Arithmetic& run = context.arithmetic;
   const std::int64_t n = a.x.size(0);
   const auto temporary = [&](const char* name, std::int64_t width) {
     return context.workspace.take(name, {n, width}, context.operand);
   };
+  const at::Tensor normed = temporary("normed", spec.hidden), delta = temporary("delta", spec.hidden),
+                   product = temporary("product", spec.intermediate);
   const auto linear = [&](LinearKind kind, const at::Tensor& x, const at::Tensor& out) {
     run.product_forward(x, weights.linear(kind), out);
     if (weights.bias(kind).defined()) run.add_bias(out, weights.bias(kind));
   };
-  const auto seen = [&](InputSite site, const at::Tensor& x) {
-    if (observe) observe(site, x);
+  const auto attention_input = [&] {
+    run.add_norm(a.x, {}, weights.attention_norm, {}, normed);
+    return normed;
   };
-
-  const at::Tensor normed = temporary("normed", spec.hidden);
-  run.add_norm(a.x, {}, weights.attention_norm, {}, normed);
-  seen(InputSite::attention, normed);
-  linear(LinearKind::q, normed, spec.qk_norm ? a.raw_q : a.q);
-  linear(LinearKind::k, normed, spec.qk_norm ? a.raw_k : a.k);
-  linear(LinearKind::v, normed, a.v);
-  if (spec.qk_norm) {
-    run.head_norm(a.raw_q, weights.q_norm, spec.norm_eps, a.q);
-    run.head_norm(a.raw_k, weights.k_norm, spec.norm_eps, a.k);
-  }
-  if (spec.positions == PositionKind::rotary)
-    for (const at::Tensor& rows : {a.q, a.k}) run.rotate(context.rope, rows, context.length, context.first_position, 1);
-  context.attention(attention_of(context, a));
-
-  seen(InputSite::output, a.attended);
-  const at::Tensor delta = temporary("delta", spec.hidden);
-  linear(LinearKind::o, a.attended, delta);
-  run.add_norm(a.x, delta, weights.mlp_norm, a.middle, normed);
-  seen(InputSite::mlp, normed);
-  const bool gated = has_gate(spec);
-  if (gated) linear(LinearKind::gate, normed, a.gate);
-  linear(LinearKind::up, normed, a.up);
-  const at::Tensor product = temporary("product", spec.intermediate);
-  gated ? run.swiglu(a.gate, a.up, product) : run.relu(a.up, product);
-  seen(InputSite::down, product);
+  const auto output_input = [&] {
+    linear(LinearKind::q, normed, spec.qk_norm ? a.raw_q : a.q);
+    linear(LinearKind::k, normed, spec.qk_norm ? a.raw_k : a.k);
+    linear(LinearKind::v, normed, a.v);
+    if (spec.qk_norm) {
+      run.head_norm(a.raw_q, weights.q_norm, spec.norm_eps, a.q);
+      run.head_norm(a.raw_k, weights.k_norm, spec.norm_eps, a.k);
+    }
+    if (spec.positions == PositionKind::rotary)
+      for (const at::Tensor& rows : {a.q, a.k})
+        run.rotate(context.rope, rows, context.length, context.first_position, 1);
+    context.attention(attention_of(context, a));
+    return a.attended;
+  };
+  const auto mlp_input = [&] {
+    linear(LinearKind::o, a.attended, delta);
+    run.add_norm(a.x, delta, weights.mlp_norm, a.middle, normed);
+    return normed;
+  };
+  const auto down_input = [&] {
+    const bool gated = has_gate(spec);
+    if (gated) linear(LinearKind::gate, normed, a.gate);
+    linear(LinearKind::up, normed, a.up);
+    gated ? run.swiglu(a.gate, a.up, product) : run.relu(a.up, product);
+    return product;
+  };
+  // Whether the pass ends here.
+  const auto reach = [&](InputSite site, const auto& make) {
+    if (from < site) {
+      const at::Tensor input = make();
+      if (observe) observe(site, input);
+    }
+    return until == site;
+  };
+  if (reach(InputSite::attention, attention_input) || reach(InputSite::output, output_input) ||
+      reach(InputSite::mlp, mlp_input) || reach(InputSite::down, down_input))
+    return;
   linear(LinearKind::down, product, delta);
   run.add(a.middle, delta, y);
 }

@@ -14,6 +14,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 namespace scalebits {
@@ -61,9 +62,12 @@ struct LayerContext {
 };
 
 /// Fills the activations from `x`; writes the layer's output [n, hidden] f32 to `y`, which may be x itself when no
-/// backward pass follows. `observe` (may be empty) sees each site's input.
+/// backward pass follows. `observe` (may be empty) sees each site's input. In parts: a call ends with the input of
+/// `until`, if that is given, and leaves `y` as it is; the next one, on the same activations and workspace, goes on
+/// from there when it is told so by `from`.
 void layer_forward(const LayerContext& context, const LayerWeights& weights, const LayerActivations& activations,
-                   const at::Tensor& y, const std::function<void(InputSite, const at::Tensor&)>& observe);
+                   const at::Tensor& y, const std::function<void(InputSite, const at::Tensor&)>& observe,
+                   std::optional<InputSite> from = {}, std::optional<InputSite> until = {});
 
 /// `dx` [n, hidden] f32 holds d(y) and becomes d(x). `take` (may be empty) is given each linear's dy and x in the
 /// operand type, to make the weight's gradient of.

@@ -18,8 +18,8 @@ class LayerInputs : public PassObserver {
   bool wants_linear_gradients() const override { return false; }
   void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override;
   void clear();
-  /// Those of `site`, each [tokens, cols], as they were handed over.
-  const std::vector<at::Tensor>& at_site(InputSite site) const { return parts_[static_cast<std::size_t>(site)]; }
+  /// Gives away `count` of the pieces of `site` that were handed over, as one: [tokens, cols].
+  at::Tensor take(InputSite site, std::size_t first, std::size_t count);
 
  private:
   std::array<std::vector<at::Tensor>, 4> parts_;
@@ -28,24 +28,26 @@ class LayerInputs : public PassObserver {
 /// Second moments of one site of one layer, over all tokens of a pass; [cols, cols] f64, in host memory.
 class SiteMoments : public PassObserver {
  public:
-  /// `reference` holds the full-precision inputs of the same windows, handed over in the same pieces, or is null.
-  SiteMoments(InputSite site, const LayerInputs* reference) : site_(site), reference_(reference) {}
+  /// `reference` holds the full-precision inputs of the same windows, handed over in the same pieces, and loses those
+  /// of the site; or is null.
+  SiteMoments(InputSite site, LayerInputs* reference) : site_(site), reference_(reference) {}
   bool wants_linear_inputs() const override { return true; }
   bool wants_linear_gradients() const override { return false; }
   void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override;
 
-  /// After the pass.
-  void finish() { add_waiting(); }
+  /// After the pass, and once.
+  void finish();
   const at::Tensor& inputs() const { return inputs_; }           // Σ x xᵀ
   const at::Tensor& differences() const { return difference_; }  // Σ (x̂ − x) xᵀ; undefined without a reference
 
  private:
   void add_waiting();
+  void add(const at::Tensor& x, std::size_t pieces);
   InputSite site_;
-  const LayerInputs* reference_;
+  LayerInputs* reference_;
   std::vector<at::Tensor> waiting_;  // pieces of few rows, for a product that is worth its sum
   std::size_t done_ = 0;             // pieces
-  at::Tensor inputs_, difference_;
+  at::Tensor inputs_, difference_;   // of inputs_ the lower half, until the end
 };
 
 }  // namespace scalebits

@@ -133,7 +133,7 @@ PackedBlobs round_with_feedback(const Checkpoint& checkpoint, WeightSource& exac
             input_site(kind) == site && matrix)
           rows += matrix->format().rows;
       if (rows == 0) continue;
-      walk.look(moments);
+      walk.look(site, moments);
       moments.finish();
       SiteFactors factors(moments, rows, options, linear_name(layer, LinearKind::q));
       for (const LinearKind kind : linear_kinds(checkpoint.spec)) {

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 namespace scalebits {
 namespace {
@@ -89,6 +90,15 @@ struct CodeTuner::State {
   Decoder decoder, teacher;
   const int intended_steps;
   int done = 0;
+  std::map<std::int64_t, at::Tensor> taught;  // the teacher's hidden states, by a batch's first window
+
+  /// Asked once for each batch that comes again. In a pipeline all stages come to the same decisions.
+  at::Tensor teach(std::int64_t first_window, const at::Tensor& windows) {
+    if (options.steps * windows.size(0) <= ids.size(0)) return teacher.hidden(windows);
+    const auto [found, is_new] = taught.try_emplace(first_window);
+    if (is_new) found->second = teacher.hidden(windows);
+    return found->second;
+  }
 
   State(const Checkpoint& of, WeightSource& exact_weights, const RoundedMatrices& of_plan, const BitPlan& widths,
         const PackedBlobs& start, at::Tensor windows, const TuneOptions& how)
@@ -135,7 +145,7 @@ double CodeTuner::step() {
                            if (const auto& tuned = state.model.tuned()[m])
                              tuned->update(gradient.cpu().const_data_ptr<float>(), rates, state.done);
                          });
-  LossTarget target{LossTarget::Kind::kl, state.teacher.hidden(windows), {}};
+  LossTarget target{LossTarget::Kind::kl, state.teach(rows.front(), windows), {}};
   if (target.reference_hidden.defined()) target.reference_head = state.exact.head();
   return state.decoder.loss_and_gradients(windows, target, update).mean;
 }

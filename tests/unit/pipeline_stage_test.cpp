@@ -15,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <thread>
 
 namespace scalebits {
@@ -162,28 +163,63 @@ TEST_P(Families, AndOnTensorsOfAnotherDevice) {
   expect_same({.place = tensor_place(at::kCPU)}, true, GradientKind::mean);
 }
 
-TEST_P(Families, AWalkGoesThroughTheStages) {
-  struct Sums : PassObserver {
-    std::map<std::pair<std::int64_t, InputSite>, at::Tensor> found;
-    bool wants_linear_inputs() const override { return true; }
-    void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override {
-      found[{layer, site}] = x.clone();
+using Place = std::pair<std::int64_t, InputSite>;
+struct Inputs : PassObserver {
+  std::map<Place, at::Tensor> found;
+  std::set<Place> calls;
+  bool wants_linear_inputs() const override { return true; }
+  void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override {
+    at::Tensor& all = found[{layer, site}];
+    all = calls.insert({layer, site}).second ? x.clone() : at::cat({all, x});
+  }
+};
+
+constexpr InputSite kSites[] = {InputSite::attention, InputSite::output, InputSite::mlp, InputSite::down};
+
+TEST_P(Families, AWalkThatLooksAtSitesSeesWhatAPassSees) {
+  // All windows at once, or just what spans them, so that they run one by one.
+  const auto least = static_cast<std::uint64_t>(2 * 4 * spec_.hidden * batches_[0].numel());
+  for (const std::uint64_t budget : {std::uint64_t{0}, least}) {
+    SCOPED_TRACE(budget);
+    CheckpointWeights weights(golden_.checkpoint);
+    const DecoderOptions options{.activation_budget_bytes = budget};
+    Decoder decoder(spec_, weights, options), other(spec_, weights, options);
+    Inputs whole, seen;
+    const at::Tensor hidden = other.hidden(batches_[0], &whole);
+    Decoder::Walk walk(decoder, batches_[0]);
+    for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
+      for (const InputSite site : kSites) {
+        // Every other layer without its first looks, and with an observer at its end.
+        if (layer % 2 == 1 && site < InputSite::mlp) continue;
+        walk.look(site, seen);
+        EXPECT_EQ(seen.calls, (std::set<Place>{{layer, site}}));
+        seen.calls.clear();
+      }
+      Inputs end;
+      walk.advance(layer % 2 == 1 ? &end : nullptr);
+      for (const auto& [place, x] : end.found) seen.found[place] = x;
     }
-  };
-  const auto walk_through = [&](PipelineStage* pipeline, Sums& sums) {
+    EXPECT_TRUE(walk.hidden().equal(hidden));
+    EXPECT_EQ(seen.found.size(), whole.found.size());
+    for (const auto& [place, x] : seen.found) EXPECT_TRUE(x.equal(whole.found.at(place)));
+  }
+}
+
+TEST_P(Families, AWalkGoesThroughTheStages) {
+  const auto walk_through = [&](PipelineStage* pipeline, Inputs& inputs) {
     CheckpointWeights weights(golden_.checkpoint);
     Decoder decoder(spec_, weights, {.pipeline = pipeline});
     Decoder::Walk walk(decoder, batches_[0]);
     for (std::int64_t i = 0; i < own_layers(spec_, pipeline).count(); ++i) {
-      walk.look(sums);
+      for (const InputSite site : kSites) walk.look(site, inputs);
       walk.advance();
     }
     return walk.hidden();
   };
-  Sums whole;
+  Inputs whole;
   const at::Tensor hidden = walk_through(nullptr, whole);
   const auto count = static_cast<int>(spec_.layers);
-  std::vector<Sums> parts(static_cast<std::size_t>(count));
+  std::vector<Inputs> parts(static_cast<std::size_t>(count));
   run_stages(count, [&](PipelineStage& stage) {
     const at::Tensor end = walk_through(&stage, parts[static_cast<std::size_t>(stage.index())]);
     EXPECT_EQ(end.defined(), stage.is_last());
@@ -192,7 +228,7 @@ TEST_P(Families, AWalkGoesThroughTheStages) {
     }
   });
   std::size_t found = 0;
-  for (const Sums& part : parts)
+  for (const Inputs& part : parts)
     for (const auto& [place, x] : part.found) {
       ++found;
       EXPECT_TRUE(x.equal(whole.found.at(place)));
