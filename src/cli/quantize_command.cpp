@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 #include "cli/progress_line.h"
 #include "cli/recipe_arguments.h"
+#include "cli/repeated_option.h"
 #include "cli/termination.h"
 
 #include "core/atomic_file.h"
@@ -47,8 +48,9 @@ Recipe recipe_of(const QuantizeOptions& options) {
     recipe.bpw.reset();
   }
   if (options.bpw) recipe = with_rate(std::move(recipe), *options.bpw);
+  recipe = with_settings(std::move(recipe), options.settings);
   for (const std::string& rule : options.keep) recipe.keep.push_back(parse_keep(rule));
-  return with_settings(std::move(recipe), options.settings);
+  return recipe;
 }
 
 Json report_json(const QuantizeReport& report) {
@@ -118,10 +120,12 @@ void quantize_model(const QuantizeOptions& options) {
          folder.string());
   }
   if (!tells) return;
+  const double over = report.seconds - job.time_limit_seconds.value_or(report.seconds);
   fmt::print(
-      "{}: {} bytes ({}); linear layers {:.4f} bpw all-in, {:.3f} code bits; held-out loss {:.4f} nats/token; {}\n",
+      "{}: {} bytes ({}); linear layers {:.4f} bpw all-in, {:.3f} code bits; held-out loss {:.4f} nats/token; {}{}\n",
       options.output, report.sizes.file(), format_bytes(report.sizes.file()), report.sizes.linear_bpw(),
-      report.sizes.code_bits(), report.validation_loss, format_seconds(report.seconds));
+      report.sizes.code_bits(), report.validation_loss, format_seconds(report.seconds),
+      over > 0 ? fmt::format(", {} over the time limit", format_seconds(over)) : "");
   if (!options.report.empty()) write_file_atomically(options.report, report_json(report).dump(1));
 }
 
@@ -150,13 +154,19 @@ void add_quantize(CLI::App& app) {
       ->type_name("FILE");
   command->add_option("--recipe", options->recipe, "JSON file of options; those given here override it")
       ->type_name("FILE");
-  command
-      ->add_option("--set", options->settings, "Any option of the recipe, such as descent_steps=8 (see docs/recipe.md)")
+  one_value_each_time(
+      command->add_option(
+          "--set", options->settings,
+          "Any option of the recipe, such as descent_steps=8 (see docs/recipe.md); may be given several times"))
       ->type_name("OPTION=VALUE");
-  command->add_option("--keep", options->keep, "Fix the width of matching tensors: 0 to 8, or 16 for unquantised")
+  one_value_each_time(
+      command->add_option(
+          "--keep", options->keep,
+          "Fix the width of matching tensors: 0 to 8, or 16 for unquantised; may be given several times"))
       ->type_name("PATTERN=BITS");
   command
-      ->add_option("--time-limit", options->time_limit, "Cut the search short to end in about this time, such as 30min")
+      ->add_option("--time-limit", options->time_limit,
+                   "Read less text, try fewer swaps and tune in fewer steps to end in about this time, such as 30min")
       ->type_name("TIME");
   command
       ->add_option("--save-frontier", options->save_frontier,
@@ -165,7 +175,7 @@ void add_quantize(CLI::App& app) {
   command
       ->add_option(
           "--frontier", options->frontier,
-          "Take the plan from a kept search of the same model instead of searching: seconds, any size below its start")
+          "Take the plan from a kept search of the same model instead of searching, at any size below its start")
       ->type_name("FILE");
   command->add_flag("--resume", options->resume, "Go on with an interrupted search of the same model and recipe");
   command->add_option("--threads", options->threads, "Threads to use [all]")

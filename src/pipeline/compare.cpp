@@ -3,6 +3,7 @@
 #include "checkpoint/read_checkpoint.h"
 #include "core/atomic_file.h"
 #include "core/hash.h"
+#include "core/json_text.h"
 #include "core/mapped_file.h"
 #include "core/process_memory.h"
 #include "evaluate/kl.h"
@@ -67,7 +68,7 @@ class KeptJob {
       kept_[key] = made_with_.at(key);
       if (paths_.contains(key)) kept_["paths"][key] = paths_[key];
     }
-    if (kept_ != before) write_file_atomically(path_, kept_.dump(1));
+    if (kept_ != before) write_file_atomically(path_, json_text(kept_, 1));
   }
 
  private:
@@ -187,7 +188,7 @@ class Grid {
     require_feasible(checkpoint, recipe, {budget_bytes(checkpoint.spec, recipe), std::ref(stored_size)});
     if (std::none_of(job_.allocators.begin(), job_.allocators.end(), needs_descent)) return;
     recipe = with_rate(job_.recipe, highest_rate());
-    recipe.groups.keep_codes = false;
+    recipe.groups.code_widths = 0;
     SearchState state;
     state.partition = identity_partition(checkpoint.spec, rounds_vocabulary(recipe));
     if (recipe.reordering != Reordering::none)  // any order takes as many bytes as the one that will be found

@@ -14,11 +14,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 namespace scalebits {
 namespace {
 
 constexpr double kSecondsBetweenSaves = 300;
+constexpr double kPartBeforeTuning = 0.4;  // of the time that is left, at most
 constexpr int kTimedSteps = 2;  // before their number is fitted into the time: the first ones touch memory anew
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -36,18 +38,39 @@ FeedbackOptions feedback_options(const FinalRoundingJob& job, const RoundingEngi
   return options;
 }
 
-PackedBlobs rounded_with_feedback(const FinalRoundingJob& job, const RoundingEngine& engine,
+/// Thrown after a first layer that took too long.
+struct FewerWindows {
+  std::int64_t count;
+};
+
+/// As many windows as `seconds` allow by what the first layer takes. A pipeline takes all: its stages, which round one
+/// after the other, would have to agree.
+PackedBlobs rounded_with_feedback(const FinalRoundingJob& job, const RoundingEngine& engine, double seconds,
                                   const ProgressSink& progress) {
   const at::Tensor& windows = job.calibration.gradient_windows;
-  const std::int64_t count = std::min<std::int64_t>(job.recipe.feedback_windows, windows.size(0));
-  return round_with_feedback(job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan,
-                             windows.narrow(0, 0, count).contiguous(), feedback_options(job, engine),
-                             [&](std::int64_t layer) {
-                               stop_if_interrupted();
-                               if (progress)
-                                 progress({static_cast<double>(layer) / static_cast<double>(job.checkpoint.spec.layers),
-                                           "rounding", fmt::format("layer {}", layer)});
-                             });
+  const auto layers = static_cast<double>(job.checkpoint.spec.layers);
+  std::int64_t count = std::min<std::int64_t>(job.recipe.feedback_windows, windows.size(0));
+  bool fitted = engine.decoder.pipeline != nullptr;
+  for (;;) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto on_layer = [&](std::int64_t layer) {
+      stop_if_interrupted();
+      if (layer == 1 && !std::exchange(fitted, true)) {
+        const double affordable = static_cast<double>(count) * std::max(0.0, seconds) / (layers * seconds_since(start));
+        if (affordable < static_cast<double>(count) && count > 1)
+          throw FewerWindows{std::max<std::int64_t>(1, static_cast<std::int64_t>(affordable))};
+      }
+      if (progress) progress({static_cast<double>(layer) / layers, "rounding", fmt::format("layer {}", layer)});
+    };
+    try {
+      return round_with_feedback(job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan,
+                                 windows.narrow(0, 0, count).contiguous(), feedback_options(job, engine), on_layer);
+    } catch (const FewerWindows& fewer) {
+      if (progress)
+        progress({-1, "time limit", fmt::format("{} windows for rounding instead of {}", fewer.count, count)});
+      count = fewer.count;
+    }
+  }
 }
 
 /// What a tuning's state belongs to.
@@ -67,7 +90,8 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
   const Json provenance = provenance_of_tuning(job);
   const bool resumed = !stages.any(!job.resume || !std::filesystem::exists(path));
   const PackedBlobs first =
-      resumed ? PackedBlobs(job.result.matrices.size()) : rounded_with_feedback(job, engine, part_of(progress, 0, 0.2));
+      resumed ? PackedBlobs(job.result.matrices.size())
+              : rounded_with_feedback(job, engine, kPartBeforeTuning * job.seconds_left, part_of(progress, 0, 0.2));
   TuneOptions options = job.recipe.tune;
   options.decoder = engine.decoder;
   CodeTuner tuner(job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan, first,
@@ -147,14 +171,15 @@ FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& pr
   }
   const RoundingEngine engine = make_rounding_engine(job.device, job.checkpoint, job.recipe, processes);
   FinalRounding rounding;
-  rounding.blobs = job.recipe.rounding == FinalRoundingMethod::tuned ? tuned(job, engine, progress)
-                                                                     : rounded_with_feedback(job, engine, progress);
+  rounding.blobs = job.recipe.rounding == FinalRoundingMethod::tuned
+                       ? tuned(job, engine, progress)
+                       : rounded_with_feedback(job, engine, job.seconds_left, progress);
   stages.collect(rounding.blobs, result.matrices, result.state.plan, job.checkpoint.spec);
   RefinedModel model(job.checkpoint, result.matrices, rounding.blobs);
   model.use(result.state.plan);
   SentWeights rounded(model, engine.decoder);
   Decoder full_precision(job.checkpoint.spec, *engine.exact, engine.decoder);
-  const at::Tensor& windows = job.calibration.validation_windows;
+  const at::Tensor windows = held_out_windows(job.calibration, result.state);
   const LossTarget target = loss_target(job.recipe.loss, windows, full_precision, *engine.exact);
   Decoder decoder(job.checkpoint.spec, rounded, engine.decoder);
   rounding.validation_loss = stages.from_last(decoder.loss(windows, target).mean);

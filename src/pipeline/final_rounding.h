@@ -25,7 +25,7 @@ struct FinalRoundingJob {
   Provenance provenance;
   std::filesystem::path folder;  // for the state of a tuning
   bool resume = false;
-  double seconds_left = 1e30;         // of a time limit: tuning takes fewer steps to keep it
+  double seconds_left = 1e30;         // of a time limit: fewer windows and steps are taken to keep it
   SearchDevice device = {};           // for the passes; open_compute_device() was called
   JobProcesses* processes = nullptr;  // null: this process alone
 };

@@ -2,12 +2,16 @@
 // scores (allocate/allocators.h).
 #pragma once
 
+#include "allocate/allocators.h"
 #include "rounding/rounded_matrix.h"
 #include "sensitivity/sensitivity_table.h"
 
 #include <vector>
 
 namespace scalebits {
+
+/// Whether it wants matrices with codes; formats and scores are enough for the others.
+constexpr bool reads_codes(Allocator allocator) { return allocator == Allocator::baq; }
 
 /// BAQ's c of each block, [matrix][block]: Σ over its groups of r²/12 · Σ_j H_jj, with r the range of the group's
 /// weights and H_jj the mean square of input j (`importance`, per matrix in original order; empty: all 1). With

@@ -1,9 +1,11 @@
 #include "pipeline/plan.h"
 
 #include "checkpoint/read_checkpoint.h"
+#include "pipeline/one_shot.h"
 #include "pipeline/search_state.h"
 #include "pipeline/stored_size.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -27,9 +29,10 @@ std::array<std::uint64_t, 9> weights_by_width(const RoundedMatrices& matrices, c
 
 FrontierPlans plan_sizes(const PlanJob& job, const ProgressSink& progress) {
   if (progress) progress({0, "reading", job.model.string()});
-  const Checkpoint checkpoint = read_checkpoint(job.model);
   const SavedSearch saved = load_search_state(job.frontier);
+  const Checkpoint checkpoint = read_checkpoint(job.model);
   Recipe recipe = recipe_from_json(saved.provenance.recipe, {}, job.frontier.string());
+  if (std::ranges::none_of(job.allocators, reads_codes)) recipe.groups.code_widths = 0;
   require_same(saved.provenance, {checkpoint.hash, saved.provenance.calibration_hash, saved.provenance.recipe},
                job.frontier);
   FrontierPlans plans;

@@ -95,12 +95,15 @@ BitPlan PlanBudget::allocate_within(std::uint64_t stored_target, const MoveLimit
 
 BitPlan PlanBudget::within_budget(const Choices& all, std::uint64_t stored_target,
                                   const std::function<BitPlan(std::uint64_t)>& plan_for) const {
-  std::uint64_t target = block_bytes_for(all, state_.plan, stored_target);
+  // What lies beside the blocks differs between plans; the narrowest is one that all allocators know how to reach.
+  const BitPlan narrowest = uniform(0);
+  const std::uint64_t least = stored_bytes(narrowest) <= stored_target ? bytes_of_plan(all, narrowest) : 0;
+  std::uint64_t target = std::max(least, block_bytes_for(all, state_.plan, stored_target));
   BitPlan plan = plan_for(target);
   for (int attempt = 0; attempt < 8 && stored_target == bytes(); ++attempt) {
     const std::uint64_t stored = stored_bytes(plan);
     if (stored <= stored_target || bytes_of_plan(all, plan) > target) break;
-    target -= std::min(target, stored - stored_target);
+    target = std::max(least, target - std::min(target, stored - stored_target));
     plan = plan_for(target);
   }
   return plan;

@@ -125,6 +125,9 @@ QuantizeReport quantize_together(const QuantizeJob& requested, const ProgressSin
   require_work_for_all(processes, job.recipe);
   if (progress) progress({0, "reading", job.model.string()});
   const Checkpoint checkpoint = read_checkpoint(job.model);
+  if (earlier)  // before any text is written
+    require_same(earlier->provenance,
+                 {checkpoint.hash, earlier->provenance.calibration_hash, earlier->provenance.recipe}, job.frontier);
   if (job.recipe.window_length == 0)
     job.recipe.window_length = static_cast<int>(std::min<std::int64_t>(kWindowLength, checkpoint.spec.max_positions));
   require_rules_used(job.recipe, checkpoint.spec, job.model.string());

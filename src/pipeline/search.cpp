@@ -64,19 +64,33 @@ class Search {
   }
 
  private:
-  void round() {
+  void round(unsigned widths = kAllWidths) {
+    Recipe recipe = recipe_;
+    recipe.groups.code_widths &= widths;
     matrices_ = round_matrices(
-        checkpoint_, state_.partition, state_.importance, recipe_,
+        checkpoint_, state_.partition, state_.importance, recipe,
         [&](const std::string& name) { journal_.report(0.0, "rounding", name); }, &processes_);
+  }
+
+  /// Those that a uniform plan of `bits` comes to under the recipe's rules, and `bits`.
+  unsigned widths_at(int bits) const {
+    unsigned widths = 1u << bits;
+    for (const MatrixPartition& matrix : state_.partition.matrices) {
+      const WidthRange range = width_range(recipe_, matrix.name);
+      if (range.rounded) widths |= 1u << std::clamp(bits, range.min, range.max);
+    }
+    return widths;
   }
 
   void order() {
     const Stopwatch watch;
     state_.partition = identity_partition(checkpoint_.spec, rounds_vocabulary(recipe_));
     if (recipe_.clip == ClipWeighting::inputs) scoring_.measure_inputs();
-    round();
     double loss = 0;
-    if (recipe_.reordering != Reordering::none) {
+    if (recipe_.reordering == Reordering::none) {
+      round();
+    } else {
+      round(widths_at(recipe_.order_bits));
       journal_.report(0.02, "ordering channels", "");
       std::vector<ChannelScores> channels = no_channel_scores(state_.partition);
       loss = scoring_.score_channels(plans_.uniform(recipe_.order_bits), recipe_.order_bits, plans_.descent_steps() + 2,
@@ -105,7 +119,9 @@ class Search {
       const auto target = static_cast<std::uint64_t>(
           std::llround(start_bytes + part * (static_cast<double>(plans_.bytes()) - start_bytes)));
       const MoveLimits limits{.lower_by = step > 3 * steps ? 8 : 1, .raise_by = 1, .raise_trust = recipe_.raise_trust};
-      journal_.move_to(plans_.allocate_within(target, limits), "descend", loss, watch);
+      BitPlan next = plans_.allocate_within(target, limits);
+      if (step > 3 * steps && next == state_.plan) throw InternalError("the descent stands still above the budget");
+      journal_.move_to(std::move(next), "descend", loss, watch);
     }
     state_.best_validation_loss = scoring_.validation_loss(state_.plan);
     journal_.finish_phase(SearchState::Phase::swap);
@@ -240,7 +256,7 @@ void require_feasible(const Checkpoint& checkpoint, const Recipe& recipe, const 
   if (recipe.reordering != Reordering::none)  // any order takes as many bytes as the one that will be found
     state.partition = reorder(checkpoint.spec, state.partition, no_channel_scores(state.partition), recipe.reordering);
   Recipe formats_alone = recipe;  // a quarter of a byte per weight less than with codes
-  formats_alone.groups.keep_codes = false;
+  formats_alone.groups.code_widths = 0;
   const RoundedMatrices matrices = round_matrices(checkpoint, state.partition, {}, formats_alone);
   PlanBudget(recipe, budget, state, matrices).require_feasible();
 }
@@ -255,6 +271,7 @@ SearchResult plan_from_frontier(const Checkpoint& checkpoint, const CalibrationS
                                 RoundedMatrices matrices) {
   if (state.phase == SearchState::Phase::order)
     fail_input("the frontier file holds no descent: let the search that makes it get past the ordering of channels");
+  state.gradient_windows = 0;  // a limit was the earlier search's
   return Search(checkpoint, calibration, recipe, budget, std::move(state), callbacks, std::move(matrices)).run(true);
 }
 

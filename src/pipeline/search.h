@@ -74,6 +74,10 @@ struct Budget {
 /// weight once, runs nothing.
 void require_feasible(const Checkpoint& checkpoint, const Recipe& recipe, const Budget& budget);
 
+/// What plans are judged on: the held-out windows, or no more of them than a pass reads (but four) where a time limit
+/// has cut that. Undefined when there are none.
+at::Tensor held_out_windows(const CalibrationSet& calibration, const SearchState& state);
+
 struct SearchCallbacks {
   ProgressSink progress;                               // may be empty
   std::function<void(const SearchState&)> save_state;  // called after each step; may be empty

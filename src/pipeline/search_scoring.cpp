@@ -30,6 +30,12 @@ void lift_unseen_rows(const MatrixFormat& format, std::vector<WidthScores>& scor
 
 }  // namespace
 
+at::Tensor held_out_windows(const CalibrationSet& calibration, const SearchState& state) {
+  const at::Tensor& all = calibration.validation_windows;
+  if (!all.defined() || state.gradient_windows == 0) return all;
+  return all.narrow(0, 0, std::min(all.size(0), std::max<std::int64_t>(4, state.gradient_windows)));
+}
+
 std::int64_t SearchScoring::gradient_windows() const {
   return state_.gradient_windows > 0 ? state_.gradient_windows : recipe_.windows_per_gradient;
 }
@@ -82,7 +88,7 @@ double SearchScoring::score(const BitPlan& plan) {
 }
 
 double SearchScoring::validation_loss(const BitPlan& plan) {
-  const at::Tensor& windows = calibration_.validation_windows;
+  const at::Tensor windows = held_out_windows(calibration_, state_);
   return windows.defined() ? passes_.validation_loss(plan, windows) : 0;
 }
 

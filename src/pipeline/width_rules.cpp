@@ -14,6 +14,7 @@ WidthRange width_range(const Recipe& recipe, const std::string& tensor_name) {
   WidthRange range{true, recipe.min_width, recipe.max_width};
   if (is_vocabulary(tensor_name)) {
     range.min = std::max(range.min, recipe.min_embedding_width);
+    range.max = std::max(range.max, range.min);
     if (recipe.embedding == EmbeddingMode::eight_bits) range.min = range.max = 8;
     if (recipe.embedding == EmbeddingMode::sixteen_bits) range.rounded = false;
   }
@@ -46,7 +47,7 @@ RoundedMatrices round_matrices(const Checkpoint& checkpoint, const Partition& pa
     if (on_matrix && runs) on_matrix(part.name);
     const std::span<const float> weights = importance.empty() ? std::span<const float>() : importance[i];
     GroupOptions groups = recipe.groups;
-    groups.keep_codes = groups.keep_codes && runs;
+    if (!runs) groups.code_widths = 0;
     groups.clip_search =
         clip_search && (replicas == 1 || static_cast<int>(searched.size()) % replicas == processes->replica());
     matrices.push_back(
@@ -54,10 +55,12 @@ RoundedMatrices round_matrices(const Checkpoint& checkpoint, const Partition& pa
     if (runs) searched.push_back(matrices.back().get());
   }
   for (std::size_t i = 0; i < searched.size() && replicas > 1; ++i)
-    for (std::span<GroupCode> codes : searched[i]->codes())
+    for (std::span<GroupCode> codes : searched[i]->codes()) {
+      if (codes.empty()) continue;
       processes->replicas().broadcast(
           at::from_blob(codes.data(), {static_cast<std::int64_t>(codes.size_bytes())}, at::kByte),
           static_cast<int>(i) % replicas);
+    }
   return matrices;
 }
 

@@ -136,10 +136,4 @@ void pad_group(std::span<float> weights, std::span<float> importance, std::int64
   std::fill(importance.begin() + valid, importance.end(), 0.0f);
 }
 
-void choose_group_codes(const SideTable& side, std::span<const float> weights, std::span<const float> importance,
-                        bool clip_search, std::span<GroupChoice, 8> choices) {
-  for (int bits = 1; bits <= 8; ++bits)
-    choices[static_cast<std::size_t>(bits - 1)] = choose_group_code(side, bits, weights, importance, clip_search);
-}
-
 }  // namespace scalebits

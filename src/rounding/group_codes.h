@@ -36,8 +36,4 @@ GroupChoice choose_group_code(const SideTable& side, int bits, std::span<const f
 /// the range nor counts.
 void pad_group(std::span<float> weights, std::span<float> importance, std::int64_t valid);
 
-/// choose_group_code for widths 1..8 at once: choices[b - 1].
-void choose_group_codes(const SideTable& side, std::span<const float> weights, std::span<const float> importance,
-                        bool clip_search, std::span<GroupChoice, 8> choices);
-
 }  // namespace scalebits

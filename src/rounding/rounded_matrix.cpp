@@ -35,9 +35,9 @@ std::int64_t original_index(const ChannelOrderPtr& order, std::int64_t stored) {
 MatrixFormat stored_format(std::int64_t rows, std::int64_t cols, const BlockShape& blocks, const GroupOptions& groups) {
   MatrixFormat format{.rows = rows,
                       .cols = cols,
-                      .block_rows = static_cast<int>(blocks.rows),
-                      .block_cols = static_cast<int>(blocks.cols),
-                      .group_cols = static_cast<int>(groups.group_cols)};
+                      .block_rows = blocks.rows,
+                      .block_cols = blocks.cols,
+                      .group_cols = groups.group_cols};
   format.side.scale_bits = groups.scale_bits;
   format.side.zero_bits = groups.zero_bits;
   format.side.zero_range = groups.zero_range;
@@ -80,14 +80,19 @@ RoundedMatrix::RoundedMatrix(HostTensor weight, const MatrixPartition& partition
   format_.side.scale_base = std::max(range, 1e-20f) * std::exp2(-groups.octaves);
   validate(format_, partition.name);
   side_ = SideTable(format_.side);
-  if (!groups.keep_codes) return;
+  if (groups.code_widths == 0) return;
 
   std::vector<float> stored_importance(static_cast<std::size_t>(padded_cols()), 1.0f);
   if (!importance.empty())
     for (std::int64_t col = 0; col < format_.cols; ++col)
       stored_importance[static_cast<std::size_t>(col)] =
           importance[static_cast<std::size_t>(original_index(partition_.col_order, col))];
-  for (auto& codes : codes_) codes.resize(static_cast<std::size_t>(format_.rows * groups_per_row_));
+  std::vector<int> widths;
+  for (int bits = 1; bits <= kMaxWidth; ++bits)
+    if ((groups.code_widths >> bits & 1) != 0) {
+      widths.push_back(bits);
+      codes_[static_cast<std::size_t>(bits - 1)].resize(static_cast<std::size_t>(format_.rows * groups_per_row_));
+    }
   each_row([&](std::int64_t, std::int64_t r, std::span<float> row) {
     std::vector<float> group_importance(static_cast<std::size_t>(format_.group_cols));
     for (std::int64_t group = 0; group < groups_per_row_; ++group) {
@@ -96,10 +101,9 @@ RoundedMatrix::RoundedMatrix(HostTensor weight, const MatrixPartition& partition
       std::copy_n(stored_importance.begin() + static_cast<std::ptrdiff_t>(first), group_importance.size(),
                   group_importance.begin());
       if (valid_cols(group) < format_.group_cols) pad_group(weights, group_importance, valid_cols(group));
-      std::array<GroupChoice, 8> choices;
-      choose_group_codes(side_, weights, group_importance, groups.clip_search, choices);
-      for (std::size_t i = 0; i < choices.size(); ++i)
-        codes_[i][static_cast<std::size_t>(r * groups_per_row_ + group)] = choices[i].code;
+      for (const int bits : widths)
+        codes_[static_cast<std::size_t>(bits - 1)][static_cast<std::size_t>(r * groups_per_row_ + group)] =
+            choose_group_code(side_, bits, weights, group_importance, groups.clip_search).code;
     }
   });
 }

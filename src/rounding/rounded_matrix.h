@@ -4,11 +4,12 @@
 #pragma once
 
 #include "format/matrix_format.h"
+#include "format/side_table.h"
 #include "model/checkpoint.h"
 #include "partition/partition.h"
-#include "format/side_table.h"
 #include "rounding/coded_matrix.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -19,18 +20,21 @@
 namespace scalebits {
 
 struct BlockShape {
-  std::int64_t rows = 16, cols = 64;
+  int rows = 16, cols = 64;
 };
+
+/// A set of widths, bit b for width b. Width 0 needs no codes.
+inline constexpr unsigned kAllWidths = 0x1fe;
 
 /// How groups are coded, before the ranges of a matrix are known.
 struct GroupOptions {
-  std::int64_t group_cols = 64;
+  int group_cols = 64;
   int scale_bits = 6;
   int zero_bits = 4;
-  float zero_range = 0.25f;  // the zero point may lie this part of 2^bits off the centre
-  float octaves = 7.875f;    // ratio of the largest to the smallest range, log2
-  bool clip_search = true;   // false: each group's whole range
-  bool keep_codes = true;    // false: the format alone, for who never rounds this matrix
+  float zero_range = 0.25f;           // the zero point may lie this part of 2^bits off the centre
+  float octaves = 7.875f;             // ratio of the largest to the smallest range, log2
+  bool clip_search = true;            // false: each group's whole range
+  unsigned code_widths = kAllWidths;  // that this matrix may be rounded to; 0: the format alone
 };
 
 /// How a matrix of these extents is stored, but for its scales' base and step.
@@ -58,10 +62,13 @@ class RoundedMatrix {
     return codes_[static_cast<std::size_t>(bits - 1)][static_cast<std::size_t>(row * groups_per_row_ + group)];
   }
 
-  bool has_codes() const { return !codes_[0].empty(); }
+  /// Of any width.
+  bool has_codes() const {
+    return std::ranges::any_of(codes_, [](const auto& codes) { return !codes.empty(); });
+  }
   /// All codes of one width, [rows, groups of a row] in stored order.
   std::span<const GroupCode> codes(int bits) const { return codes_[static_cast<std::size_t>(bits - 1)]; }
-  /// All codes of widths 1 to 8, [rows, groups of a row] each: for who hands them to another process.
+  /// All codes of widths 1 to 8, [rows, groups of a row] each or empty: for who hands them to another process.
   std::array<std::span<GroupCode>, 8> codes();
 
   /// The rounded matrix at these widths (one per block, row-major over blocks), [rows, cols] in ORIGINAL order.

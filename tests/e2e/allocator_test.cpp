@@ -51,6 +51,33 @@ TEST(Allocators, MeetTheBudgetAloneAndFromOneDescent) {
     for (const auto& [other, other_plan] : plans) EXPECT_TRUE(one == other || plan != other_plan);
 }
 
+TEST(Allocators, MeetTheSmallestBudgetThatIsCalledFeasible) {
+  const Checkpoint checkpoint = random_checkpoint(true, false);
+  const CalibrationSet calibration = random_calibration();
+  Recipe recipe = small_recipe();
+  recipe.bpw.reset();
+  recipe.budget_bytes = 1;
+  recipe.embedding = EmbeddingMode::search;
+  recipe.min_embedding_width = 1;
+  std::uint64_t smallest = 0;
+  try {
+    require_feasible(checkpoint, recipe, budget_for(checkpoint, recipe, 1));
+  } catch (const Error& error) {
+    const std::string text = error.what(), before = "feasible are ";
+    smallest = std::stoull(text.substr(text.find(before) + before.size()));
+  }
+  ASSERT_GT(smallest, 1000u);
+  for (const Allocator allocator : kAtOnce) {
+    recipe.allocator = allocator;
+    for (const std::uint64_t bytes : {smallest, smallest + 1, smallest + 40}) {
+      const Budget budget = budget_for(checkpoint, recipe, bytes);
+      const SearchResult result = run_search(checkpoint, calibration, recipe, budget, {}, {});
+      EXPECT_LE(budget.stored_bytes(result.state.partition, result.matrices, result.state.plan), bytes)
+          << name_of(allocator);
+    }
+  }
+}
+
 TEST(Allocators, GoOnFromAnInterruptedScoringToTheSamePlan) {
   const Checkpoint checkpoint = random_checkpoint(false, false);
   const CalibrationSet calibration = random_calibration();

@@ -7,6 +7,7 @@
 #include "graph/artifact_weights.h"
 #include "graph/decoder.h"
 #include "pipeline/search_state.h"
+#include "pipeline/width_rules.h"
 #include "refine/refine_model.h"
 
 #include <ATen/ATen.h>
@@ -144,6 +145,24 @@ TEST(Search, InterruptionKeepsTheStateAndInfeasibleBudgetsSayWhatIsFeasible) {
   }
   interrupt_requested = false;
   EXPECT_EQ(saves, 2);
+}
+
+TEST(Search, AnEmbeddingMayBeWiderThanTheWidestLayer) {
+  const Checkpoint checkpoint = random_checkpoint(true, false);
+  Recipe recipe = small_recipe();
+  recipe.bpw.reset();
+  recipe.budget_bytes = 37'000;
+  recipe.embedding = EmbeddingMode::search;
+  recipe.max_width = 2, recipe.min_embedding_width = 4;
+  const Budget budget = budget_for(checkpoint, recipe, *recipe.budget_bytes);
+  const SearchResult result = run_search(checkpoint, random_calibration(), recipe, budget, {}, {});
+  EXPECT_LE(budget.stored_bytes(result.state.partition, result.matrices, result.state.plan), budget.bytes);
+  for (std::size_t m = 0; m < result.matrices.size(); ++m)
+    for (const int width : result.state.plan.widths[m]) {
+      const bool is_embedding = is_vocabulary(result.matrices[m]->name());
+      EXPECT_GE(width, is_embedding ? 4 : 1);
+      EXPECT_LE(width, is_embedding ? 4 : 2);
+    }
 }
 
 TEST(Search, FeasibilityIsFoundWithoutCodes) {

@@ -41,6 +41,7 @@ TEST(Recipe, RefusesWhatItDoesNotKnow) {
     }
   };
   EXPECT_NE(message({{"descent_stpes", 3}}).find("descent_stpes"), std::string::npos);
+  EXPECT_NE(message({{"block_rows", (std::int64_t{1} << 32) + 16}}).find("block_rows"), std::string::npos);
   EXPECT_NE(message({{"seed", "one"}}).find("seed"), std::string::npos);
   EXPECT_NE(message({{"reordering", "sideways"}}).find("sideways"), std::string::npos);
   EXPECT_NE(message(Json::array()).find("file.json"), std::string::npos);

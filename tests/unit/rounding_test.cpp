@@ -139,13 +139,19 @@ TEST_P(RoundedMatrixCases, HasItsFormatWithoutCodes) {
       HostTensor::from_f32({c.rows, c.cols}, normal_values(static_cast<std::size_t>(c.rows * c.cols), 3));
   const MatrixPartition partition{"m", c.rows, c.cols, nullptr, nullptr};
   const RoundedMatrix whole(weight, partition, c.blocks, {.group_cols = c.group_cols}, {});
-  const RoundedMatrix bare(weight, partition, c.blocks, {.group_cols = c.group_cols, .keep_codes = false}, {});
+  const RoundedMatrix bare(weight, partition, c.blocks, {.group_cols = c.group_cols, .code_widths = 0}, {});
   EXPECT_TRUE(whole.has_codes());
   EXPECT_FALSE(bare.has_codes());
   EXPECT_EQ(bare.format(), whole.format());
   const std::vector<std::uint8_t> widths(static_cast<std::size_t>(whole.format().block_count()), 3);
   std::vector<std::byte> blob(packed_bytes(whole.format(), widths));
   EXPECT_THROW(bare.pack(widths, blob), InternalError);
+  const RoundedMatrix one(weight, partition, c.blocks, {.group_cols = c.group_cols, .code_widths = 1u << 3}, {});
+  std::vector<std::byte> same(blob.size());
+  whole.pack(widths, blob);
+  one.pack(widths, same);
+  EXPECT_EQ(same, blob);
+  EXPECT_TRUE(one.codes(4).empty());
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, RoundedMatrixCases,
