@@ -45,6 +45,15 @@ int main(int argc, char** argv) {
   must(scalebits_model_open(argv[1], NULL, &model));
   must(scalebits_session_open(model, NULL, &session));
   must(scalebits_tokenize(model, argv[2], strlen(argv[2]), 1, tokens, sizeof tokens / sizeof *tokens, &count));
+  /* Something must be read: an empty prompt is the beginning of any text. */
+  if (count == 0) {
+    tokens[0] = scalebits_start_token(model);
+    if (tokens[0] < 0) {
+      fprintf(stderr, "generate: this model cannot begin a text by itself; give it a prompt\n");
+      return SCALEBITS_USAGE;
+    }
+    count = 1;
+  }
   must(scalebits_evaluate(session, tokens, count));
 
   fputs(argv[2], stdout);

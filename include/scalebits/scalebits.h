@@ -73,6 +73,9 @@ int32_t scalebits_vocab_size(const scalebits_model* model);
 int64_t scalebits_max_positions(const scalebits_model* model);
 /* Whether the token ends a text. 0 for null. */
 int32_t scalebits_is_end(const scalebits_model* model, int32_t token);
+/* What an empty text begins with: the tokenizer's beginning-of-text token, else its end-of-text token, which stands
+ * between documents. -1 when it has neither, when the model has no tokenizer, and for null. */
+int32_t scalebits_start_token(const scalebits_model* model);
 
 /* ---- Text ---- */
 

@@ -175,6 +175,9 @@ ArtifactDescription description_from_file(const SafetensorsFile& file) {
     const SafetensorsEntry& entry = entries[static_cast<std::size_t>(position)];
     if (entry.dtype != "U8" || entry.shape.size() != 1)
       fail_input("{}: tensor '{}' must be U8 of one dimension, found {}", where_matrix, entry.name, entry.dtype);
+    // Here, and not with the rest of the description: what is made of each entry may be far larger than its text.
+    if (kinds[static_cast<std::size_t>(position)] == StoredTensor::Kind::matrix)
+      fail_input("{}: tensor '{}' is there twice", where, entry.name);
     kinds[static_cast<std::size_t>(position)] = StoredTensor::Kind::matrix;
     MatrixDeclaration matrix{.name = entry.name, .format = formats[static_cast<std::size_t>(format)]};
     matrix.format.side.scale_base = real(json[2], where_matrix, "scale_base");

@@ -21,7 +21,8 @@ struct scalebits_model {
 
 struct scalebits_session {
   scalebits::Session session;
-  std::vector<float> logits;  // empty: none
+  std::vector<float> logits;           // empty: none
+  mutable scalebits::Sampler sampler;  // drawing changes nothing but its memory
 };
 
 namespace {
@@ -135,6 +136,11 @@ int32_t scalebits_is_end(const scalebits_model* model, int32_t token) {
   return std::find(ids.begin(), ids.end(), token) != ids.end();
 }
 
+int32_t scalebits_start_token(const scalebits_model* model) {
+  const Tokenizer* const tokenizer = model != nullptr ? model->model->tokenizer().get() : nullptr;
+  return tokenizer != nullptr ? tokenizer->start_token().value_or(-1) : -1;
+}
+
 scalebits_status scalebits_tokenize(const scalebits_model* model, const char* text, size_t length, int32_t text_start,
                                     int32_t* tokens, size_t capacity, size_t* count) {
   return guarded([&] {
@@ -173,7 +179,7 @@ scalebits_status scalebits_session_open(scalebits_model* model, const scalebits_
       fail(ErrorKind::usage, "kv_bits must be 8 or 16, found {}", given.kv_bits);
     const SessionOptions wanted{.kv = given.kv_bits == 8 ? KvType::i8 : KvType::f16,
                                 .max_positions = given.max_positions};
-    return within_memory([&] { *session = new scalebits_session{Session(*model->model, wanted), {}}; },
+    return within_memory([&] { *session = new scalebits_session{Session(*model->model, wanted), {}, {}}; },
                          "there is no room for the keys and values of so many positions; max_positions asks for fewer");
   });
 }
@@ -237,7 +243,7 @@ scalebits_status scalebits_sample(const scalebits_session* session, const scaleb
                                   .repetition_window = given.repetition_window,
                                   .seed = given.seed};
     const double uniform = CounterRng(given.seed).uniform(static_cast<std::uint64_t>(session->session.length()));
-    *token = choose_token(session->logits, options, session->session.tokens(), uniform);
+    *token = session->sampler.choose(session->logits, options, session->session.tokens(), uniform);
     return SCALEBITS_OK;
   });
 }

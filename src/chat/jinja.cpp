@@ -13,6 +13,13 @@ namespace {
 constexpr std::size_t kMaxSteps = 300'000;  // statements and turns of loops; a conversation takes thousands
 constexpr std::int64_t kMaxRange = 100'000;
 
+bool is_function(std::string_view name) {
+  constexpr std::array<std::string_view, 5> kFunctions = {"raise_exception", "namespace", "dict", "range",
+                                                          "strftime_now"};
+  return std::find(kFunctions.begin(), kFunctions.end(), name) != kFunctions.end();
+}
+std::string known_functions() { return "raise_exception, namespace, dict, range, strftime_now"; }
+
 using Scope = std::vector<std::pair<std::string, Json>>;
 
 class Renderer {
@@ -165,7 +172,7 @@ class Renderer {
       case Kind::literal: return {&expression.value, {}};
       case Kind::name:
         if (const Json* const found = find(expression.text)) return {found, {}};
-        return {nullptr, is_function(expression.text) ? Json("a function") : undefined()};
+        return {nullptr, is_defined(expression.text) ? Json("a function") : undefined()};
       case Kind::attribute: return part_in(look_at(*expression.operands[0]), expression.text);
       case Kind::item: {
         const Seen whole = look_at(*expression.operands[0]);
@@ -273,15 +280,12 @@ class Renderer {
                                            : apply_filter(value, expression.text, arguments);
   }
 
-  bool is_function(std::string_view name) const {
-    constexpr std::array<std::string_view, 4> kAlways = {"raise_exception", "namespace", "dict", "range"};
-    return std::find(kAlways.begin(), kAlways.end(), name) != kAlways.end() || (name == "strftime_now" && now_);
+  bool is_defined(std::string_view function) const {
+    return is_function(function) && (function != "strftime_now" || now_);
   }
 
   Json call_function(const std::string& name, const Arguments& arguments) {
-    if (!is_function(name))
-      fail_input("the function '{}' is not known; known are raise_exception, namespace, dict, range and strftime_now",
-                 name);
+    if (!is_defined(name)) fail_input("the function '{}' is not defined here", name);
     if (name == "namespace" || name == "dict") {
       Json space = Json::object();
       for (const auto& [key, value] : arguments.named) {
@@ -327,17 +331,23 @@ class Renderer {
 };
 
 void check(const Expression& expression, const std::string& where) {
-  if (expression.kind == Expression::Kind::filter && !is_filter(expression.text))
-    fail_input("{}, line {}: the filter '{}' is not known; known are {}", where, expression.line, expression.text,
-               known_filters());
-  if (expression.kind == Expression::Kind::test && !is_test(expression.text))
-    fail_input("{}, line {}: the test '{}' is not known; known are {}", where, expression.line, expression.text,
-               known_tests());
+  using Kind = Expression::Kind;
+  const auto want = [&](bool known, const char* what, std::string (*all)()) {
+    if (!known)
+      fail_input("{}, line {}: the {} '{}' is not known; known are {}", where, expression.line, what, expression.text,
+                 all());
+  };
+  const std::string& name = expression.text;
+  if (expression.kind == Kind::filter) want(is_filter(name), "filter", known_filters);
+  if (expression.kind == Kind::test) want(is_test(name), "test", known_tests);
+  if (expression.kind == Kind::method) want(is_method(name), "method", known_methods);
+  if (expression.kind == Kind::call) want(is_function(name), "function", known_functions);
   for (const auto& operand : expression.operands)
     if (operand) check(*operand, where);
-  for (const auto& [name, value] : expression.named) check(*value, where);
+  for (const auto& [unused, value] : expression.named) check(*value, where);
 }
 
+/// Refuses names that are not known, in branches that may never be taken too.
 void check(const std::vector<Statement>& statements, const std::string& where) {
   for (const Statement& statement : statements) {
     if (statement.value) check(*statement.value, where);

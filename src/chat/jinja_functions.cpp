@@ -293,8 +293,10 @@ bool holds(const Json& value, const std::string& test, const Arguments& argument
   return is_true(call(tests(), "test", value, test, arguments));
 }
 
+bool is_method(const std::string& name) { return methods().contains(name) || map_methods().contains(name); }
 bool is_filter(const std::string& name) { return filters().contains(name); }
 bool is_test(const std::string& name) { return tests().contains(name); }
+std::string known_methods() { return names_of(methods()) + " of texts, " + names_of(map_methods()) + " of maps"; }
 std::string known_filters() { return names_of(filters()); }
 std::string known_tests() { return names_of(tests()); }
 

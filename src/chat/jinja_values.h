@@ -68,9 +68,12 @@ struct Arguments {
 Json call_method(const Json& value, const std::string& name, const Arguments& arguments);
 Json apply_filter(const Json& value, const std::string& name, const Arguments& arguments);
 bool holds(const Json& value, const std::string& test, const Arguments& arguments);
-/// Whether apply_filter and holds know it, so that a template can be refused before it is run; their names otherwise.
+/// Whether these know it, of methods whatever the value's kind, so that a template can be refused before it is run;
+/// their names otherwise.
+bool is_method(const std::string& name);
 bool is_filter(const std::string& name);
 bool is_test(const std::string& name);
+std::string known_methods();
 std::string known_filters();
 std::string known_tests();
 

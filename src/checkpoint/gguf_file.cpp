@@ -220,6 +220,10 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
     if (result.has(key)) fail_input("{}: key '{}' occurs twice", where, key);
     result.values_.emplace(std::move(key), std::move(value));
   }
+  // Sound, but no model: the other parts hold the tensors that would be missing.
+  if (const std::int64_t parts = result.integer("split.count").value_or(0); parts > 1)
+    fail_input("{}: is part {} of {} of a split GGUF; join the parts first (llama-gguf-split --merge)", where,
+               static_cast<std::uint64_t>(result.integer("split.no").value_or(0)) + 1, parts);
   std::vector<TensorEntry> entries;
   for (std::uint64_t i = 0; i < tensor_count; ++i) {
     entries.push_back(read_tensor_entry(cursor));

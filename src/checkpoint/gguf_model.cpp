@@ -5,6 +5,7 @@
 #include "checkpoint/gguf_spec.h"
 #include "checkpoint/load_tokenizer.h"
 #include "core/parallel.h"
+#include "core/units.h"
 
 #include <algorithm>
 #include <cstring>
@@ -65,7 +66,8 @@ struct Transfer {
   std::string where;
   const GgufTensor* source;
   HostTensor* target;
-  std::byte* out;         // null for a view
+  std::size_t own_bytes;  // of the target's own buffer; 0 for a view
+  std::byte* out;         // that buffer; null for a view
   std::int64_t head_dim;  // see interleaved_head_dim
   std::int64_t rows, cols;
 
@@ -89,12 +91,13 @@ struct Transfer {
   }
 };
 
-/// Sets up `target`: a view when the file's bytes can be used as they are, else an owned buffer still to be filled.
+/// Sets up `target`: a view when the file's bytes can be used as they are, else still without the buffer it needs.
 Transfer begin_transfer(const GgufFile& file, const GgufTensor& source, const TensorShape& wanted,
                         const ModelSpec& spec, HostTensor& target) {
   Transfer transfer{.where = fmt::format("{}: tensor '{}'", file.path().string(), source.name),
                     .source = &source,
                     .target = &target,
+                    .own_bytes = 0,
                     .out = nullptr,
                     .head_dim = interleaved_head_dim(spec, wanted.name),
                     .rows = wanted.shape[0],
@@ -116,13 +119,26 @@ Transfer begin_transfer(const GgufFile& file, const GgufTensor& source, const Te
     transfer.cols = transfer.rows;
     transfer.rows = 1;
   }
-  const std::size_t size = static_cast<std::size_t>(target.elements()) * size_bytes(target.dtype);
-  // Not zeroed first: every byte is written once, and the pages are touched by the thread that fills them.
-  const std::shared_ptr<float[]> buffer(new float[(size + 3) / 4]);
-  transfer.out = reinterpret_cast<std::byte*>(buffer.get());
-  target.bytes = {transfer.out, size};
-  target.owner = buffer;
+  transfer.own_bytes = static_cast<std::size_t>(target.elements()) * size_bytes(target.dtype);
   return transfer;
+}
+
+/// Gives each target that is no view its buffer, still to be filled.
+void allocate_buffers(std::vector<Transfer>& transfers, const std::string& where, std::uint64_t memory) {
+  std::uint64_t total = 0;
+  for (const Transfer& transfer : transfers) total += transfer.own_bytes;
+  if (total > memory)  // the kernel would promise it all the same, and end some process when it is touched
+    fail(ErrorKind::unsupported_hardware,
+         "{}: its quantised tensors as f32, and the rows of q and k that move, take {}, this machine has {}", where,
+         format_bytes(total), format_bytes(memory));
+  for (Transfer& transfer : transfers) {
+    if (transfer.own_bytes == 0) continue;
+    // Not zeroed first: every byte is written once, and the pages are touched by the thread that fills them.
+    const std::shared_ptr<float[]> buffer(new float[(transfer.own_bytes + 3) / 4]);
+    transfer.out = reinterpret_cast<std::byte*>(buffer.get());
+    transfer.target->bytes = {transfer.out, transfer.own_bytes};
+    transfer.target->owner = buffer;
+  }
 }
 
 void run_all(const std::vector<Transfer>& transfers, bool check_values) {
@@ -144,7 +160,7 @@ void run_all(const std::vector<Transfer>& transfers, bool check_values) {
 
 }  // namespace
 
-Checkpoint read_gguf_model(const std::filesystem::path& path, bool check_values) {
+Checkpoint read_gguf_model(const std::filesystem::path& path, bool check_values, std::uint64_t memory) {
   const GgufFile file = GgufFile::open(path);
   Checkpoint checkpoint;
   checkpoint.source = path.string();
@@ -166,6 +182,7 @@ Checkpoint read_gguf_model(const std::filesystem::path& path, bool check_values)
   if (!unused.empty())
     fail_input("{}: tensor '{}' is unknown to a {} model", path.string(), *unused.begin(),
                name_of(checkpoint.spec.family));
+  allocate_buffers(transfers, path.string(), memory);
   run_all(transfers, check_values);
 
   checkpoint.tokenizer = load_gguf_tokenizer(file);

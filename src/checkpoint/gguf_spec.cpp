@@ -85,8 +85,12 @@ RopeScaling read_scaling(const GgufFile& file, const Keys& keys, const ModelSpec
   if (type != "none" && type != "linear")
     fail_input("{}: key '{}': unknown rope scaling '{}'; known are none, linear, and llama3 as tensor {}", keys.where(),
                keys.full("rope.scaling.type"), type, kGgufRopeFactors);
-  const double factor = keys.number_or("rope.scaling.factor", keys.number_or("rope.scale_linear", 1));
-  if (factor != 1 && (type == "linear" || !file.has(keys.full("rope.scaling.type")))) {
+  const char* const key = file.has(keys.full("rope.scaling.factor")) ? "rope.scaling.factor" : "rope.scale_linear";
+  const double factor = keys.number_or(key, 1);
+  const bool is_linear = type == "linear" || !file.has(keys.full("rope.scaling.type"));
+  if (is_linear && factor < 0)
+    fail_input("{}: key '{}' must be positive, or 0 for none, found {}", keys.where(), keys.full(key), factor);
+  if (is_linear && factor != 1 && factor != 0) {  // 0 is as good as none, as llama.cpp reads it
     scaling.kind = RopeScaling::Kind::linear;
     scaling.factor = factor;
   }
@@ -161,12 +165,13 @@ ModelSpec spec_from_gguf(const GgufFile& file) {
   spec.o_bias = has("blk.0.attn_output.bias");
   spec.mlp_bias = has("blk.0.ffn_gate.bias");
   spec.qk_norm = has("blk.0.attn_q_norm.weight");
-  validate(spec, where);
+  validate(spec, where);  // before what is left, which goes by the dimensions
   if (spec.layers > static_cast<std::int64_t>(file.tensors().size()))
     fail_input("{}: key '{}' is {}, the file holds only {} tensors", where, keys.full("block_count"), spec.layers,
                file.tensors().size());
   spec.rope_scaling = read_scaling(file, keys, spec);
   spec.eos_ids = stop_tokens(file, spec);
+  validate(spec, where);  // what was read since, too
   return spec;
 }
 

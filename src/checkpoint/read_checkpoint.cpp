@@ -3,6 +3,7 @@
 #include "checkpoint/gguf_model.h"
 #include "checkpoint/hf_folder.h"
 #include "core/hash.h"
+#include "core/machine_memory.h"
 #include "core/mapped_file.h"
 #include "core/parallel.h"
 #include "tokenizer/tokenizer.h"
@@ -71,7 +72,7 @@ Checkpoint read_checkpoint(const fs::path& path, const ReadOptions& options) {
           "{}: not a model: wanted a folder (not a file in it) with config.json and model.safetensors, or a GGUF "
           "file; what scalebits has written is quantised already",
           path.string());
-    checkpoint = read_gguf_model(path, options.check_values);
+    checkpoint = read_gguf_model(path, options.check_values, machine_memory_bytes());
     files = {path};
   }
   check_tokenizer(checkpoint);

@@ -5,6 +5,7 @@
 #include "checkpoint/hf_folder.h"
 #include "checkpoint/hf_tensor_name.h"
 #include "core/atomic_file.h"
+#include "core/json_text.h"
 #include "safetensors/safetensors_writer.h"
 #include "tokenizer/tokenizer.h"
 
@@ -43,6 +44,21 @@ void refuse_foreign(const fs::path& folder) {
   if (!is_written_hf_folder(folder))
     fail_input("{}: is not empty and was not written by scalebits; remove it or choose another folder",
                folder.string());
+}
+
+/// Of one output, side by side.
+struct Places {
+  fs::path final, partial, replaced;
+};
+
+Places places_of(const fs::path& folder) {
+  // "out/" names the same folder as "out", but "out/.partial" would lie inside it.
+  const fs::path name = folder.has_filename() ? folder : folder.parent_path();
+  Places places{name, name, name};
+  places.partial += ".partial";
+  places.replaced += ".replaced";
+  for (const fs::path& path : {places.final, places.partial, places.replaced}) refuse_foreign(path);
+  return places;
 }
 
 void append_tensor(const HostTensor& tensor, DType dtype, const std::string& where, AtomicFile& file) {
@@ -162,21 +178,23 @@ void remove_written_hf_folder(const fs::path& folder) {
   fs::remove_all(folder);
 }
 
+void require_hf_output(const fs::path& folder) {
+  const Places places = places_of(folder);
+  std::error_code error;
+  if (fs::create_directories(places.partial, error)) fs::remove(places.partial, error);
+  if (error) fail_input("{}: cannot write: {}", places.final.string(), error.message());
+}
+
 void write_hf_folder(const Checkpoint& checkpoint, const fs::path& folder, DType dtype, std::uint64_t shard_bytes) {
-  // "out/" names the same folder as "out", but "out/.partial" would lie inside it.
-  const fs::path final_path = folder.has_filename() ? folder : folder.parent_path();
-  fs::path partial = final_path, replaced = final_path;
-  partial += ".partial";
-  replaced += ".replaced";
+  const auto [final_path, partial, replaced] = places_of(folder);
   Json config = hf_config_from_spec(checkpoint.spec, dtype, checkpoint.source);
   config[kMark] = {{"source", fs::path(checkpoint.source).filename().string()}, {"hash", checkpoint.hash}};
   if (checkpoint.tokenizer && checkpoint.tokenizer->bos()) config["bos_token_id"] = *checkpoint.tokenizer->bos();
-  for (const fs::path& path : {final_path, partial, replaced}) refuse_foreign(path);
   try {
     remove_written_hf_folder(partial);
     fs::create_directories(partial);
-    // First, because it marks the folder as ours. A file name need not be UTF-8; its bad bytes are replaced.
-    write_file_atomically(partial / kConfig, config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    // First, because it marks the folder as ours.
+    write_file_atomically(partial / kConfig, json_text(config, 2) + "\n");
     write_weights(checkpoint, partial, dtype, shard_bytes);
     write_side_files(checkpoint, partial);
     remove_written_hf_folder(replaced);

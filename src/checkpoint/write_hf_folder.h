@@ -21,6 +21,10 @@ inline constexpr std::uint64_t kShardBytes = std::uint64_t{4} << 30;
 void write_hf_folder(const Checkpoint& checkpoint, const std::filesystem::path& folder, DType dtype,
                      std::uint64_t shard_bytes = kShardBytes);
 
+/// Throws the error that write_hf_folder() would for what lies at `folder`, and one where nothing can be written there:
+/// for before long work.
+void require_hf_output(const std::filesystem::path& folder);
+
 /// Whether write_hf_folder() wrote this folder or had begun to; an empty one counts. Throws Error(bad_input) when its
 /// config.json is no JSON.
 bool is_written_hf_folder(const std::filesystem::path& folder);

@@ -3,10 +3,12 @@
 
 #include "bench/bench_report.h"
 #include "cli/progress_line.h"
+#include "cli/repeated_option.h"
 #include "cli/runtime_arguments.h"
 #include "core/atomic_file.h"
 #include "core/cores.h"
 #include "core/error.h"
+#include "core/json_text.h"
 #include "core/progress.h"
 #include "core/units.h"
 
@@ -177,7 +179,7 @@ void report(const BenchOptions& options, Isa isa, const BenchResult& result) {
       json["model"]["times"].push_back(to_json(row));
     }
   }
-  if (!options.json.empty()) write_file_atomically(options.json, json.dump(1) + "\n");
+  if (!options.json.empty()) write_file_atomically(options.json, json_text(json, 1) + "\n");
 }
 
 /// What the longest measurement reads and writes.
@@ -186,6 +188,20 @@ std::int64_t positions_of(const ModelBenchOptions& options) {
   for (const std::int64_t prompt : options.prompts) most = std::max(most, prompt);
   for (const std::int64_t context : options.contexts) most = std::max(most, context + options.tokens);
   return most;
+}
+
+/// Single products and a whole model each have options of their own.
+void require_own_options(const CLI::App& command, bool model) {
+  const std::pair<const char*, const char*> of_products[] = {
+      {"--shapes", ""},     {"--batches", "; --sequences says how many are written together"},
+      {"--widths", ""},     {"--rounds", "; --repeats says how often each is measured"},
+      {"--block-rows", ""}, {"--huge-pages", ""}};
+  for (const auto& [flag, instead] : of_products)
+    if (model && command.count(flag) > 0)
+      fail(ErrorKind::usage, "bench: {} is for single products, not for a MODEL{}", flag, instead);
+  for (const char* const flag :
+       {"--prompts", "--contexts", "--sequences", "--tokens", "--repeats", "--kv", "--profile"})
+    if (!model && command.count(flag) > 0) fail(ErrorKind::usage, "bench: {} needs a MODEL", flag);
 }
 
 void bench(BenchOptions options, const std::string& pool) {
@@ -198,7 +214,6 @@ void bench(BenchOptions options, const std::string& pool) {
   RuntimeOptions& runtime = options.for_model.runtime;
   runtime = options.arguments.runtime;
   options.for_model.kv = runtime.card.kv = options.arguments.kv;
-  if (runtime.profile && options.model.empty()) fail(ErrorKind::usage, "bench: --profile needs a MODEL");
   if (!options.model.empty()) options.for_model = cut_to_positions(options.model, std::move(options.for_model));
   if (runtime.device == RuntimeDevice::cuda) {
     if (options.model.empty())
@@ -233,7 +248,8 @@ void add_bench(CLI::App& app) {
                                    ->delimiter(',')
                                    ->type_name("N,…")
                                    ->capture_default_str();
-  command->add_option("--widths", options->widths, "Products: a width or a mix such as 2:0.5,3:0.5; may be repeated")
+  one_value_each_time(command->add_option("--widths", options->widths,
+                                          "Products: a width or a mix such as 2:0.5,3:0.5; may be given several times"))
       ->type_name("MIX");
   CLI::Option* const rounds = command->add_option("--rounds", options->rounds, "Products: times that each is measured")
                                   ->check(CLI::Range(1, 10000))
@@ -246,7 +262,7 @@ void add_bench(CLI::App& app) {
   command->add_option("--pool", *pool, "Memory that weights are spread over: more than any cache holds")
       ->type_name("SIZE")
       ->capture_default_str();
-  command->add_flag("--huge-pages", options->huge_pages, "Measure the products on a copy in huge pages, too");
+  command->add_flag("--huge-pages", options->huge_pages, "Products: measure them on a copy in huge pages, too");
   CLI::Option* const prompts = command->add_option("--prompts", options->for_model.prompts, "Model: lengths of prompts")
                                    ->check(CLI::Range(1, kMostTokens))
                                    ->delimiter(',')
@@ -279,6 +295,7 @@ void add_bench(CLI::App& app) {
   command->add_flag("--quick", options->quick, "Fewer cases, rounds and contexts, unless named");
   command->add_flag("--quiet", options->quiet, "No progress");
   command->callback([=] {
+    require_own_options(*command, !options->model.empty());
     if (options->quick) {
       if (shapes->count() == 0) options->shapes = {"4096x14336"};
       if (batches->count() == 0) options->batches = {1, 4, 16, 256};

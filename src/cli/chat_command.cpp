@@ -113,13 +113,15 @@ class Chat {
   }
 
   void answer(const std::string& words) {
-    const std::vector<std::int32_t> prompt = conversation_.ask(words);
     Written written;
+    bool asked = false;
     try {
+      const std::vector<std::int32_t> prompt = conversation_.ask(words);
+      asked = true;
       written = writer_.write(prompt, arguments_.writing.tokens, print_now);
     } catch (const Error& error) {
       if (!interactive_) throw;
-      conversation_.forget_question();
+      if (asked) conversation_.forget_question();  // a question that the template refuses is not in the conversation
       interrupt_requested = false;
       fmt::print(stderr, "{}\n", error.what());
       return;
@@ -164,7 +166,8 @@ void add_chat(CLI::App& app) {
                   "  scalebits chat small.safetensors --system \"Answer in one sentence.\"\n"
                   "  echo \"What is a whale?\" | scalebits chat small.safetensors --temperature 0",
                   kCommands));
-  command->callback([arguments] {
+  command->callback([arguments, command] {
+    require_temperature(*command, arguments->writing);
     let_interrupts_end_reading();
     Chat(*arguments).run();
   });

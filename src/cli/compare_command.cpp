@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 #include "cli/progress_line.h"
 #include "cli/recipe_arguments.h"
+#include "cli/repeated_option.h"
 
 #include "core/atomic_file.h"
 #include "core/json.h"
@@ -116,7 +117,8 @@ void add_compare(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 30))
       ->type_name("N");
   command->add_option("--recipe", options->recipe, "JSON file of options")->type_name("FILE");
-  command->add_option("--set", options->settings, "Any option of the recipe (see docs/recipe.md)")
+  one_value_each_time(command->add_option("--set", options->settings,
+                                          "Any option of the recipe (see docs/recipe.md); may be given several times"))
       ->type_name("OPTION=VALUE");
   command->add_option("-o,--output", options->output, "Write NAME.json, NAME.md and a picture, NAME.svg")
       ->type_name("NAME");

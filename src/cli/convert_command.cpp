@@ -52,6 +52,7 @@ void require_apart(const std::filesystem::path& output, const std::filesystem::p
 
 void convert(const ConvertOptions& options) {
   require_apart(options.output, options.model);
+  require_hf_output(options.output);
   Checkpoint model = read_checkpoint(options.model);
   fmt::print("Read {}: {}, {} layers of {}, vocabulary of {}\n", options.model, name_of(model.spec.family),
              model.spec.layers, model.spec.hidden, model.spec.vocab);

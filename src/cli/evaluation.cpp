@@ -2,6 +2,7 @@
 
 #include "cli/progress_line.h"
 #include "core/atomic_file.h"
+#include "core/json_text.h"
 #include "core/mapped_file.h"
 #include "evaluate/kl.h"
 #include "tokenizer/tokenizer.h"
@@ -93,7 +94,7 @@ void evaluate_text(EvaluationArguments arguments) {
       result.perplexity(), error_text(result.nll, result.standard_error(), 4), result.nll.mean(), windows.count(),
       windows.context, arguments.bos ? "BOS before each" : "no BOS");
   if (arguments.runtime.runtime.profile) print_profile(model->profile());
-  if (!arguments.json.empty()) write_file_atomically(arguments.json, report.dump(1));
+  if (!arguments.json.empty()) write_file_atomically(arguments.json, json_text(report, 1));
 }
 
 void add_evaluation_options(CLI::App& command, EvaluationArguments& arguments) {

@@ -11,6 +11,9 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -20,18 +23,32 @@ namespace scalebits::cli {
 namespace {
 
 struct GenerateArguments {
-  std::string model, prompt, corpus;
+  std::string model, prompt, prompt_file, corpus;
   WritingArguments writing;
   OwnTextOptions own_text;
   bool no_stop = false, no_echo = false;
 };
+
+/// All that a file holds, which may be a pipe; of "-", what standard input does.
+std::string read_prompt(const std::string& path) {
+  const bool standard = path == "-";
+  const std::string name = standard ? "standard input" : path;
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(standard ? stdin : std::fopen(path.c_str(), "rb"),
+                                                             std::fclose);
+  std::string text, part(std::size_t{1} << 16, '\0');
+  if (file)
+    while (const std::size_t size = std::fread(part.data(), 1, part.size(), file.get())) text.append(part, 0, size);
+  if (!file || std::ferror(file.get()) != 0) fail_input("{}: cannot be read: {}", name, std::strerror(errno));
+  if (text.find('\0') != std::string::npos) fail_input("{}: wanted text in UTF-8, found a byte of 0", name);
+  return text;
+}
 
 std::vector<std::int32_t> prompt_of(const RuntimeModel& model, const std::string& text) {
   const Tokenizer& tokenizer = model.require_tokenizer();
   std::vector<std::int32_t> prompt = tokenizer.encode(text, {.add_bos = tokenizer.adds_bos_by_default()});
   if (!prompt.empty()) return prompt;
   // An empty prompt: the beginning of any document.
-  const auto start = tokenizer.bos() ? tokenizer.bos() : tokenizer.eos();
+  const auto start = tokenizer.start_token();
   if (!start)
     fail(ErrorKind::usage, "{}: the tokenizer has no beginning-of-text token, so the prompt must not be empty",
          model.source());
@@ -62,17 +79,32 @@ void continue_prompt(const GenerateArguments& arguments) {
 /// Text that the model writes from nothing: calibration or held-out text where no data set is at hand.
 void write_corpus(GenerateArguments arguments) {
   require_card_for_positions(arguments.writing.runtime, "generate --corpus");
+  if (arguments.corpus.empty()) fail(ErrorKind::usage, "--corpus: wanted the name of a file, found nothing");
   check_output(arguments.corpus, {arguments.model});
   const auto model = open_model(arguments.model, arguments.writing.runtime);
   const Tokenizer& tokenizer = model->require_tokenizer();
   arguments.own_text.start_token = tokenizer.bos();
   arguments.own_text.seed = arguments.writing.sampling.seed;
+  arguments.own_text.kv = arguments.writing.runtime.kv;
   ProgressLine line;
   const auto texts = write_own_text(*model, arguments.own_text, std::ref(line));
   std::string text;
   for (const auto& tokens : texts) text += tokenizer.decode(tokens, {.special_text = false}) + "\n\n";
   write_file_atomically(arguments.corpus, text);
   fmt::print("{}: {} tokens\n", arguments.corpus, arguments.own_text.windows * arguments.own_text.length);
+  if (arguments.writing.runtime.runtime.profile) print_profile(model->profile(), stderr);
+}
+
+/// Exactly one thing to write, and no option of the other.
+void require_one_task(const CLI::App& command) {
+  const bool corpus = command.count("--corpus") > 0;
+  const auto tasks = int{corpus} + int{command.count("--prompt") > 0} + int{command.count("--prompt-file") > 0};
+  if (tasks != 1) fail(ErrorKind::usage, "generate: give exactly one of --prompt, --prompt-file and --corpus");
+  for (const char* const flag : {"--tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty",
+                                 "--repetition-window", "--stop", "--no-stop", "--no-echo"})
+    if (corpus && command.count(flag) > 0)
+      fail(ErrorKind::usage,
+           "generate: {} is for a prompt; --corpus writes --windows pieces of --length tokens at temperature 1", flag);
 }
 
 }  // namespace
@@ -82,14 +114,18 @@ void add_generate(CLI::App& app) {
   CLI::App* const command = app.add_subcommand("generate", "Continue a prompt, or write a corpus");
   command->add_option("MODEL", arguments->model, "Artifact, Hugging Face folder or GGUF file")->required();
   command->add_option("--prompt", arguments->prompt, "Text to continue")->type_name("TEXT");
+  command
+      ->add_option("--prompt-file", arguments->prompt_file,
+                   "Continue the text in this file, a newline at its end included; -: standard input's")
+      ->type_name("FILE");
   add_writing_options(*command, arguments->writing);
   auto* const corpus =
       command
           ->add_option("--corpus", arguments->corpus,
                        "Instead of continuing a prompt, write text of the model's own to this file, at temperature 1")
           ->type_name("FILE");
-  command->add_flag("--no-stop", arguments->no_stop, "Go on after an end-of-text token")->excludes(corpus);
-  command->add_flag("--no-echo", arguments->no_echo, "Print the continuation only")->excludes(corpus);
+  command->add_flag("--no-stop", arguments->no_stop, "Go on after an end-of-text token");
+  command->add_flag("--no-echo", arguments->no_echo, "Print the continuation only");
   command->add_option("--windows", arguments->own_text.windows, "Corpus: how many pieces of text [64]")
       ->check(CLI::Range(1, 1 << 20))
       ->type_name("N")
@@ -104,11 +140,14 @@ void add_generate(CLI::App& app) {
       "  scalebits generate small.safetensors --prompt \"Once upon a time\" --temperature 0.8 --top-p 0.95 --seed 7 "
       "-n 200\n"
       "  scalebits generate small.safetensors --prompt $'Q: What is a whale?\\nA:' --stop Q: --profile\n"
+      "  scalebits generate small.safetensors --prompt-file article.txt --no-echo -n 200\n"
       "`scalebits chat` asks a model that was taught to converse.");
   command->callback([arguments, command] {
-    if ((command->count("--prompt") != 0) == (command->count("--corpus") != 0))
-      fail(ErrorKind::usage, "generate: give exactly one of --prompt and --corpus");
-    arguments->corpus.empty() ? continue_prompt(*arguments) : write_corpus(*arguments);
+    require_one_task(*command);
+    if (command->count("--corpus") > 0) return write_corpus(*arguments);
+    require_temperature(*command, arguments->writing);
+    if (command->count("--prompt-file") > 0) arguments->prompt = read_prompt(arguments->prompt_file);
+    continue_prompt(*arguments);
   });
 }
 

@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 
 #include "artifact/artifact.h"
+#include "core/json_text.h"
 #include "core/units.h"
 
 #include <fmt/format.h>
@@ -152,7 +153,7 @@ void print_json(const Artifact& artifact) {
                        {"source", description.source_hash},  {"spec", to_json(artifact.spec())},
                        {"sizes", to_json(artifact.sizes())}, {"matrices", std::move(matrices)},
                        {"recipe", artifact.recipe()}};
-  fmt::print("{}\n", report.dump(2));
+  fmt::print("{}\n", json_text(report, 2));
 }
 
 }  // namespace

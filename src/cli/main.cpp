@@ -16,6 +16,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <string_view>
 #include <system_error>
 
 namespace {
@@ -35,6 +36,16 @@ void require_known_command(const CLI::App& app, int argc, char** argv) {
     names += (names.empty() ? "" : ", ") + command->get_name();
   }
   fail(ErrorKind::usage, "there is no command '{}'; there are {}", argv[1], names);
+}
+
+/// An option of many values, such as --calibration, goes on to the next flag, and MODEL may be among what it took.
+void tell_what_took_model(const CLI::App& app, const CLI::ParseError& error) {
+  if (!std::string_view(error.what()).starts_with("MODEL is required")) return;
+  for (const CLI::App* const command : app.get_subcommands())
+    for (const CLI::Option* const option : command->get_options())
+      if (option->get_allow_extra_args() && option->count() > 1)
+        fmt::print(stderr, "{} took '{}', too: if that is MODEL, put it in front of {}.\n", option->get_name(),
+                   option->results().back(), option->get_name());
 }
 
 }  // namespace
@@ -73,8 +84,9 @@ int main(int argc, char** argv) {
     return 0;
   } catch (const CLI::ParseError& error) {
     const int status = app.exit(error);
-    if (status != 0) return static_cast<int>(ErrorKind::usage);
-    return std::cout.flush() ? 0 : static_cast<int>(ErrorKind::bad_input);  // --help and --version
+    if (status == 0) return std::cout.flush() ? 0 : static_cast<int>(ErrorKind::bad_input);  // --help and --version
+    tell_what_took_model(app, error);
+    return static_cast<int>(ErrorKind::usage);
   } catch (const Error& error) {
     fmt::print(stderr, "scalebits: {}\n", error.what());
     return error.exit_status();

@@ -3,6 +3,7 @@
 #include "cli/progress_line.h"
 
 #include "core/atomic_file.h"
+#include "core/json_text.h"
 #include "core/parallel.h"
 #include "core/units.h"
 #include "pipeline/plan.h"
@@ -62,7 +63,7 @@ void plan(const PlanOptions& options) {
   if (options.json.empty()) return;
   Json report = to_json(plans);
   report["model"] = options.model;
-  write_file_atomically(options.json, report.dump(1) + "\n");
+  write_file_atomically(options.json, json_text(report, 1) + "\n");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // `scalebits train`: a configuration and text in, a trained model out, in low precision where a scheme says so.
 #include "cli/commands.h"
 #include "cli/progress_line.h"
+#include "cli/repeated_option.h"
 #include "cli/settings.h"
 #include "cli/termination.h"
 
@@ -115,7 +116,8 @@ void add_train(CLI::App& app) {
                    "Folder of the run; one that holds a part of this run is continued")
       ->required()
       ->type_name("FOLDER");
-  command->add_option("--set", arguments->settings, "An option over the file's, such as scheme=snip")
+  one_value_each_time(command->add_option("--set", arguments->settings,
+                                          "An option over the file's, such as scheme=snip; may be given several times"))
       ->type_name("OPTION=VALUE");
   command->add_option("--threads", arguments->threads, "Threads to use [all]")
       ->check(CLI::Range(1, 4096))

@@ -1,5 +1,8 @@
 #include "cli/writing_arguments.h"
 
+#include "cli/repeated_option.h"
+#include "core/error.h"
+
 #include <fmt/format.h>
 
 #include <cerrno>
@@ -47,11 +50,16 @@ void add_writing_options(CLI::App& command, WritingArguments& arguments) {
   command.add_option("--seed", sampling.seed, "Another seed, another text [0]")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 62))
       ->type_name("N");
-  command.add_option("--stop", arguments.stops, "End the text before this one; may be given several times")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+  one_value_each_time(
+      command.add_option("--stop", arguments.stops, "End the text before this one; may be given several times"))
       ->type_name("TEXT");
   add_runtime_options(command, arguments.runtime);
+}
+
+void require_temperature(const CLI::App& command, const WritingArguments& arguments) {
+  if (arguments.sampling.temperature > 0) return;
+  for (const char* const flag : {"--top-k", "--top-p", "--min-p", "--seed"})
+    if (command.count(flag) > 0) fail(ErrorKind::usage, "{}: {} needs --temperature above 0", command.get_name(), flag);
 }
 
 void print_now(std::string_view text) {

@@ -23,6 +23,9 @@ struct WritingArguments {
 /// Adds all of them; `arguments` holds the defaults and must outlive the parser.
 void add_writing_options(CLI::App& command, WritingArguments& arguments);
 
+/// Throws Error(usage) naming a given option that says how to draw a token, where temperature 0 draws none.
+void require_temperature(const CLI::App& command, const WritingArguments& arguments);
+
 /// Text as it comes, in front of whatever follows.
 void print_now(std::string_view text);
 

@@ -3,6 +3,7 @@
 #include "cli/progress_line.h"
 #include "cli/runtime_arguments.h"
 #include "core/atomic_file.h"
+#include "core/json_text.h"
 #include "core/units.h"
 #include "evaluate/answer_comparison.h"
 #include "evaluate/zero_shot.h"
@@ -120,7 +121,7 @@ void run(const Arguments& arguments) {
                  {"bos", bos},
                  {"activations", arguments.runtime.runtime.activations == ActivationFormat::f32 ? "f32" : "i8"},
                  {"kv", arguments.runtime.kv == KvType::f16 ? "f16" : "i8"}});
-  write_file_atomically(arguments.json, report.dump(1));
+  write_file_atomically(arguments.json, json_text(report, 1));
 }
 
 }  // namespace

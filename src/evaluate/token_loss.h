@@ -1,5 +1,5 @@
-// What one token's logits cost, in nats: sums over the vocabulary in 16 lanes of f32 that are emptied into f64 before
-// they grow inexact, the same bits on every instruction set.
+// What one token's logits cost, in nats: sums over the vocabulary in eight lanes of f32 that are emptied into f64
+// before they grow inexact, the same bits on every instruction set.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // The portable half of attention: cuts queries into tiles that share a cache, and positions into splits of 256, each
 // with sums of its own, which are then joined from left to right. So few queries still keep all threads busy, and the
-// same operations are done however the work is cut.
+// same operations are done however the work is cut. What waits to be joined does not grow with the positions.
 #include "kernels/attention.h"
 
 #include "core/aligned_buffer.h"
@@ -17,6 +17,10 @@ namespace {
 
 /// Rows (a query and a head each) that share what is converted of keys and values.
 constexpr std::int64_t kTileRows = 64;
+/// Sums, in floats, that are made before they are joined: 16 MiB, or two of each tile and kv head where those are more.
+constexpr std::int64_t kRoundFloats = std::int64_t{4} << 20;
+/// More than these are joined on all threads.
+constexpr std::int64_t kJoinFloats = std::int64_t{1} << 16;
 
 using Body = void (*)(const AttentionCall&);
 
@@ -33,6 +37,10 @@ struct QueryTile {
   std::int64_t end = 0;
 
   const KvLayer& cache() const { return *queries.front().cache; }
+  std::int64_t rows(std::int64_t heads) const {
+    return static_cast<std::int64_t>(queries.size()) * (heads / cache().kv_heads());
+  }
+  std::int64_t padded_dim() const { return (cache().head_dim() + 15) / 16 * 16; }
   std::int64_t first_split() const { return begin / kAttentionSplit; }
   std::int64_t splits() const { return (end + kAttentionSplit - 1) / kAttentionSplit - first_split(); }
 };
@@ -70,9 +78,9 @@ class Worker {
   Worker(const QueryTile& tile, std::int64_t heads, std::int64_t kv_head) : tile_(tile), kv_head_(kv_head) {
     const KvLayer& cache = tile.cache();
     group_ = heads / cache.kv_heads();
-    rows_ = static_cast<std::int64_t>(tile.queries.size()) * group_;
+    rows_ = tile.rows(heads);
     dim_ = cache.head_dim();
-    padded_ = (dim_ + 15) / 16 * 16;
+    padded_ = tile.padded_dim();
     thread_local AlignedBuffer<float> floats;
     thread_local std::vector<std::int64_t> positions;
     floats.reserve(static_cast<std::size_t>(rows_ * (padded_ + kAttentionBlock) + 2 * kAttentionBlock * padded_ +
@@ -87,7 +95,6 @@ class Worker {
   }
 
   std::int64_t rows() const { return rows_; }
-  std::int64_t padded() const { return padded_; }
   Sums own_sums(std::int64_t which) const { return {sums_ + which * Sums::floats(rows_, padded_), rows_}; }
 
   void run_split(Body body, std::int64_t split, const Sums& sums) const {
@@ -160,73 +167,92 @@ class Worker {
   float *q_, *scratch_, *sums_;
 };
 
+/// A tile and a kv head.
+struct Unit {
+  const QueryTile* tile;
+  std::int64_t kv_head;
+};
+
+/// Each thread takes a whole unit.
+void attend_units(ThreadPool& threads, Body body, std::int64_t heads, std::span<const Unit> units) {
+  threads.for_each(static_cast<std::int64_t>(units.size()), [&](std::int64_t i) {
+    const Unit& unit = units[units.size() - 1 - static_cast<std::size_t>(i)];  // a prompt's last tiles take longest
+    const Worker worker(*unit.tile, heads, unit.kv_head);
+    const Sums sums = worker.own_sums(0), next = worker.own_sums(1);
+    worker.run_split(body, 0, sums);
+    for (std::int64_t split = 1; split < unit.tile->splits(); ++split) {
+      worker.run_split(body, split, next);
+      worker.join(sums, next);
+    }
+    worker.write(sums);
+  });
+}
+
+/// Units too few for all threads: these share out the splits of all units, some of each in a round, which are then
+/// joined to those of the rounds before.
+void attend_splits(ThreadPool& threads, Body body, std::int64_t heads, std::span<const Unit> units) {
+  const auto count = static_cast<std::int64_t>(units.size());
+  std::int64_t floats = 0, most_splits = 0;  // of any unit
+  for (const Unit& unit : units) {
+    floats = std::max(floats, Sums::floats(unit.tile->rows(heads), unit.tile->padded_dim()));
+    most_splits = std::max(most_splits, unit.tile->splits());
+  }
+  // Each unit has a slot for what is joined, where split 0 is put, and slots for the other splits of a round.
+  const std::int64_t slots = std::min(most_splits, std::max<std::int64_t>(2, kRoundFloats / (count * floats)));
+  thread_local AlignedBuffer<float> memory;
+  memory.reserve(static_cast<std::size_t>(count * slots * floats));
+  float* const all_sums = memory.data();  // a thread_local of its own in each worker
+  const auto splits_of = [&](std::int64_t unit) { return units[static_cast<std::size_t>(unit)].tile->splits(); };
+  const auto worker_of = [&](std::int64_t unit) {
+    const Unit& of = units[static_cast<std::size_t>(unit)];
+    return Worker(*of.tile, heads, of.kv_head);
+  };
+  const auto sums_in = [&](std::int64_t unit, std::int64_t slot, const Worker& worker) {
+    return Sums(all_sums + (unit * slots + slot) * floats, worker.rows());
+  };
+
+  struct Part {
+    std::int64_t unit, split;
+  };
+  std::vector<Part> parts;
+  for (std::int64_t begin = 0, end = 0; begin < most_splits; begin = end) {
+    const std::int64_t first_slot = begin == 0 ? 0 : 1;
+    end = std::min(most_splits, begin + slots - first_slot);
+    parts.clear();
+    for (std::int64_t unit = 0; unit < count; ++unit)
+      for (std::int64_t split = begin; split < std::min(end, splits_of(unit)); ++split) parts.push_back({unit, split});
+    threads.for_each(static_cast<std::int64_t>(parts.size()), [&](std::int64_t i) {
+      const auto [unit, split] = parts[static_cast<std::size_t>(i)];
+      const Worker worker = worker_of(unit);
+      worker.run_split(body, split, sums_in(unit, split - begin + first_slot, worker));
+    });
+    const auto join = [&](std::int64_t unit) {
+      const std::int64_t splits = splits_of(unit);
+      if (splits <= begin) return;  // written in a round before
+      const Worker worker = worker_of(unit);
+      const Sums sums = sums_in(unit, 0, worker);
+      for (std::int64_t split = std::max<std::int64_t>(1, begin); split < std::min(end, splits); ++split)
+        worker.join(sums, sums_in(unit, split - begin + first_slot, worker));
+      if (splits <= end) worker.write(sums);
+    };
+    const auto joined = static_cast<std::int64_t>(parts.size());
+    if (joined > 8 * count || joined * floats > kJoinFloats)
+      threads.for_each(count, join);
+    else  // less work than waking threads
+      for (std::int64_t unit = 0; unit < count; ++unit) join(unit);
+  }
+}
+
 }  // namespace
 
 void attend(ThreadPool& threads, Isa highest, std::int64_t heads, std::span<const AttentionQuery> queries) {
-  const Body body = body_for(highest);
+  if (queries.empty()) return;
   const std::vector<QueryTile> tiles = make_tiles(heads, queries);
-  struct Unit {  // a tile and a kv head
-    const QueryTile* tile;
-    std::int64_t kv_head;
-  };
   std::vector<Unit> units;
   for (const QueryTile& tile : tiles)
     for (std::int64_t head = 0; head < tile.cache().kv_heads(); ++head) units.push_back({&tile, head});
-
-  if (threads.size() == 1 || static_cast<std::int64_t>(units.size()) >= 8 * threads.size()) {
-    threads.for_each(static_cast<std::int64_t>(units.size()), [&](std::int64_t i) {
-      const Unit& unit = units[units.size() - 1 - static_cast<std::size_t>(i)];  // a prompt's last tiles take longest
-      const Worker worker(*unit.tile, heads, unit.kv_head);
-      const Sums sums = worker.own_sums(0), next = worker.own_sums(1);
-      worker.run_split(body, 0, sums);
-      for (std::int64_t split = 1; split < unit.tile->splits(); ++split) {
-        worker.run_split(body, split, next);
-        worker.join(sums, next);
-      }
-      worker.write(sums);
-    });
-    return;
-  }
-
-  // Too few units: share out their splits, then join them.
-  struct Part {
-    std::size_t unit;
-    std::int64_t split;
-    std::int64_t sums;  // where, in floats
-  };
-  std::vector<Part> parts;
-  std::vector<std::size_t> first_part;
-  std::int64_t floats = 0;
-  for (std::size_t unit = 0; unit < units.size(); ++unit) {
-    const QueryTile& tile = *units[unit].tile;
-    const std::int64_t rows = static_cast<std::int64_t>(tile.queries.size()) * (heads / tile.cache().kv_heads());
-    const std::int64_t part_floats = Sums::floats(rows, (tile.cache().head_dim() + 15) / 16 * 16);
-    first_part.push_back(parts.size());
-    for (std::int64_t split = 0; split < tile.splits(); ++split, floats += part_floats)
-      parts.push_back({unit, split, floats});
-  }
-  thread_local AlignedBuffer<float> memory;
-  memory.reserve(static_cast<std::size_t>(floats));
-  float* all_sums = memory.data();  // a thread_local of its own in each worker
-  threads.for_each(static_cast<std::int64_t>(parts.size()), [&](std::int64_t i) {
-    const Part& part = parts[static_cast<std::size_t>(i)];
-    const Worker worker(*units[part.unit].tile, heads, units[part.unit].kv_head);
-    worker.run_split(body, part.split, {all_sums + part.sums, worker.rows()});
-  });
-  const auto join = [&](std::int64_t i) {
-    const auto unit = static_cast<std::size_t>(i);
-    const Worker worker(*units[unit].tile, heads, units[unit].kv_head);
-    const Part* part = &parts[first_part[unit]];
-    const Sums sums(all_sums + part->sums, worker.rows());
-    for (std::int64_t split = 1; split < units[unit].tile->splits(); ++split)
-      worker.join(sums, {all_sums + part[split].sums, worker.rows()});
-    worker.write(sums);
-  };
-  const auto count = static_cast<std::int64_t>(units.size());
-  if (parts.size() > 8 * units.size())
-    threads.for_each(count, join);
-  else  // less work than waking threads
-    for (std::int64_t i = 0; i < count; ++i) join(i);
+  const bool enough = threads.size() == 1 || static_cast<std::int64_t>(units.size()) >= 8 * threads.size();
+  (enough ? attend_units : attend_splits)(threads, body_for(highest), heads, units);
 }
 
 }  // namespace scalebits

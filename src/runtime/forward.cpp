@@ -214,22 +214,20 @@ const float* ForwardPass::logits(std::span<const std::int32_t> rows) {
   }
   const Product head[] = {{&model_.head(), nullptr, logits_.data()}};
   multiply(head, hidden, count, width);
-  std::atomic<bool> finite = true;
+  largest_.resize(rows.size());
   for_rows(count, spec_.vocab, [&](std::int64_t row) {
-    if (!all_finite(logits_.data() + row * spec_.vocab, spec_.vocab)) finite = false;
+    largest_[static_cast<std::size_t>(row)] = largest_of(logits_.data() + row * spec_.vocab, spec_.vocab);
   });
   clock.spent_on(Operation::head);
-  if (!finite) fail_not_finite(model_);
+  if (!std::all_of(largest_.begin(), largest_.end(), [](const Largest& largest) { return largest.finite; }))
+    fail_not_finite(model_);
   return logits_.data();
 }
 
 std::vector<std::int32_t> ForwardPass::likeliest(std::span<const std::int32_t> rows) {
-  const float* const all = logits(rows);
+  logits(rows);
   std::vector<std::int32_t> ids;
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const float* const row = all + static_cast<std::int64_t>(i) * spec_.vocab;
-    ids.push_back(static_cast<std::int32_t>(std::max_element(row, row + spec_.vocab) - row));
-  }
+  for (const Largest& largest : largest_) ids.push_back(static_cast<std::int32_t>(largest.index));
   return ids;
 }
 

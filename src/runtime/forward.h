@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/aligned_buffer.h"
+#include "core/largest.h"
 #include "kernels/attention.h"
 #include "runtime/backend.h"
 #include "runtime/model.h"
@@ -56,6 +57,7 @@ class ForwardPass : public Backend {
   Profile* profile_;
   RotaryTable rotary_;
   AlignedBuffer<float> x_, normed_, delta_, q_, k_, v_, attended_, gate_, up_, scored_, logits_;
+  std::vector<Largest> largest_;  // of each row of logits_
   std::vector<LinearOutput> outputs_;
   std::vector<AttentionQuery> queries_;
 };

@@ -1,27 +1,15 @@
 #include "sampling/sampler.h"
 
 #include "core/error.h"
+#include "core/largest.h"
+#include "sampling/logit_passes.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
-#include <numeric>
-#include <vector>
 
 namespace scalebits {
 namespace {
-
-struct Candidate {
-  float logit;
-  std::int32_t id;
-  bool operator<(const Candidate& other) const {  // likelier first
-    return logit > other.logit || (logit == other.logit && id < other.id);
-  }
-};
-
-void check_finite(std::span<const float> logits) {
-  const bool finite = std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); });
-  if (!finite || logits.empty()) fail_input("the model's logits are not finite numbers");
-}
 
 /// The logits as they are, or in `changed` with the recent tokens' lowered.
 std::span<const float> penalised(std::span<const float> logits, const SamplingOptions& options,
@@ -40,44 +28,36 @@ std::span<const float> penalised(std::span<const float> logits, const SamplingOp
   return changed;
 }
 
-/// The smallest i with weights[0] + … + weights[i] > uniform * total.
-std::size_t draw(std::span<const double> weights, double uniform) {
-  const double wanted = uniform * std::accumulate(weights.begin(), weights.end(), 0.0);
-  double sum = 0;
-  std::size_t last_positive = 0;
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    if (weights[i] > 0) last_positive = i;
-    sum += weights[i];
-    if (sum > wanted) return i;
-  }
-  return last_positive;  // rounding can leave the sum at `wanted`
+/// A logit below which weights are smaller than `weight`, in (0, 1]. By the powers of two, so that it does not depend
+/// on how the machine computes logarithms: it may let some pass, never the other way round.
+float least_logit(double weight, const WeightRule& rule, double temperature) {
+  constexpr double kLn2 = 0.6931471805599453, kRounding = 1e-3;  // of weights in f32
+  return static_cast<float>(
+      std::max<double>(-FLT_MAX, rule.largest + temperature * (kLn2 * std::ilogb(weight) - kRounding)));
 }
 
-/// Orders candidates by likelihood only as far as they are looked at: a vocabulary is long, its likely part short.
-class SortedPrefix {
- public:
-  explicit SortedPrefix(std::vector<Candidate>& all) : all_(all) {}
-  const Candidate& operator[](std::size_t at) {
-    if (at >= sorted_) sort(std::max<std::size_t>(at + 1, 8 * sorted_));
-    return all_[at];
+/// One of all, in the order of their ids; `sums` are those of sum_weights.
+std::int32_t draw_of_all(std::span<const float> logits, const WeightRule& rule, std::span<const double> sums,
+                         double wanted, std::vector<float>& weights) {
+  const auto length = static_cast<std::size_t>(kWeightChunk);
+  double sum = 0;
+  std::size_t chunk = 0, last_positive = 0;
+  for (; chunk < sums.size() && sum + sums[chunk] <= wanted; ++chunk) {
+    if (sums[chunk] > 0) last_positive = chunk;
+    sum += sums[chunk];
   }
-  void sort(std::size_t count) {
-    count = std::min(count, all_.size());
-    if (count <= sorted_) return;
-    const auto at = [&](std::size_t i) { return all_.begin() + static_cast<std::ptrdiff_t>(i); };
-    if (count - sorted_ <= 256) {
-      std::partial_sort(at(sorted_), at(count), all_.end());
-    } else {
-      std::nth_element(at(sorted_), at(count - 1), all_.end());
-      std::sort(at(sorted_), at(count));
-    }
-    sorted_ = count;
+  if (chunk == sums.size()) chunk = last_positive;  // rounding can leave the sum at `wanted`
+  const std::size_t begin = chunk * length, count = std::min(length, logits.size() - begin);
+  weights.resize(length);
+  weigh(logits.subspan(begin, count), rule, weights.data());
+  std::size_t last = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (weights[i] > 0) last = i;
+    sum += static_cast<double>(weights[i]);
+    if (sum > wanted) break;
   }
-
- private:
-  std::vector<Candidate>& all_;
-  std::size_t sorted_ = 0;
-};
+  return static_cast<std::int32_t>(begin + last);
+}
 
 }  // namespace
 
@@ -95,44 +75,50 @@ void validate(const SamplingOptions& options) {
     fail(ErrorKind::usage, "the repetition window must be 0 or more tokens, found {}", options.repetition_window);
 }
 
+std::int32_t Sampler::choose(std::span<const float> logits, const SamplingOptions& options,
+                             std::span<const std::int32_t> history, double uniform) {
+  validate(options);
+  if (logits.empty()) fail_input("there are no logits to choose a token by");
+  logits = penalised(logits, options, history, penalised_);
+  const Largest largest = largest_of(logits.data(), static_cast<std::int64_t>(logits.size()));
+  if (!largest.finite) fail_input("the model's logits are not finite numbers");
+  if (options.temperature == 0) return static_cast<std::int32_t>(largest.index);
+
+  const WeightRule rule{.largest = largest.value,
+                        .per_logit = static_cast<float>(std::min<double>(FLT_MAX, 1 / options.temperature))};
+  const bool cuts_number = options.top_k > 0, cuts_mass = options.top_p < 1, cuts_ratio = options.min_p > 0;
+  double total = 0;  // of what top-k left
+  if (!cuts_number && (cuts_mass || !cuts_ratio)) total = sum_weights(logits, rule, sums_);
+  if (!cuts_number && !cuts_mass && !cuts_ratio) return draw_of_all(logits, rule, sums_, uniform * total, weights_);
+
+  // Only those that no cut can leave out: of a vocabulary some hundred, as a rule.
+  float least = -FLT_MAX;
+  const auto require = [&](float logit) { least = std::max(least, logit); };
+  if (cuts_number) require(reached_by(logits, options.top_k, maxima_));
+  if (cuts_ratio && !(cuts_number && cuts_mass)) require(least_logit(options.min_p, rule, options.temperature));
+  // Those less likely than a share of 1 - p among all of them hold less than 1 - p together.
+  if (cuts_mass && !cuts_number) {
+    const double share = (1 - options.top_p) / static_cast<double>(logits.size());
+    require(least_logit(share * total, rule, options.temperature));
+  }
+  gather(logits, least, candidates_);
+  if (cuts_number && candidates_.size() > static_cast<std::size_t>(options.top_k)) {
+    std::nth_element(candidates_.begin(), candidates_.begin() + (options.top_k - 1), candidates_.end(), likelier);
+    candidates_.resize(static_cast<std::size_t>(options.top_k));
+  }
+  weigh(candidates_, rule);
+  if (cuts_number)
+    for (const Candidate& candidate : candidates_) total += static_cast<double>(candidate.weight);
+  std::erase_if(candidates_, [&](const Candidate& candidate) {
+    return !(candidate.weight > 0) || static_cast<double>(candidate.weight) < options.min_p;
+  });
+  if (cuts_mass) ranked_.keep_likeliest(candidates_, options.top_p * total);
+  return ranked_.draw(candidates_, uniform);
+}
+
 std::int32_t choose_token(std::span<const float> logits, const SamplingOptions& options,
                           std::span<const std::int32_t> history, double uniform) {
-  validate(options);
-  check_finite(logits);
-  std::vector<float> changed;
-  logits = penalised(logits, options, history, changed);
-  const auto likeliest = std::max_element(logits.begin(), logits.end());
-  if (options.temperature == 0) return static_cast<std::int32_t>(likeliest - logits.begin());
-
-  const auto weight = [&](float logit) {
-    return std::exp((static_cast<double>(logit) - *likeliest) / options.temperature);
-  };
-  std::vector<double> weights(logits.size());
-  if (options.top_k == 0 && options.top_p == 1 && options.min_p == 0) {
-    std::transform(logits.begin(), logits.end(), weights.begin(), weight);
-    return static_cast<std::int32_t>(draw(weights, uniform));
-  }
-
-  std::vector<Candidate> candidates(logits.size());
-  for (std::size_t i = 0; i < logits.size(); ++i) candidates[i] = {logits[i], static_cast<std::int32_t>(i)};
-  SortedPrefix sorted(candidates);
-  std::size_t kept = candidates.size();
-  if (options.top_k > 0) kept = std::min(kept, static_cast<std::size_t>(options.top_k));
-  sorted.sort(std::min<std::size_t>(kept, 64));
-  if (options.top_k > 0) sorted.sort(kept);
-
-  double total = 0;  // of what top-k left; in whatever order they lie, which depends on the logits alone
-  if (options.top_p < 1)
-    for (std::size_t i = 0; i < kept; ++i) total += weight(candidates[i].logit);
-  double sum = 0;
-  std::size_t count = 0;
-  while (count < kept) {
-    const double next = weight(sorted[count].logit);
-    if (next < options.min_p) break;  // the likeliest's weight is 1
-    sum += weights[count++] = next;
-    if (options.top_p < 1 && sum >= options.top_p * total) break;
-  }
-  return candidates[draw(std::span(weights).first(count), uniform)].id;
+  return Sampler().choose(logits, options, history, uniform);
 }
 
 }  // namespace scalebits

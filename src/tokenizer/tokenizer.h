@@ -65,6 +65,8 @@ class Tokenizer {
   std::int32_t vocab_size() const;
   std::optional<std::int32_t> bos() const;
   std::optional<std::int32_t> eos() const;
+  /// What an empty text begins with: bos(), else eos(), which stands between documents; nullopt when there is neither.
+  std::optional<std::int32_t> start_token() const { return bos() ? bos() : eos(); }
   /// Whether the source puts bos() before every text.
   bool adds_bos_by_default() const;
   /// The raw bytes a token stands for; a view that lives as long as any copy of this tokenizer.

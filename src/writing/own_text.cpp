@@ -2,7 +2,6 @@
 
 #include "core/error.h"
 #include "core/random.h"
-#include "runtime/session.h"
 #include "sampling/sampler.h"
 
 #include <algorithm>
@@ -25,6 +24,7 @@ std::vector<std::vector<std::int32_t>> write_own_text(RuntimeModel& model, const
     fail_input("{}: {} tokens are more than the model's {} positions", model.source(), options.length,
                spec.max_positions);
   const SamplingOptions sampling{.temperature = 1};
+  const SessionOptions session_options{.kv = options.kv, .max_positions = options.length};
   const auto vocab = static_cast<std::size_t>(spec.vocab);
   // The stream after the last sequence's, so that start tokens are independent of the draws.
   const CounterRng start_rng(options.seed, static_cast<std::uint64_t>(options.windows));
@@ -34,7 +34,7 @@ std::vector<std::vector<std::int32_t>> write_own_text(RuntimeModel& model, const
     std::vector<std::unique_ptr<Session>> sessions;
     std::vector<std::int32_t> next;
     for (std::int64_t i = 0; i < count; ++i) {
-      sessions.push_back(std::make_unique<Session>(model));
+      sessions.push_back(std::make_unique<Session>(model, session_options));
       const auto random = static_cast<std::int32_t>(start_rng.below(static_cast<std::uint64_t>(first + i), vocab));
       next.push_back(options.start_token.value_or(spec.eos_ids.empty() ? random : spec.eos_ids.front()));
     }

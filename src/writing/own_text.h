@@ -3,7 +3,7 @@
 #pragma once
 
 #include "core/progress.h"
-#include "runtime/model.h"
+#include "runtime/session.h"
 
 #include <cstdint>
 #include <optional>
@@ -17,6 +17,7 @@ struct OwnTextOptions {
   std::uint64_t seed = 0;
   std::optional<std::int32_t> start_token;  // usually BOS; default: the specification's first end-of-text token, else a
                                             // random one. Not part of the text
+  KvType kv = KvType::f16;                  // how keys and values are kept
 };
 
 /// [windows][length] tokens, drawn at temperature 1; an end-of-text token begins another document, as in training.

@@ -36,7 +36,7 @@ Written TextWriter::write(std::span<const std::int32_t> prompt, std::int64_t max
   const auto next_after = [&](std::span<const std::int32_t> tokens) {
     if (greedy) return session_.likeliest(tokens);
     const std::span<const float> logits = session_.evaluate(tokens);
-    return choose_token(logits, options_.sampling, session_.tokens(), rng.uniform(draws_++));
+    return sampler_.choose(logits, options_.sampling, session_.tokens(), rng.uniform(draws_++));
   };
   std::int32_t token = next_after(fresh);
   written.read_tokens = static_cast<std::int64_t>(fresh.size());

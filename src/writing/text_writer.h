@@ -52,6 +52,7 @@ class TextWriter {
   Session& session_;
   const Tokenizer& tokenizer_;
   WritingOptions options_;
+  Sampler sampler_;
   std::uint64_t draws_ = 0;
 };
 

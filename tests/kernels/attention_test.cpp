@@ -12,6 +12,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 
 namespace scalebits {
 namespace {
@@ -211,6 +212,34 @@ TEST_P(Attention, SeveralCachesAtOnce) {
         same_bits({out.begin() + from, out.begin() + from + 256},
                   attend_all(two, isa, caches[i], 4, {q.begin() + from, q.begin() + from + 256}, {{0, lasts[i]}})));
   }
+}
+
+std::int64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::int64_t total = 0, resident = 0;
+  file >> total >> resident;
+  return resident * 4096;
+}
+
+// 20 tiles of 64 rows over 150 splits, whose sums are 48 floats a row: 37 MB if all were kept.
+TEST_P(Attention, SumsOfALongContextAreJoinedInRounds) {
+  constexpr std::int64_t kPositions = 150 * 256 - 100, kHeads = 64, kDim = 4, kQueries = 20;
+  Dice dice(67);
+  ThreadPool one(1), four(4);
+  const KvLayer cache = random_cache(dice, GetParam(), 1, kPositions, kDim);
+  const std::vector<float> q = random_floats(dice, kQueries * kHeads * kDim, 2);
+  std::vector<Seen> seen = chunk(kPositions - kQueries, kQueries);
+  seen[3] = {70, 700};  // rows that later rounds do not concern
+  seen[11] = {20000, 20001};
+  const Isa isa = own_isas().back();
+  const std::vector<float> wanted = attend_all(one, isa, cache, kHeads, q, seen);
+  const std::int64_t before = resident_bytes();
+  EXPECT_TRUE(same_bits(wanted, attend_all(four, isa, cache, kHeads, q, seen)));
+#if defined(__SANITIZE_ADDRESS__)
+  std::printf("NOT TESTED: the sanitizer holds freed memory back\n");
+#else
+  EXPECT_LE(resident_bytes() - before, 20 << 20) << "16 MiB of sums, and what threads work with";
+#endif
 }
 
 TEST_P(Attention, HugeScoresLeaveOnlyTheLargest) {

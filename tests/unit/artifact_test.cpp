@@ -446,6 +446,12 @@ TEST(HostileArtifact, LyingMetadataIsAnError) {
     edits[i](metadata);
     EXPECT_NE(open_with(metadata), "") << "edit " << i;
   }
+
+  // Told from the entries alone, before a matrix is made of each: a short file has room for millions of them.
+  Json repeated = honest;
+  repeated["matrices"].push_back(honest["matrices"][0]);
+  const std::string& name = file.entries()[honest["matrices"][0][0].get<std::size_t>()].name;
+  EXPECT_EQ(open_with(repeated), fmt::format("{}: tensor '{}' is there twice", (folder / "lie").string(), name));
 }
 
 TEST(HostileArtifact, AnyDamageIsAnErrorOrReadsWithinBounds) {

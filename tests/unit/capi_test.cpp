@@ -21,13 +21,13 @@ namespace {
 
 using testing_models::TemporaryFolder;
 
-/// A tiny model in a folder; its vocabulary is that of the tokenizer when it has one.
-void write_model(const std::filesystem::path& folder, bool with_tokenizer) {
-  const std::filesystem::path tokenizer = SCALEBITS_SOURCE_DIR "/tests/data/tokenizer/llama3.json";
+/// A tiny model in a folder, with the tokenizer of tests/data/tokenizer that has this name, or none.
+void write_model(const std::filesystem::path& folder, const std::string& tokenizer) {
   ModelSpec spec = testing_models::tiny_spec(Family::llama);
-  if (with_tokenizer) {
+  if (!tokenizer.empty()) {
+    const std::filesystem::path known = SCALEBITS_SOURCE_DIR "/tests/data/tokenizer";
     std::filesystem::create_directories(folder);
-    std::filesystem::copy_file(tokenizer, folder / "tokenizer.json");
+    std::filesystem::copy_file(known / tokenizer, folder / "tokenizer.json");
     spec.vocab = 512;
   }
   testing_models::write_hf(testing_models::random_model(spec, 3), folder);
@@ -36,7 +36,7 @@ void write_model(const std::filesystem::path& folder, bool with_tokenizer) {
 class CApi : public testing::Test {
  protected:
   void SetUp() override {
-    write_model(folder_ / "model", true);
+    write_model(folder_ / "model", "llama3.json");
     ASSERT_EQ(scalebits_model_open((folder_ / "model").c_str(), nullptr, &model_), SCALEBITS_OK)
         << scalebits_last_error();
     ASSERT_EQ(scalebits_session_open(model_, nullptr, &session_), SCALEBITS_OK);
@@ -115,6 +115,33 @@ TEST_F(CApi, TurnsTextIntoTokensAndBack) {
   EXPECT_EQ(count, 0u);
 }
 
+TEST_F(CApi, TellsWhatAnEmptyTextBeginsWith) {
+  std::int32_t token = -1;
+  std::size_t count = 0;
+  ASSERT_EQ(scalebits_tokenize(model_, nullptr, 0, 1, &token, 1, &count), SCALEBITS_OK);
+  ASSERT_EQ(count, 1u) << "the beginning-of-text token";
+  EXPECT_EQ(scalebits_start_token(model_), token);
+
+  // A tokenizer that puts nothing before a text: what stands between documents, where that is named.
+  for (const bool named : {false, true}) {
+    const std::filesystem::path folder = folder_ / (named ? "named" : "unnamed");
+    write_model(folder, "qwen2.json");
+    if (named)
+      testing_models::write_text(folder / "tokenizer_config.json", R"({"bos_token":null,"eos_token":"<|endoftext|>"})");
+    scalebits_model* model = nullptr;
+    scalebits_session* session = nullptr;
+    ASSERT_EQ(scalebits_model_open(folder.c_str(), nullptr, &model), SCALEBITS_OK) << scalebits_last_error();
+    EXPECT_EQ(scalebits_tokenize(model, nullptr, 0, 1, nullptr, 0, &count), SCALEBITS_OK);
+    EXPECT_EQ(count, 0u);
+    const std::int32_t start = scalebits_start_token(model);
+    EXPECT_EQ(start, named ? 0 : -1);
+    ASSERT_EQ(scalebits_session_open(model, nullptr, &session), SCALEBITS_OK);
+    EXPECT_EQ(scalebits_evaluate(session, &start, 1), named ? SCALEBITS_OK : SCALEBITS_BAD_INPUT);
+    scalebits_session_close(session);
+    scalebits_model_close(model);
+  }
+}
+
 TEST_F(CApi, RefusesWrongCallsAndStaysAsItWas) {
   const std::int32_t good = 5, bad = 512;
   std::int32_t token = 0;
@@ -153,6 +180,7 @@ TEST_F(CApi, RefusesWrongCallsAndStaysAsItWas) {
   EXPECT_EQ(scalebits_session_open(model_, &narrow, &session), SCALEBITS_USAGE);
   EXPECT_EQ(session, nullptr);
   EXPECT_EQ(scalebits_vocab_size(nullptr), 0);
+  EXPECT_EQ(scalebits_start_token(nullptr), -1);
   EXPECT_EQ(scalebits_length(nullptr), 0);
   scalebits_session_close(nullptr);
   scalebits_model_close(nullptr);
@@ -240,12 +268,13 @@ TEST_F(CApi, AForkedProcessHasNoThreads) {
 }
 
 TEST_F(CApi, OpensModelsWithoutATokenizer) {
-  write_model(folder_ / "bare", false);
+  write_model(folder_ / "bare", "");
   scalebits_model* bare = nullptr;
   ASSERT_EQ(scalebits_model_open((folder_ / "bare").c_str(), nullptr, &bare), SCALEBITS_OK) << scalebits_last_error();
   std::int32_t token;
   std::size_t count;
   EXPECT_EQ(scalebits_tokenize(bare, "x", 1, 0, &token, 1, &count), SCALEBITS_BAD_INPUT);
+  EXPECT_EQ(scalebits_start_token(bare), -1);
   scalebits_model_close(bare);
 }
 

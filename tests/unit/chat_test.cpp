@@ -86,8 +86,20 @@ TEST(Jinja, RefusesByNameWhatItDoesNotKnow) {
             std::string::npos);
   EXPECT_NE(error_of("{% if x is divisibleby 3 %}{% endif %}").find("the test 'divisibleby' is not known"),
             std::string::npos);
-  EXPECT_NE(error_of("{{ 'x'.zfill(3) }}").find("a text's method 'zfill' is not known; known are"), std::string::npos);
-  EXPECT_NE(error_of("{{ lipsum() }}").find("the function 'lipsum' is not known; known are"), std::string::npos);
+  EXPECT_NE(error_of("{% if false %}\n{{ 'x'.zfill(3) }}{% endif %}")
+                .find("line 2: the method 'zfill' is not known; known are capitalize, endswith, "),
+            std::string::npos);
+  EXPECT_NE(error_of("{% for x in [] if lipsum(x) %}{% endfor %}").find("the function 'lipsum' is not known; known"),
+            std::string::npos);
+  EXPECT_NE(error_of("{% if false %}{% else %}{% set x = dict(a=[{'b': ns.c.d().e}]) %}{% endif %}")
+                .find("the method 'd' is not known"),
+            std::string::npos);
+  EXPECT_THROW(jinja::Template("{% if false %}{{ lipsum() }}{% endif %}", "x"), Error);
+  EXPECT_THROW(jinja::Template("{% if false %}{{ 'x'.zfill(3) }}{% endif %}", "x"), Error);
+  // Known of another kind of value, which shows when it is run.
+  EXPECT_NE(error_of("{{ {}.strip() }}").find("a map's method 'strip' is not known; known are get, items, keys"),
+            std::string::npos);
+  EXPECT_NE(error_of("{{ [].strip() }}").find("only texts and maps have methods"), std::string::npos);
   EXPECT_NE(error_of("{{ 'é'|upper }}").find("only known for ASCII"), std::string::npos);
   EXPECT_NE(error_of("{{ [1] }}").find("printing array is not known"), std::string::npos);
 }
@@ -288,6 +300,24 @@ TEST(Conversations, AreAsBeforeWhenTheTemplateRefuses) {
       tokenizer);
   EXPECT_THROW(talk.ask("bad"), Error);
   EXPECT_EQ(tokenizer.decode(talk.ask("good")), "1");
+
+  // Later on, too: with all that was said.
+  const char* const source =
+      "{% for m in messages %}{% if m.content == 'bad' %}{{ raise_exception('no') }}{% endif %}"
+      "{{ m.content }}<|im_end|>{% endfor %}";
+  Conversation refused(ChatTemplate(source, tokenizer, "x"), tokenizer);
+  Conversation other(ChatTemplate(source, tokenizer, "x"), tokenizer);
+  for (Conversation* each : {&refused, &other}) {
+    each->ask("one");
+    each->answer(tokenizer.encode("yes"));
+  }
+  EXPECT_THROW(refused.ask("bad"), Error);
+  ASSERT_EQ(refused.messages().size(), 2u);
+  EXPECT_EQ(refused.messages().back().content, "yes");
+  const auto next = other.ask("good");
+  EXPECT_EQ(refused.ask("good"), next);
+  refused.forget_question();
+  EXPECT_EQ(refused.ask("good"), next);
 }
 
 }  // namespace

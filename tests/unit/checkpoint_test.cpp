@@ -1,9 +1,11 @@
 // checkpoint: what is in the file is in memory, bit for bit, under Hugging Face names and row order, whatever the file
 // is; the configuration says what transformers would make of it; what does not fit is an error that names it.
 #include "checkpoint/gguf_blocks.h"
+#include "checkpoint/gguf_model.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/read_checkpoint.h"
 #include "checkpoint/write_hf_folder.h"
+#include "core/units.h"
 #include "safetensors/safetensors.h"
 #include "tiny_models.h"
 #include "tokenizer/tokenizer.h"
@@ -13,6 +15,8 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdint>
+#include <functional>
 #include <limits>
 #include <numbers>
 #include <numeric>
@@ -412,21 +416,18 @@ TEST(Gguf, AbsentOrEqualHeadIsTied) {
   expect_model(read_checkpoint(folder / "m.gguf"), model);
 }
 
-TEST(Gguf, QuantisedRowsAreDecodedAndPutBack) {
-  const ModelSpec spec = tiny_spec(Family::llama);
-  const TinyModel model = random_model(spec, 11);
+/// A Llama whose matrices are Q8_0.
+GgufBuilder quantised_gguf(const TinyModel& model) {
   GgufBuilder gguf;
-  add_gguf_keys(gguf, spec);
-  std::map<std::string, std::vector<float>> wanted;
-  for (const TensorShape& tensor : required_tensors(spec)) {
+  add_gguf_keys(gguf, model.spec);
+  for (const TensorShape& tensor : required_tensors(model.spec)) {
     const auto& values = model.weights.at(tensor.name);
     if (tensor.shape.size() == 1) {
       gguf.tensor(gguf_tensor_name(tensor.name), tensor.shape, 0, bytes_as(values, DType::f32));
-      wanted[tensor.name] = values;
       continue;
     }
     // Q8_0 with scale 1/64 holds these values exactly.
-    const auto stored = is_q_or_k(tensor.name) ? interleave_rows(values, tensor.shape[0], spec.head_dim) : values;
+    const auto stored = is_q_or_k(tensor.name) ? interleave_rows(values, tensor.shape[0], model.spec.head_dim) : values;
     std::string blocks;
     for (std::size_t i = 0; i < stored.size(); ++i) {
       if (i % 32 == 0) blocks += GgufBuilder::little(f32_to_f16(1.0f / 64));
@@ -434,21 +435,106 @@ TEST(Gguf, QuantisedRowsAreDecodedAndPutBack) {
     }
     gguf.tensor(gguf_tensor_name(tensor.name), tensor.shape, 8, blocks);
   }
+  return gguf;
+}
+
+TEST(Gguf, QuantisedRowsAreDecodedAndPutBack) {
+  const TinyModel model = random_model(tiny_spec(Family::llama), 11);
   const TemporaryFolder folder;
-  write_text(folder / "m.gguf", gguf.file(2));  // version 2 has the same layout
+  write_text(folder / "m.gguf", quantised_gguf(model).file(2));  // version 2 has the same layout
   expect_model(read_checkpoint(folder / "m.gguf"), model);
 }
 
-std::string gguf_with_rope_factors(const TinyModel& model, const std::vector<float>& factors) {
+/// Reads it with just `bytes` of memory, and with one byte less, which must be refused.
+void expect_to_take(const fs::path& path, std::uint64_t bytes, const TinyModel& model) {
+  expect_model(read_gguf_model(path, true, bytes), model);
+  try {
+    read_gguf_model(path, true, bytes - 1);
+    ADD_FAILURE() << "was read into less memory than it takes";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::unsupported_hardware);
+    EXPECT_MENTIONS(std::string(error.what()), path.string(), "take " + format_bytes(bytes),
+                    "this machine has " + format_bytes(bytes - 1));
+  }
+}
+
+TEST(Gguf, MustFitIntoTheMemoryAsFarAsItIsNoView) {
+  const TemporaryFolder folder;
+  const TinyModel llama = random_model(tiny_spec(Family::llama), 19), qwen = random_model(tiny_spec(Family::qwen3), 20);
+  std::uint64_t matrices = 0, moved = 0;  // weights
+  for (const auto& [name, shape] : required_tensors(llama.spec)) {
+    if (shape.size() == 1) continue;
+    matrices += static_cast<std::uint64_t>(shape[0] * shape[1]);
+    if (is_q_or_k(name)) moved += static_cast<std::uint64_t>(shape[0] * shape[1]);
+  }
+  write_text(folder / "m.gguf", quantised_gguf(llama).file());
+  expect_to_take(folder / "m.gguf", 4 * matrices, llama);
+  write_text(folder / "m.gguf", gguf_bytes(llama, DType::bf16));
+  expect_to_take(folder / "m.gguf", 2 * moved, llama);
+  write_text(folder / "m.gguf", gguf_bytes(qwen, DType::f16));
+  expect_model(read_gguf_model(folder / "m.gguf", true, 0), qwen);
+}
+
+/// A Llama in F32, with what `add` puts behind its keys.
+std::string gguf_with(const TinyModel& model, const std::function<void(GgufBuilder&)>& add) {
   GgufBuilder gguf;
   add_gguf_keys(gguf, model.spec);
-  gguf.tensor("rope_freqs.weight", {static_cast<std::int64_t>(factors.size())}, 0, bytes_as(factors, DType::f32));
+  add(gguf);
   for (const TensorShape& tensor : required_tensors(model.spec)) {
     std::vector<float> values = model.weights.at(tensor.name);
     if (is_q_or_k(tensor.name)) values = interleave_rows(values, tensor.shape[0], model.spec.head_dim);
     gguf.tensor(gguf_tensor_name(tensor.name), tensor.shape, 0, bytes_as(values, DType::f32));
   }
   return gguf.file();
+}
+
+std::string gguf_with_rope_factors(const TinyModel& model, const std::vector<float>& factors) {
+  return gguf_with(model, [&](GgufBuilder& gguf) {
+    gguf.tensor("rope_freqs.weight", {static_cast<std::int64_t>(factors.size())}, 0, bytes_as(factors, DType::f32));
+  });
+}
+
+TEST(Gguf, LinearScalingMustNotBeNegative) {
+  const TinyModel model = random_model(tiny_spec(Family::llama), 21);
+  const TemporaryFolder folder;
+  const fs::path path = folder / "m.gguf";
+  const auto write = [&](const char* type, const std::string& key, float factor) {
+    write_text(path, gguf_with(model, [&](GgufBuilder& gguf) {
+                 if (type != nullptr) gguf.text("llama.rope.scaling.type", type);
+                 gguf.f32(key, factor);
+               }));
+  };
+  const std::string factor_key = "llama.rope.scaling.factor", old_key = "llama.rope.scale_linear";
+  for (const char* const type : {"linear", static_cast<const char*>(nullptr)})
+    for (const std::string& key : {factor_key, old_key}) {
+      write(type, key, 2.5f);
+      const RopeScaling scaling = read_checkpoint(path).spec.rope_scaling;
+      EXPECT_EQ(std::pair(scaling.kind, scaling.factor), std::pair(RopeScaling::Kind::linear, 2.5));
+      write(type, key, 0);  // as llama.cpp reads it
+      expect_model(read_checkpoint(path), model);
+      write(type, key, -2);
+      EXPECT_MENTIONS(error_of(path), path.string(), "'" + key + "'", "-2");
+    }
+  write("none", factor_key, -2);
+  expect_model(read_checkpoint(path), model);
+}
+
+TEST(Gguf, PartsOfASplitFileAreNamedSo) {
+  const TinyModel model = random_model(tiny_spec(Family::llama), 22);
+  const TemporaryFolder folder;
+  const fs::path path = folder / "m.gguf";
+  const auto write = [&](std::uint16_t part, std::uint16_t parts) {
+    write_text(path, gguf_with(model, [&](GgufBuilder& gguf) {
+                 gguf.raw_value("split.no", 2, GgufBuilder::little(part));
+                 gguf.raw_value("split.count", 2, GgufBuilder::little(parts));
+               }));
+  };
+  write(4, 6);
+  EXPECT_MENTIONS(error_of(path), path.string() + ": is part 5 of 6 of a split GGUF", "llama-gguf-split --merge");
+  for (const std::uint16_t parts : {std::uint16_t{0}, std::uint16_t{1}}) {  // 0: joined again
+    write(0, parts);
+    expect_model(read_checkpoint(path), model);
+  }
 }
 
 TEST(Gguf, RopeFactorsBecomeLlama3Scaling) {

@@ -6,6 +6,8 @@
 #include "core/float_types.h"
 #include "core/hash.h"
 #include "core/json.h"
+#include "core/json_text.h"
+#include "core/largest.h"
 #include "core/machine_memory.h"
 #include "core/mapped_file.h"
 #include "core/parallel.h"
@@ -18,6 +20,7 @@
 
 #include <atomic>
 #include <climits>
+#include <cmath>
 #include <filesystem>
 #include <numeric>
 #include <sys/stat.h>
@@ -149,6 +152,11 @@ TEST(Json, RefusesMoreKeysThanItsOrderedObjectsBear) {
   EXPECT_THROW(as_ordered(sorted, "x"), Error);
 }
 
+TEST(Json, TextReplacesWhatIsNotUtf8) {
+  const Json json = {{"path", "a\xff/\xc3\xbc.gguf"}};
+  EXPECT_EQ(json_text(json, 1), "{\n \"path\": \"a\xef\xbf\xbd/\xc3\xbc.gguf\"\n}");
+}
+
 TEST(Json, ConvertsNoNumbersSilently) {
   const Json json =
       parse_json(R"({"half": 5.7, "large": 1099511627776, "yes": true, "most": 18446744073709551615})", "x");
@@ -248,6 +256,30 @@ TEST(WorkShares, HandOutEveryIndexOnce) {
       });
       for (std::int64_t i = 0; i < 100; ++i) ASSERT_EQ(taken[std::size_t(i)], i < bounds.back() ? 1 : 0) << i;
     }
+}
+
+TEST(LargestOf, IsTheFirstOfTheLargestAndSeesEveryValue) {
+  const CounterRng rng(8);
+  for (const std::size_t count : {1, 2, 7, 8, 9, 16, 31, 511, 512, 513, 1024, 1500, 5000}) {
+    std::vector<float> values(count);
+    for (std::size_t i = 0; i < count; ++i) values[i] = -1.0f - static_cast<float>(rng.below(i, count));
+    const auto size = static_cast<std::int64_t>(count);
+    const auto wanted = std::max_element(values.begin(), values.end());  // the first of equals
+    const Largest found = largest_of(values.data(), size);
+    EXPECT_EQ(found.index, wanted - values.begin()) << count;
+    EXPECT_EQ(found.value, *wanted);
+    EXPECT_TRUE(found.finite);
+    for (std::size_t at = 0; at < count; at += 1 + count / 40) {
+      const float before = values[at];
+      values[at] = 3;
+      EXPECT_EQ(largest_of(values.data(), size).index, static_cast<std::int64_t>(at)) << count;
+      for (const float broken : {NAN, INFINITY, -INFINITY}) {
+        values[at] = broken;
+        EXPECT_FALSE(largest_of(values.data(), size).finite) << count << " values, " << broken << " at " << at;
+      }
+      values[at] = before;
+    }
+  }
 }
 
 TEST(Hash, SeesEveryByte) { EXPECT_NE(hash_hex("abc"), hash_hex("abd")); }

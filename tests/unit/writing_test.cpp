@@ -1,6 +1,7 @@
 // Contract of src/writing: the tokens are those of a plain loop that reads everything anew for each token; what was
 // read before is not read again, over all turns of a conversation; stop tokens, stop strings, limits and Ctrl-C end a
-// text where they should; neither the number of threads nor the company of other sequences changes a token.
+// text where they should; neither the number of threads nor the company of other sequences changes a token; keys and
+// values are kept as was asked for.
 #include "writing/text_writer.h"
 
 #include "chat/conversation.h"
@@ -178,6 +179,24 @@ TEST(OwnText, StopsAtCtrlC) {
   }
   interrupt_requested = false;
   EXPECT_EQ(reports, 1);
+}
+
+TEST(OwnText, KeepsKeysAndValuesAsAskedFor) {
+  const auto model = tiny_model();
+  const auto vocab = static_cast<std::size_t>(model->spec().vocab);
+  std::vector<Tokens> texts;
+  for (const KvType kv : {KvType::f16, KvType::i8}) {
+    texts.push_back(write_own_text(*model, {.windows = 1, .length = 400, .seed = 6, .start_token = 3, .kv = kv})[0]);
+    Session session(*model, {.kv = kv});
+    Tokens wanted;
+    for (std::uint64_t i = 0; i < 400; ++i) {
+      const std::int32_t last = i == 0 ? 3 : wanted.back();
+      const std::span<const float> logits = session.evaluate({&last, 1});
+      wanted.push_back(choose_token(logits.first(vocab), {.temperature = 1}, {}, CounterRng(6, 0).uniform(i)));
+    }
+    EXPECT_EQ(texts.back(), wanted);
+  }
+  EXPECT_NE(texts[0], texts[1]);
 }
 
 TEST(OwnText, DoesNotDependOnTheCompany) {
