@@ -301,7 +301,7 @@ at::Tensor sample_own_text(const ModelSpec& spec, WeightSource& weights, const S
           "give --calibration or a longer --time-limit",
           format_seconds(all_seconds), options.windows, format_seconds(options.seconds));
     if (progress)
-      progress({-1, "time limit", fmt::format("{} windows of own text instead of {}", fewer, options.windows)});
+      progress({-1, "time limit", fmt::format("windows of own text: {} instead of {}", fewer, options.windows)});
     prompts.resize(static_cast<std::size_t>(fewer));
     generated = write(false);
   }

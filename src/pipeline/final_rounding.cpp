@@ -67,7 +67,7 @@ PackedBlobs rounded_with_feedback(const FinalRoundingJob& job, const RoundingEng
                                  windows.narrow(0, 0, count).contiguous(), feedback_options(job, engine), on_layer);
     } catch (const FewerWindows& fewer) {
       if (progress)
-        progress({-1, "time limit", fmt::format("{} windows for rounding instead of {}", fewer.count, count)});
+        progress({-1, "time limit", fmt::format("windows for rounding: {} instead of {}", fewer.count, count)});
       count = fewer.count;
     }
   }
@@ -126,7 +126,7 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
       if (affordable < tuner.steps()) {
         if (progress)
           progress({-1, "time limit",
-                    fmt::format("{} tuning steps instead of {}", std::max(done + 1, int(affordable)), tuner.steps())});
+                    fmt::format("tuning steps: {} instead of {}", std::max(done + 1, int(affordable)), tuner.steps())});
         tuner.shorten(static_cast<int>(affordable));
       }
     }

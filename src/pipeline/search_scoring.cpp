@@ -99,7 +99,7 @@ void SearchScoring::fit_into_time(int passes) {
   state_.gradient_windows = static_cast<std::int64_t>(affordable);
   journal_.report(
       -1, "time limit",
-      fmt::format("{} windows per gradient instead of {}", state_.gradient_windows, recipe_.windows_per_gradient));
+      fmt::format("windows per gradient: {} instead of {}", state_.gradient_windows, recipe_.windows_per_gradient));
 }
 
 bool SearchScoring::has_time_for(double seconds) {
