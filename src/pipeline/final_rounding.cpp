@@ -21,6 +21,9 @@ namespace {
 
 constexpr double kSecondsBetweenSaves = 300;
 constexpr double kPartBeforeTuning = 0.4;  // of the time that is left, at most
+/// Of its steps; fewer follow the noise of their batches and leave a model that is worse than what they began with
+/// (bench/results/tuning.md).
+constexpr double kLeastOfTuning = 0.5;
 constexpr int kTimedSteps = 2;  // before their number is fitted into the time: the first ones touch memory anew
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -123,6 +126,12 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
       const double left = job.seconds_left - seconds_since(start);
       const double affordable =
           stages.from_first(done + std::max(0.0, left) * kTimedSteps / seconds_since(first_timed));
+      if (!resumed && affordable < kLeastOfTuning * tuner.steps()) {
+        if (progress)
+          progress({-1, "time limit",
+                    fmt::format("tuning steps: none instead of {}, as {} would do harm", tuner.steps(), int(affordable))});
+        return first;
+      }
       if (affordable < tuner.steps()) {
         if (progress)
           progress({-1, "time limit",

@@ -213,12 +213,33 @@ TEST(Tuning, GoesOnFromItsStateToTheSameBytes) {
   EXPECT_THROW(job.rounded(folder.path, true), Error) << "another plan";
 }
 
-TEST(Tuning, TakesFewerStepsUnderATimeLimit) {
+TEST(Tuning, IsLeftOutWhereATimeLimitAllowsTooFewSteps) {
   Folder folder;
   Job job;
   job.recipe.tune.steps = 1000000;
   const auto start = std::chrono::steady_clock::now();
-  job.rounded(folder.path, false, 1.0);
+  std::string told;
+  const FinalRounding found = job.rounded(folder.path, false, 1.0, [&](const ProgressReport& report) {
+    if (report.stage == "time limit") told += report.detail;
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  EXPECT_NE(told.find("tuning steps: none instead of 1000000"), std::string::npos) << told;
+  job.recipe.rounding = FinalRoundingMethod::gptq;
+  EXPECT_EQ(found.blobs, job.rounded(folder.path, false).blobs);
+}
+
+TEST(Tuning, TakesFewerStepsUnderATimeLimit) {
+  // Begun without a limit, so that it is not left out, and gone on with under one.
+  Folder folder;
+  Job job;
+  job.recipe.tune.steps = 1000000;
+  const auto interrupt = [&](const ProgressReport& report) {
+    if (std::string_view(report.stage) == "tuning") interrupt_requested = true;
+  };
+  EXPECT_THROW(job.rounded(folder.path, false, 1e30, interrupt), Error);
+  interrupt_requested = false;
+  const auto start = std::chrono::steady_clock::now();
+  job.rounded(folder.path, true, 1.0);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
