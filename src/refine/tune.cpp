@@ -19,9 +19,6 @@ namespace {
 
 constexpr const char* kMetadataKey = "scalebits_tuning";
 
-/// A tuning that a time limit shortened takes longer steps, so that levels come about as far; at most this much longer.
-constexpr double kFastestPace = 2;
-
 class TunedModel : public SearchModel {
  public:
   TunedModel(const Checkpoint& checkpoint, const RoundedMatrices& matrices, const BitPlan& plan,
@@ -88,7 +85,6 @@ struct CodeTuner::State {
   SentWeights rounded;
   WeightSource& exact;
   Decoder decoder, teacher;
-  const int intended_steps;
   int done = 0;
   std::map<std::int64_t, at::Tensor> taught;  // the teacher's hidden states, by a batch's first window
 
@@ -104,7 +100,7 @@ struct CodeTuner::State {
         const PackedBlobs& start, at::Tensor windows, const TuneOptions& how)
       : checkpoint(of), matrices(of_plan), plan(widths), ids(std::move(windows)), options(how),
         model(of, of_plan, widths, start, how), rounded(model, how.decoder), exact(exact_weights),
-        decoder(of.spec, rounded, how.decoder), teacher(of.spec, exact, how.decoder), intended_steps(how.steps) {}
+        decoder(of.spec, rounded, how.decoder), teacher(of.spec, exact, how.decoder) {}
 
   template <typename Body>
   void each_tensor(const Body& body) const {
@@ -135,9 +131,8 @@ double CodeTuner::step() {
   for (std::int64_t i = 0; i < per_step; ++i) rows.push_back((state.done * per_step + i) % available);
   const at::Tensor windows = state.ids.index_select(0, at::tensor(rows, at::TensorOptions().dtype(at::kLong)));
   const double left = 1 - static_cast<double>(state.done) / state.options.steps;
-  const double pace = left * std::min(kFastestPace, static_cast<double>(state.intended_steps) / state.options.steps);
-  const TuneRates rates{static_cast<float>(state.options.rate * pace),
-                        static_cast<float>(state.options.side_rate * pace)};
+  const TuneRates rates{static_cast<float>(state.options.rate * left),
+                        static_cast<float>(state.options.side_rate * left)};
   ++state.done;
   state.model.prepare(state.plan, windows, state.checkpoint.spec.hidden);
   GradientReducer update(state.matrices, state.checkpoint.spec, GradientKind::mean,
