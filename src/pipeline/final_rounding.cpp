@@ -92,7 +92,7 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
   const std::filesystem::path path = job.folder / stages.file_name();
   const Json provenance = provenance_of_tuning(job);
   const bool resumed = !stages.any(!job.resume || !std::filesystem::exists(path));
-  const PackedBlobs first =
+  PackedBlobs first =
       resumed ? PackedBlobs(job.result.matrices.size())
               : rounded_with_feedback(job, engine, kPartBeforeTuning * job.seconds_left, part_of(progress, 0, 0.2));
   TuneOptions options = job.recipe.tune;
@@ -126,11 +126,12 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
       const double left = job.seconds_left - seconds_since(start);
       const double affordable =
           stages.from_first(done + std::max(0.0, left) * kTimedSteps / seconds_since(first_timed));
-      if (!resumed && affordable < kLeastOfTuning * tuner.steps()) {
+      if (affordable < kLeastOfTuning * tuner.steps()) {
         if (progress)
           progress({-1, "time limit",
-                    fmt::format("tuning steps: none instead of {}, as {} would do harm", tuner.steps(), int(affordable))});
-        return first;
+                    fmt::format("tuning steps: none instead of {}, as {} would do harm", tuner.steps(),
+                                static_cast<int>(affordable))});
+        return resumed ? rounded_with_feedback(job, engine, left, part_of(progress, 0.2, 1)) : std::move(first);
       }
       if (affordable < tuner.steps()) {
         if (progress)

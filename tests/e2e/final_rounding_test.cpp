@@ -228,19 +228,39 @@ TEST(Tuning, IsLeftOutWhereATimeLimitAllowsTooFewSteps) {
   EXPECT_EQ(found.blobs, job.rounded(folder.path, false).blobs);
 }
 
-TEST(Tuning, TakesFewerStepsUnderATimeLimit) {
-  // Begun without a limit, so that it is not left out, and gone on with under one.
+TEST(Tuning, IsLeftOutWhenItIsGoneOnWithUnderSuchALimit) {
   Folder folder;
   Job job;
   job.recipe.tune.steps = 1000000;
   const auto interrupt = [&](const ProgressReport& report) {
-    if (std::string_view(report.stage) == "tuning") interrupt_requested = true;
+    if (report.stage == "tuning") interrupt_requested = true;
   };
   EXPECT_THROW(job.rounded(folder.path, false, 1e30, interrupt), Error);
   interrupt_requested = false;
   const auto start = std::chrono::steady_clock::now();
-  job.rounded(folder.path, true, 1.0);
+  const FinalRounding found = job.rounded(folder.path, true, 5.0);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  job.recipe.rounding = FinalRoundingMethod::gptq;
+  EXPECT_EQ(found.blobs, job.rounded(folder.path, false).blobs);
+}
+
+TEST(Tuning, TakesFewerStepsUnderATimeLimit) {
+  Folder folder;
+  Job job;
+  job.recipe.tune.steps = 150;
+  const auto steps_in = [&](double seconds) {
+    int steps = 0;
+    job.rounded(folder.path, false, seconds, [&](const ProgressReport& report) { steps += report.stage == "tuning"; });
+    return steps;
+  };
+  const auto start = std::chrono::steady_clock::now();
+  ASSERT_EQ(steps_in(1e30), 150);
+  const double whole = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  // Timed on other work's leave: most of the steps, or none but those that were timed. All of them would be a limit
+  // lost.
+  const int steps = steps_in(0.75 * whole);
+  EXPECT_LT(steps, 150);
+  EXPECT_TRUE(steps >= 75 || steps <= 2) << steps;
 }
 
 TEST(Tuning, GoesAsIfItWereMeantWhenStepsBecomeFewer) {
