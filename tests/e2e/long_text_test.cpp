@@ -1,24 +1,14 @@
 // Contract: writing 10,000 tokens takes no memory but that of what a session of so many tokens holds: it was filled
 // once before, and 32 bytes lost per token would be seen.
+#include "../unit/resident_bytes.h"
 #include "../unit/tiny_models.h"
 #include "tokenizer/tokenizer.h"
 #include "writing/text_writer.h"
 
 #include <gtest/gtest.h>
 
-#include <unistd.h>
-
-#include <fstream>
-
 namespace scalebits {
 namespace {
-
-std::int64_t resident_bytes() {
-  std::ifstream statm("/proc/self/statm");
-  std::int64_t whole = 0, resident = 0;
-  statm >> whole >> resident;
-  return resident * sysconf(_SC_PAGESIZE);
-}
 
 TEST(LongText, TakesNoMemoryBesideItsSession) {
 #ifdef __SANITIZE_ADDRESS__

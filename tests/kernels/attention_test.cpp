@@ -1,6 +1,7 @@
 // The contract of attention: the softmax of the stored keys and values up to derived roundings; the same bits on every
 // instruction set, for any number of threads, and whether a token is evaluated alone or among others; keys and values
 // are stored as the header says, the same bits on every set.
+#include "../unit/resident_bytes.h"
 #include "random_packed.h"
 
 #include "core/float_types.h"
@@ -12,7 +13,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <fstream>
 
 namespace scalebits {
 namespace {
@@ -212,13 +212,6 @@ TEST_P(Attention, SeveralCachesAtOnce) {
         same_bits({out.begin() + from, out.begin() + from + 256},
                   attend_all(two, isa, caches[i], 4, {q.begin() + from, q.begin() + from + 256}, {{0, lasts[i]}})));
   }
-}
-
-std::int64_t resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  std::int64_t total = 0, resident = 0;
-  file >> total >> resident;
-  return resident * 4096;
 }
 
 // 20 tiles of 64 rows over 150 splits, whose sums are 48 floats a row: 37 MB if all were kept.
