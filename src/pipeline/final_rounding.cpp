@@ -21,9 +21,6 @@ namespace {
 
 constexpr double kSecondsBetweenSaves = 300;
 constexpr double kPartBeforeTuning = 0.4;  // of the time that is left, at most
-/// Of its steps; fewer follow the noise of their batches and leave a model that is worse than what they began with
-/// (bench/results/tuning.md).
-constexpr double kLeastOfTuning = 0.5;
 constexpr int kTimedSteps = 2;  // before their number is fitted into the time: the first ones touch memory anew
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -86,27 +83,64 @@ Json provenance_of_tuning(const FinalRoundingJob& job) {
           {"plan", plan.hex()}};
 }
 
-PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, const ProgressSink& progress) {
+/// What the held-out windows say of a rounding; the stages of a pipeline ask together.
+class HeldOutLoss {
+ public:
+  /// Keeps references to the arguments.
+  HeldOutLoss(const FinalRoundingJob& job, const RoundingEngine& engine, const RoundingStages& stages)
+      : job_(job), engine_(engine), stages_(stages), windows_(held_out_windows(job.calibration, job.result.state)) {
+    Decoder full_precision(job.checkpoint.spec, *engine.exact, engine.decoder);
+    target_ = loss_target(job.recipe.loss, windows_, full_precision, *engine.exact);
+  }
+
+  /// The first stage is given the others' blobs.
+  FinalRounding of(PackedBlobs blobs) const {
+    const auto& [state, matrices, cost, least_cost] = job_.result;
+    stages_.collect(blobs, matrices, state.plan, job_.checkpoint.spec);
+    RefinedModel model(job_.checkpoint, matrices, blobs);
+    model.use(state.plan);
+    SentWeights rounded(model, engine_.decoder);
+    Decoder decoder(job_.checkpoint.spec, rounded, engine_.decoder);
+    const double loss = stages_.from_last(decoder.loss(windows_, target_).mean);
+    return {std::move(blobs), loss};
+  }
+
+ private:
+  const FinalRoundingJob& job_;
+  const RoundingEngine& engine_;
+  const RoundingStages& stages_;
+  at::Tensor windows_;
+  LossTarget target_;
+};
+
+/// Tuned codes, or those that tuning started from where the held-out windows say that it made them worse.
+FinalRounding tuned(const FinalRoundingJob& job, const RoundingEngine& engine, const RoundingStages& stages,
+                    const ProgressSink& progress) {
   const auto start = std::chrono::steady_clock::now();
-  const RoundingStages stages(engine.decoder.pipeline);
   const std::filesystem::path path = job.folder / stages.file_name();
   const Json provenance = provenance_of_tuning(job);
   const bool resumed = !stages.any(!job.resume || !std::filesystem::exists(path));
-  PackedBlobs first =
-      resumed ? PackedBlobs(job.result.matrices.size())
-              : rounded_with_feedback(job, engine, kPartBeforeTuning * job.seconds_left, part_of(progress, 0, 0.2));
+  const HeldOutLoss held_out(job, engine, stages);
+  const auto with_feedback = [&](double seconds, const ProgressSink& sink) {
+    return held_out.of(rounded_with_feedback(job, engine, seconds, sink));
+  };
+  FinalRounding first{PackedBlobs(job.result.matrices.size())};
+  if (!resumed) first = with_feedback(kPartBeforeTuning * job.seconds_left, part_of(progress, 0, 0.2));
   TuneOptions options = job.recipe.tune;
   options.decoder = engine.decoder;
-  CodeTuner tuner(job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan, first,
+  CodeTuner tuner(job.checkpoint, *engine.exact, job.result.matrices, job.result.state.plan, first.blobs,
                   job.calibration.gradient_windows, options);
   // All stages' states are there before any takes the place of the last one.
   const auto save = [&] {
     const std::filesystem::path next = path.string() + ".next";
-    tuner.save(next, provenance);
+    tuner.save(next, provenance, {{"first_loss", first.validation_loss}});
     stages.any(false);
     std::filesystem::rename(next, path);
   };
-  resumed ? tuner.load(path, provenance) : save();
+  if (resumed)
+    first.validation_loss = json_value<double>(tuner.load(path, provenance), "first_loss", path.string());
+  else
+    save();
   if (stages.any(stages.from_first(tuner.steps_done()) != tuner.steps_done()))
     fail_input("{}: the stages of this tuning were saved at different steps; delete them, and it begins anew",
                (job.folder / "tuning-*.safetensors").string());
@@ -126,13 +160,6 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
       const double left = job.seconds_left - seconds_since(start);
       const double affordable =
           stages.from_first(done + std::max(0.0, left) * kTimedSteps / seconds_since(first_timed));
-      if (affordable < kLeastOfTuning * tuner.steps()) {
-        if (progress)
-          progress({-1, "time limit",
-                    fmt::format("tuning steps: none instead of {}, as {} would do harm", tuner.steps(),
-                                static_cast<int>(affordable))});
-        return resumed ? rounded_with_feedback(job, engine, left, part_of(progress, 0.2, 1)) : std::move(first);
-      }
       if (affordable < tuner.steps()) {
         if (progress)
           progress({-1, "time limit",
@@ -144,7 +171,14 @@ PackedBlobs tuned(const FinalRoundingJob& job, const RoundingEngine& engine, con
       tune_progress({done % 20 == 0 ? -1 : static_cast<double>(done) / tuner.steps(), "tuning",
                      fmt::format("step {} of {}, KL {:.4f}", done, tuner.steps(), divergence)});
   }
-  return tuner.blobs();
+  FinalRounding found = held_out.of(tuner.blobs());
+  const bool better = found.validation_loss < first.validation_loss;
+  if (progress)
+    progress({-1, "tuning",
+              fmt::format("held-out loss {:.4f}, {:.4f} before it{}", found.validation_loss, first.validation_loss,
+                          better ? "" : ": left out")});
+  if (better) return found;
+  return resumed ? with_feedback(job.seconds_left - seconds_since(start), {}) : first;
 }
 
 }  // namespace
@@ -180,20 +214,8 @@ FinalRounding final_rounding(const FinalRoundingJob& job, const ProgressSink& pr
     return nearest;
   }
   const RoundingEngine engine = make_rounding_engine(job.device, job.checkpoint, job.recipe, processes);
-  FinalRounding rounding;
-  rounding.blobs = job.recipe.rounding == FinalRoundingMethod::tuned
-                       ? tuned(job, engine, progress)
-                       : rounded_with_feedback(job, engine, job.seconds_left, progress);
-  stages.collect(rounding.blobs, result.matrices, result.state.plan, job.checkpoint.spec);
-  RefinedModel model(job.checkpoint, result.matrices, rounding.blobs);
-  model.use(result.state.plan);
-  SentWeights rounded(model, engine.decoder);
-  Decoder full_precision(job.checkpoint.spec, *engine.exact, engine.decoder);
-  const at::Tensor windows = held_out_windows(job.calibration, result.state);
-  const LossTarget target = loss_target(job.recipe.loss, windows, full_precision, *engine.exact);
-  Decoder decoder(job.checkpoint.spec, rounded, engine.decoder);
-  rounding.validation_loss = stages.from_last(decoder.loss(windows, target).mean);
-  return rounding;
+  if (job.recipe.rounding == FinalRoundingMethod::tuned) return tuned(job, engine, stages, progress);
+  return HeldOutLoss(job, engine, stages).of(rounded_with_feedback(job, engine, job.seconds_left, progress));
 }
 
 }  // namespace scalebits

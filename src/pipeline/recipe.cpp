@@ -166,7 +166,6 @@ const std::vector<Field>& fields() {
       plain_field("tune_windows", SCALEBITS_MEMBER(tune.windows_per_step)),
       plain_field("tune_rate", SCALEBITS_MEMBER(tune.rate)),
       plain_field("tune_side_rate", SCALEBITS_MEMBER(tune.side_rate)),
-      plain_field("tune_lean", SCALEBITS_MEMBER(tune.lean)),
       enum_field("loss", kLosses, SCALEBITS_MEMBER(loss)),
       plain_field("windows_per_gradient", SCALEBITS_MEMBER(windows_per_gradient)),
       plain_field("micro_batches", SCALEBITS_MEMBER(micro_batches)),
@@ -267,7 +266,6 @@ void validate(const Recipe& recipe) {
   require(
       recipe.tune.steps >= 1 && recipe.tune.windows_per_step >= 1 && recipe.tune.rate > 0 && recipe.tune.side_rate >= 0,
       "tune_steps and tune_windows must be at least 1, tune_rate above 0, tune_side_rate not negative");
-  require(recipe.tune.lean >= 0 && recipe.tune.lean <= 1, "tune_lean must be in [0, 1]");
   require(recipe.feedback.damping > 0 && recipe.feedback.damping <= 1, "damping must be in (0, 1]");
   require(recipe.feedback.asymmetry >= 0 && recipe.feedback.asymmetry <= 1, "asymmetry must be in [0, 1]");
   require(recipe.windows_per_gradient >= 1 && recipe.validation_windows >= 1, "numbers of windows must be at least 1");

@@ -35,8 +35,7 @@ class TunedModel : public SearchModel {
       if (!linear && std::ranges::all_of(plan.widths[m], [](int width) { return width == kMaxWidth; })) continue;
       const auto pace = linear ? TunedMatrix::Pace::by_group : TunedMatrix::Pace::by_use;
       tuned_[m] = std::make_unique<TunedMatrix>(
-          matrix, plan.widths[m], coded,
-          TunedMatrix::Options{.lean = options.lean, .pace = pace, .sides_move = options.side_rate > 0});
+          matrix, plan.widths[m], coded, TunedMatrix::Options{.pace = pace, .sides_move = options.side_rate > 0});
     }
   }
 
@@ -152,10 +151,11 @@ PackedBlobs CodeTuner::blobs() const {
   return blobs;
 }
 
-void CodeTuner::save(const std::filesystem::path& path, const Json& provenance) const {
+void CodeTuner::save(const std::filesystem::path& path, const Json& provenance, const Json& note) const {
   SafetensorsWriter writer;
-  writer.set_metadata(kMetadataKey,
-                      Json{{"provenance", provenance}, {"done", state_->done}, {"steps", steps()}}.dump());
+  writer.set_metadata(
+      kMetadataKey,
+      Json{{"provenance", provenance}, {"note", note}, {"done", state_->done}, {"steps", steps()}}.dump());
   std::vector<std::span<const std::byte>> payloads;
   state_->each_tensor([&](std::string name, std::string_view dtype, std::span<std::byte> bytes) {
     const auto size = static_cast<std::int64_t>(bytes.size());
@@ -165,7 +165,7 @@ void CodeTuner::save(const std::filesystem::path& path, const Json& provenance) 
   writer.write_sealed(path, payloads);
 }
 
-void CodeTuner::load(const std::filesystem::path& path, const Json& provenance) {
+Json CodeTuner::load(const std::filesystem::path& path, const Json& provenance) {
   const SafetensorsFile file = SafetensorsFile::open_sealed(path);
   const std::string where = path.string();
   const auto metadata = file.metadata().find(kMetadataKey);
@@ -184,6 +184,7 @@ void CodeTuner::load(const std::filesystem::path& path, const Json& provenance) 
   state_->done = json_value<int>(json, "done", where);
   if (state_->done < 0 || state_->done > state_->options.steps)
     fail_input("{}: wanted at most {} steps done, found {}", where, state_->options.steps, state_->done);
+  return json_value<Json>(json, "note", where);
 }
 
 }  // namespace scalebits

@@ -19,9 +19,8 @@ namespace scalebits {
 struct TuneOptions {
   int steps = 120;
   int windows_per_step = 2;
-  double rate = 0.01;    // codes per step at the start, when the gradient keeps its sign; falls linearly to 0
+  double rate = 0.005;   // codes per step at the start, when the gradient keeps its sign; falls linearly to 0
   double side_rate = 0;  // the same of ranges and zeros
-  double lean = 0.5;     // where a level starts in its code's cell, from the middle (0) to the weight itself (1)
   DecoderOptions decoder;
 };
 
@@ -44,10 +43,11 @@ class CodeTuner {
   /// Of every matrix that is tuned here; empty for others.
   PackedBlobs blobs() const;
 
-  /// Between two steps, atomically; `provenance` says what the work belongs to.
-  void save(const std::filesystem::path& path, const Json& provenance) const;
-  /// Goes on from there. Throws Error(bad_input) naming the file when it is damaged or belongs to other work.
-  void load(const std::filesystem::path& path, const Json& provenance);
+  /// Between two steps, atomically; `provenance` says what the work belongs to, `note` is the caller's own.
+  void save(const std::filesystem::path& path, const Json& provenance, const Json& note) const;
+  /// Goes on from there; returns the note. Throws Error(bad_input) naming the file when it is damaged or belongs to
+  /// other work.
+  Json load(const std::filesystem::path& path, const Json& provenance);
 
  private:
   struct State;

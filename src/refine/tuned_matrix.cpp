@@ -11,11 +11,6 @@
 
 namespace scalebits {
 
-/// What Adam's running means are multiplied by, as they begin at zero.
-struct TunedMatrix::Corrections {
-  float mean, square;
-};
-
 /// Of a group's gradient: Σ g², and what it says of a change of all its values in proportion and of their zero.
 struct TunedMatrix::GroupSlopes {
   float squares = 0, along_values = 0, along_zero = 0;
@@ -26,7 +21,8 @@ namespace {
 constexpr float kMomentum = 0.9f, kSquareMemory = 0.99f;
 constexpr std::int64_t kRowsPerTask = 16;
 constexpr int kLevelBits = 16;
-constexpr float kEdge = 0.49f;  // of a cell, from its middle: where levels start, and sides stay
+constexpr float kLeastSquares = 1e-30f;  // that others are divided by
+constexpr float kEdge = 0.49f;           // of a cell, from its middle: where sides stay
 
 /// The levels of a group at one width.
 struct LevelFormat {
@@ -46,15 +42,33 @@ void values_of_group(float* values, const std::uint16_t* level, std::int64_t cou
   for (std::int64_t i = 0; i < count; ++i) values[i] = (static_cast<float>(level[i] >> shift) - zero) * scale;
 }
 
-/// Levels `part` of the way from the middles of their codes' cells to the weights.
+/// Levels anywhere in their codes' cells, spread evenly along rows and columns (the R2 sequence). `first`: column.
 SCALEBITS_CLONES
-void lean_levels(std::uint16_t* level, const std::uint8_t* codes, const float* weights, std::int64_t count,
-                 const LevelFormat& format, float scale, float zero, float part) {
+void spread_levels(std::uint16_t* level, const std::uint8_t* codes, std::int64_t row, std::int64_t first,
+                   std::int64_t count, const LevelFormat& format) {
+  constexpr std::uint32_t kAlongRow = 3242174889u, kAlongColumn = 2447445414u;  // of 2^32: 0.7549, 0.5698
+  const std::uint32_t begin = static_cast<std::uint32_t>(row) * kAlongColumn;
   for (std::int64_t i = 0; i < count; ++i) {
-    const auto code = static_cast<float>(codes[i]);
-    const float way = std::clamp(weights[i] / scale + zero - code, -kEdge, kEdge);
-    level[i] = static_cast<std::uint16_t>((code + 0.5f + way * part) * format.units);
+    const std::uint32_t way = begin + static_cast<std::uint32_t>(first + i) * kAlongRow;
+    level[i] = static_cast<std::uint16_t>((codes[i] << format.shift) + (way >> (32 - format.shift)));
   }
+}
+
+/// sums[i] += factor · gradient[i]²
+SCALEBITS_CLONES
+void add_squares(float* sums, const float* gradient, std::int64_t count, float factor) {
+  for (std::int64_t i = 0; i < count; ++i) sums[i] += gradient[i] * gradient[i] * factor;
+}
+
+SCALEBITS_CLONES
+float squares_of_group(const float* gradient, std::int64_t count) {
+  Lanes squares{};
+  for_lanes(count, [&](std::int64_t i, auto lanes) SCALEBITS_STEP {
+    Lanes g;
+    load_lanes(g, gradient + i, lanes);
+    squares += g * g;
+  });
+  return sum_lanes(squares);
 }
 
 SCALEBITS_CLONES
@@ -72,15 +86,15 @@ TunedMatrix::GroupSlopes slopes_of_group(const float* codes, const float* gradie
   return {sum_lanes(squares), scale * sum_lanes(values), -scale * sum_lanes(sums)};
 }
 
-/// One step of Adam on the levels of a group, `step` in codes.
+/// One step of Adam on the levels of a group, `step` in codes, times `paces` of its columns.
 SCALEBITS_CLONES
-void step_levels(std::uint16_t* level, std::uint16_t* mean, const float* gradient, std::int64_t count,
-                 const LevelFormat& format, float scale, float step) {
+void step_levels(std::uint16_t* level, std::uint16_t* mean, const float* gradient, const float* paces,
+                 std::int64_t count, const LevelFormat& format, float scale, float step) {
   constexpr float kTop = 65535.0f;
   const float step_units = step * format.units;
   for (std::int64_t i = 0; i < count; ++i) {
     const float running = kMomentum * bf16_to_f32(mean[i]) + (1 - kMomentum) * scale * gradient[i];
-    const float moved = static_cast<float>(level[i]) - step_units * running + 0.5f;
+    const float moved = static_cast<float>(level[i]) - step_units * paces[i] * running + 0.5f;
     mean[i] = f32_to_bf16(running);
     level[i] = static_cast<std::uint16_t>(!(moved > 0.0f) ? 0.0f : moved > kTop ? kTop : moved);  // 0 for NaN
   }
@@ -96,11 +110,11 @@ float usual_square(std::span<const float> squares) {
 
 /// And on one level; `square` is the running mean square of its gradient.
 void step_one(float& level, float& mean, float& square, float gradient, float top_code, float rate,
-              TunedMatrix::Corrections corrections) {
+              float square_correction) {
   mean = kMomentum * mean + (1 - kMomentum) * gradient;
   square = kSquareMemory * square + (1 - kSquareMemory) * gradient * gradient;
   if (square <= 0) return;
-  const float moved = level - rate * corrections.mean * mean / std::sqrt(square * corrections.square);
+  const float moved = level - rate * mean / std::sqrt(square * square_correction);
   level = std::clamp(moved, -kEdge, top_code + kEdge);
 }
 
@@ -114,19 +128,16 @@ double tuning_bytes_per_weight(std::int64_t group_cols, bool sides_move) {
 TunedMatrix::TunedMatrix(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const CodedMatrix& start,
                          const Options& options)
     : matrix_(matrix), widths_(widths), pace_(options.pace), level_(start.codes.size()), mean_(level_.size()),
-      square_(start.groups.size()), groups_(start.groups) {
+      square_(start.groups.size()), column_square_(static_cast<std::size_t>(matrix.format().cols)),
+      groups_(start.groups) {
   if (options.sides_move)
     for (const GroupCode& group : groups_)
       sides_.push_back({{static_cast<float>(group.scale), static_cast<float>(group.zero)}, {}, {}});
   each_row([&](std::int64_t row) {
-    thread_local std::vector<float> weights;
-    weights.resize(static_cast<std::size_t>(matrix_.padded_cols()));
-    matrix_.stored_row(row, weights);
-    each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t group, int bits) {
-      if (bits == 0) return;
-      lean_levels(level_.data() + row * format().cols + first, start.row_codes(row) + first, weights.data() + first,
-                  count, LevelFormat(bits), matrix_.side().scale(groups_[group].scale, bits),
-                  matrix_.side().zero(groups_[group].zero, bits), static_cast<float>(options.lean));
+    each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t, int bits) {
+      if (bits > 0)
+        spread_levels(level_.data() + row * format().cols + first, start.row_codes(row) + first, row, first, count,
+                      LevelFormat(bits));
     });
   });
 }
@@ -166,10 +177,41 @@ void TunedMatrix::dequantize(float* out) const {
   });
 }
 
+/// What a column's levels do together grows with its inputs, and so with its gradients, as a step's does: one that
+/// stands out, as of an input that is large for every token, goes slower by the square, or it would run away. None goes
+/// faster than its groups.
+std::vector<float> TunedMatrix::column_paces(const float* gradient, float square_correction) {
+  const std::int64_t rows = format().rows, cols = format().cols;
+  std::vector<float> parts(static_cast<std::size_t>(divide_up(rows, kRowsPerTask) * cols));
+  each_row([&](std::int64_t row) {
+    thread_local std::vector<float> stored;
+    stored.resize(static_cast<std::size_t>(matrix_.padded_cols()));
+    matrix_.stored_row_of(gradient, row, stored);
+    float* sums = parts.data() + row / kRowsPerTask * cols;
+    each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t, int bits) {
+      if (bits == 0) return;
+      const float squares = squares_of_group(stored.data() + first, count);
+      if (squares > kLeastSquares)
+        add_squares(sums + first, stored.data() + first, count, static_cast<float>(count) / squares);
+    });
+  });
+  for (std::size_t i = static_cast<std::size_t>(cols); i < parts.size(); ++i)
+    parts[i % static_cast<std::size_t>(cols)] += parts[i];
+  std::vector<float> paces(static_cast<std::size_t>(cols));
+  for (std::size_t col = 0; col < paces.size(); ++col) {
+    float& square = column_square_[col];
+    square = kSquareMemory * square + (1 - kSquareMemory) * parts[col] / static_cast<float>(rows);
+    paces[col] = 1 / std::max(1.0f, square * square_correction);
+  }
+  return paces;
+}
+
 void TunedMatrix::update(const float* gradient, TuneRates rates, int step) {
-  const Corrections corrections{1 / (1 - std::pow(kMomentum, static_cast<float>(step))),
-                                1 / (1 - std::pow(kSquareMemory, static_cast<float>(step)))};
+  // Running squares begin at zero and are corrected for it; the running mean is not: the first steps, which know one
+  // batch each, are short.
+  const float square_correction = 1 / (1 - std::pow(kSquareMemory, static_cast<float>(step)));
   const float least_square = pace_ == Pace::by_use ? usual_square(square_) : 0.0f;
+  const std::vector<float> paces = column_paces(gradient, square_correction);
   each_row([&](std::int64_t row) {
     thread_local std::vector<float> stored, codes;
     stored.resize(static_cast<std::size_t>(matrix_.padded_cols()));
@@ -184,28 +226,28 @@ void TunedMatrix::update(const float* gradient, TuneRates rates, int step) {
       const float zero = matrix_.side().zero(groups_[group].zero, bits);
       codes_of_group(codes.data(), level, count, levels.shift);
       const GroupSlopes slopes = slopes_of_group(codes.data(), slope, count, scale, zero);
-      if (!sides_.empty()) step_side(group, bits, slopes, rates.sides, corrections);
+      if (!sides_.empty()) step_side(group, bits, slopes, rates.sides, square_correction);
       float& square = square_[group];
       square =
           kSquareMemory * square + (1 - kSquareMemory) * scale * scale * slopes.squares / static_cast<float>(count);
       if (square > 0)
-        step_levels(level, mean_.data() + (level - level_.data()), slope, count, levels, scale,
-                    rates.codes * corrections.mean / std::sqrt(std::max(square, least_square) * corrections.square));
+        step_levels(level, mean_.data() + (level - level_.data()), slope, paces.data() + first, count, levels, scale,
+                    rates.codes / std::sqrt(std::max(square, least_square) * square_correction));
     });
   });
 }
 
 void TunedMatrix::step_side(std::size_t group, int bits, const GroupSlopes& slopes, float rate,
-                            Corrections corrections) {
+                            float square_correction) {
   const SideFormat& format_of_sides = matrix_.side().format;
   Side& side = sides_[group];
   step_one(side.level[0], side.mean[0], side.square[0],
            slopes.along_values * std::numbers::ln2_v<float> * format_of_sides.scale_step_log2,
-           static_cast<float>((1 << format_of_sides.scale_bits) - 1), rate, corrections);
+           static_cast<float>((1 << format_of_sides.scale_bits) - 1), rate, square_correction);
   if (format_of_sides.zero_bits > 0)
     step_one(side.level[1], side.mean[1], side.square[1],
              slopes.along_zero * (matrix_.side().zero(1, bits) - matrix_.side().zero(0, bits)),
-             static_cast<float>((1 << format_of_sides.zero_bits) - 1), rate, corrections);
+             static_cast<float>((1 << format_of_sides.zero_bits) - 1), rate, square_correction);
   groups_[group] = {static_cast<std::uint8_t>(std::nearbyint(side.level[0])),
                     static_cast<std::uint8_t>(std::nearbyint(side.level[1]))};
 }
@@ -230,6 +272,7 @@ std::vector<TunedMatrix::StateTensor> TunedMatrix::state() {
   return {{"level", "U16", std::as_writable_bytes(std::span(level_))},
           {"mean", "BF16", std::as_writable_bytes(std::span(mean_))},
           {"square", "F32", std::as_writable_bytes(std::span(square_))},
+          {"column_square", "F32", std::as_writable_bytes(std::span(column_square_))},
           {"groups", "U8", std::as_writable_bytes(std::span(groups_))},
           {"sides", "F32", std::as_writable_bytes(std::span(sides_))}};
 }

@@ -1,8 +1,8 @@
 // One matrix whose codes are being tuned: each weight's level is its code as a real number, and so are each group's
 // range and zero where those move, too. A pass sees them rounded; a step moves them by Adam on the gradient of the
-// rounded weights (straight-through), weights with one second moment per group. A weight takes four bytes: its level,
-// 16 bits of which the code is the upper ones (so the wider the code, the coarser its steps: 1/256 at 8 bits), and the
-// running gradient in bf16.
+// rounded weights (straight-through), weights with second moments of their group and their column. A weight takes four
+// bytes: its level, 16 bits of which the code is the upper ones (so the wider the code, the coarser its steps: 1/256 at
+// 8 bits), and the running gradient in bf16. What starts and paces are worth: bench/results/tuning.md.
 #pragma once
 
 #include "rounding/coded_matrix.h"
@@ -23,7 +23,7 @@ struct TuneRates {
   float sides = 0;  // ranges and zeros of groups
 };
 
-/// What a tuned matrix keeps for each weight, in bytes.
+/// What a tuned matrix keeps for each weight, in bytes; and a float for each column.
 double tuning_bytes_per_weight(std::int64_t group_cols, bool sides_move);
 
 class TunedMatrix {
@@ -34,15 +34,13 @@ class TunedMatrix {
   enum class Pace { by_group, by_use };
 
   struct Options {
-    /// A level starts within the cell of its code: this part of the way from the middle to the full-precision weight,
-    /// or to the cell's edge where that lies outside. In the middle all need the same push to leave; leaning ones leave
-    /// one after the other, the least certain first.
-    double lean = 0.5;
     Pace pace = Pace::by_group;
     bool sides_move = false;
   };
 
-  /// Keeps references to the matrix and the widths.
+  /// Keeps references to the matrix and the widths. Levels start anywhere in the cells of their codes, evenly: so the
+  /// model follows them from the first step on. Where all start alike, none changes a code for many steps, and then
+  /// all that were pushed do, though the gradient never heard of the way.
   TunedMatrix(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const CodedMatrix& start,
               const Options& options);
 
@@ -61,7 +59,6 @@ class TunedMatrix {
   /// All that changes, for a file that tuning goes on from.
   std::vector<StateTensor> state();
 
-  struct Corrections;
   struct GroupSlopes;
 
  private:
@@ -69,7 +66,9 @@ class TunedMatrix {
   struct Side {
     float level[2], mean[2], square[2];
   };
-  void step_side(std::size_t group, int bits, const GroupSlopes& slopes, float rate, Corrections corrections);
+  /// How fast each column's levels go, [cols]; takes the gradient into the running squares.
+  std::vector<float> column_paces(const float* gradient, float square_correction);
+  void step_side(std::size_t group, int bits, const GroupSlopes& slopes, float rate, float square_correction);
   template <typename Body>
   void each_row(const Body& body) const;
   template <typename Body>
@@ -81,6 +80,7 @@ class TunedMatrix {
   std::vector<std::uint16_t> level_;  // [rows, cols], stored order: (level + 1/2) 2^(16 - width)
   std::vector<std::uint16_t> mean_;   // [rows, cols], bf16: running gradient of the level
   std::vector<float> square_;         // [groups]
+  std::vector<float> column_square_;  // [cols], stored order: of gradients beside their groups', mean of all rows
   std::vector<GroupCode> groups_;     // [groups]
   std::vector<Side> sides_;           // [groups], or none where they stay
 };

@@ -30,7 +30,7 @@ struct Job {
     set_thread_count(1);  // so small a model's threads would wait for each other, and for tests beside this one
     recipe.allocator = Allocator::uniform;
     recipe.rounding = FinalRoundingMethod::tuned;
-    recipe.tune = {.steps = 40, .windows_per_step = 12, .rate = 0.03, .side_rate = 0, .lean = 0};
+    recipe.tune = {.steps = 40, .windows_per_step = 12, .rate = 0.03, .side_rate = 0};
     result =
         run_search(checkpoint, calibration, recipe, budget_for(checkpoint, recipe, kLinearWeights * 28 / 80), {}, {});
   }
@@ -96,10 +96,6 @@ TEST(Tuning, BringsTheDivergenceDownAndPacksWhatItMeasured) {
     EXPECT_NEAR(tuner.step(), before, 1e-5 * before) << "the first step sees the codes it starts from";
     const PackedBlobs tuned = run(std::move(tuner));
     EXPECT_LT(job.divergence(tuned), 0.8 * before);
-    // At a rate too small to leave a cell, no code changes.
-    EXPECT_EQ(
-        run(job.tuner(tuned, {.steps = 12, .windows_per_step = 12, .rate = 1e-4, .side_rate = 1e-4, .lean = 0.9})),
-        tuned);
   }
 }
 
@@ -184,7 +180,7 @@ TEST(Tuning, MovesRangesAndZerosAlone) {
   Job job;
   const double before = job.divergence(job.nearest());
   const PackedBlobs tuned =
-      run(job.tuner(job.nearest(), {.steps = 12, .windows_per_step = 12, .rate = 1e-4, .side_rate = 0.1, .lean = 0}));
+      run(job.tuner(job.nearest(), {.steps = 24, .windows_per_step = 12, .rate = 1e-4, .side_rate = 0.1}));
   EXPECT_LT(job.divergence(tuned), 0.95 * before);
 }
 
@@ -199,11 +195,10 @@ TEST(Tuning, GoesOnFromItsStateToTheSameBytes) {
   EXPECT_THROW(job.rounded(folder.path, false, 1e30, interrupt), Error);
   interrupt_requested = false;
   int resumed_steps = 0;
-  const PackedBlobs resumed = job.rounded(folder.path, true, 1e30,
-                                          [&](const ProgressReport& report) {
-                                            if (std::string_view(report.stage) == "tuning") ++resumed_steps;
-                                          })
-                                  .blobs;
+  const PackedBlobs resumed =
+      job.rounded(folder.path, true, 1e30,
+                  [&](const ProgressReport& report) { resumed_steps += report.detail.starts_with("step"); })
+          .blobs;
   EXPECT_EQ(resumed_steps, job.recipe.tune.steps - 5);
   EXPECT_EQ(resumed, whole);
   job.recipe.tune.rate = 0.2;
@@ -213,54 +208,40 @@ TEST(Tuning, GoesOnFromItsStateToTheSameBytes) {
   EXPECT_THROW(job.rounded(folder.path, true), Error) << "another plan";
 }
 
-TEST(Tuning, IsLeftOutWhereATimeLimitAllowsTooFewSteps) {
+TEST(Tuning, IsLeftOutWhereItMakesTheModelWorse) {
   Folder folder;
   Job job;
-  job.recipe.tune.steps = 1000000;
-  const auto start = std::chrono::steady_clock::now();
+  job.recipe.tune.steps = 6;
+  job.recipe.tune.rate = 100;  // to the ends of the ranges
+  job.recipe.loss = LossTarget::Kind::kl;
+  int steps = 0;
   std::string told;
-  const FinalRounding found = job.rounded(folder.path, false, 1.0, [&](const ProgressReport& report) {
-    if (report.stage == "time limit") told += report.detail;
-  });
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
-  EXPECT_NE(told.find("tuning steps: none instead of 1000000"), std::string::npos) << told;
-  job.recipe.rounding = FinalRoundingMethod::gptq;
-  EXPECT_EQ(found.blobs, job.rounded(folder.path, false).blobs);
-}
-
-TEST(Tuning, IsLeftOutWhenItIsGoneOnWithUnderSuchALimit) {
-  Folder folder;
-  Job job;
-  job.recipe.tune.steps = 1000000;
-  const auto interrupt = [&](const ProgressReport& report) {
-    if (report.stage == "tuning") interrupt_requested = true;
+  const auto listen = [&](const ProgressReport& report) {
+    if (report.stage != "tuning") return;
+    told = report.detail;
+    if (++steps == 3) interrupt_requested = true;
   };
-  EXPECT_THROW(job.rounded(folder.path, false, 1e30, interrupt), Error);
+  EXPECT_THROW(job.rounded(folder.path, false, 1e30, listen), Error);
   interrupt_requested = false;
-  const auto start = std::chrono::steady_clock::now();
-  const FinalRounding found = job.rounded(folder.path, true, 5.0);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  const FinalRounding resumed = job.rounded(folder.path, true, 1e30, listen);
+  EXPECT_NE(told.find("left out"), std::string::npos) << told;
+  const FinalRounding whole = job.rounded(folder.path, false);
   job.recipe.rounding = FinalRoundingMethod::gptq;
-  EXPECT_EQ(found.blobs, job.rounded(folder.path, false).blobs);
+  const FinalRounding gptq = job.rounded(folder.path, false);
+  EXPECT_EQ(whole.blobs, gptq.blobs);
+  EXPECT_EQ(whole.validation_loss, gptq.validation_loss);
+  EXPECT_EQ(resumed.blobs, gptq.blobs);
 }
 
 TEST(Tuning, TakesFewerStepsUnderATimeLimit) {
   Folder folder;
   Job job;
-  job.recipe.tune.steps = 150;
-  const auto steps_in = [&](double seconds) {
-    int steps = 0;
-    job.rounded(folder.path, false, seconds, [&](const ProgressReport& report) { steps += report.stage == "tuning"; });
-    return steps;
-  };
+  job.recipe.tune.steps = 1000000;
+  int steps = 0;
   const auto start = std::chrono::steady_clock::now();
-  ASSERT_EQ(steps_in(1e30), 150);
-  const double whole = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  // Timed on other work's leave: most of the steps, or none but those that were timed. All of them would be a limit
-  // lost.
-  const int steps = steps_in(0.75 * whole);
-  EXPECT_LT(steps, 150);
-  EXPECT_TRUE(steps >= 75 || steps <= 2) << steps;
+  job.rounded(folder.path, false, 2.0, [&](const ProgressReport& report) { steps += report.stage == "tuning"; });
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  EXPECT_GE(steps, 3) << "those that are timed, and one more";
 }
 
 TEST(Tuning, GoesAsIfItWereMeantWhenStepsBecomeFewer) {

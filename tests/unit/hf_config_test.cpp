@@ -1,5 +1,5 @@
-// checkpoint: the configuration of a Hugging Face folder says what transformers would make of it; what is unknown or does
-// not fit is an error that names the key.
+// checkpoint: the configuration of a Hugging Face folder says what transformers would make of it; what is unknown or
+// does not fit is an error that names the key.
 #include "checkpoint/hf_config.h"
 #include "mentions.h"
 

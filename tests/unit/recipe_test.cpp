@@ -66,7 +66,6 @@ TEST(Recipe, RefusesContradictions) {
   refused([](Recipe& r) { r.statistic = Statistic::signed_sum; });
   refused([](Recipe& r) { r.order_statistic = Statistic::signed_sum, r.order_gradient = GradientKind::tokens; });
   refused([](Recipe& r) { r.window_length = 1; });
-  refused([](Recipe& r) { r.tune.lean = 1.5; });
   refused([](Recipe& r) { r.tune.side_rate = -1; });
   refused([](Recipe& r) { r.tune.steps = 0; });
   refused([](Recipe& r) { r.keep = {{"*", 12}}; });

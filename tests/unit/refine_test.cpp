@@ -143,21 +143,67 @@ CodedMatrix codes_of(const TunedMatrix& tuned, std::span<const std::uint8_t> wid
   return unpack(PackedMatrix(tuned.format(), blob, "m"));
 }
 
-TEST(TunedMatrix, StartsAtTheCodesWhateverTheLean) {
+TEST(TunedMatrix, StartsAtTheCodes) {
   const RoundedMatrix matrix = matrix_of(normal_tensor({40, 200}, 1));
   std::vector<std::uint8_t> widths(static_cast<std::size_t>(matrix.format().block_count()));
   for (std::size_t i = 0; i < widths.size(); ++i) widths[i] = static_cast<std::uint8_t>(i % 9);
   const CodedMatrix start = matrix.nearest(widths);
   std::vector<float> wanted(40 * 200), found(wanted.size());
   matrix.dequantize(widths, wanted.data());
-  for (const double lean : {0.0, 0.5, 1.0}) {
-    TunedMatrix tuned(matrix, widths, start, {.lean = lean});
-    tuned.dequantize(found.data());
-    EXPECT_EQ(found, wanted) << lean;
-    std::vector<std::byte> blob(packed_bytes(matrix.format(), widths));
-    pack(start, widths, blob);
-    EXPECT_EQ(tuned.packed(), blob) << lean;
+  const TunedMatrix tuned(matrix, widths, start, {});
+  tuned.dequantize(found.data());
+  EXPECT_EQ(found, wanted);
+  std::vector<std::byte> blob(packed_bytes(matrix.format(), widths));
+  pack(start, widths, blob);
+  EXPECT_EQ(tuned.packed(), blob);
+}
+
+std::int64_t changed_in_column(const CodedMatrix& before, const CodedMatrix& after, std::int64_t rows,
+                               std::int64_t col) {
+  std::int64_t changed = 0;
+  for (std::int64_t row = 0; row < rows; ++row) changed += before.row_codes(row)[col] != after.row_codes(row)[col];
+  return changed;
+}
+
+/// How far a level is after `steps` of 1, in units of a step whose momentum has grown: its mean begins at zero.
+double way_of(int steps) {
+  double way = 0;
+  for (int step = 1; step <= steps; ++step) way += 1 - std::pow(0.9, step);
+  return way;
+}
+
+TEST(TunedMatrix, FollowsTheGradientFromTheFirstStepOn) {
+  constexpr std::int64_t kRows = 400, kCols = 64;
+  const RoundedMatrix matrix = matrix_of(normal_tensor({kRows, kCols}, 5));
+  const std::vector<std::uint8_t> widths(static_cast<std::size_t>(matrix.format().block_count()), 6);
+  const CodedMatrix start = matrix.nearest(widths);
+  TunedMatrix tuned(matrix, widths, start, {});
+  const std::vector<float> gradient(kRows * kCols, 1e-3f);
+  for (int step = 1; step <= 5; ++step) {
+    tuned.update(gradient.data(), {.codes = 0.1f}, step);
+    const CodedMatrix now = codes_of(tuned, widths);
+    for (std::int64_t col = 0; col < kCols; ++col)
+      EXPECT_NEAR(static_cast<double>(changed_in_column(start, now, kRows, col)) / kRows, 0.1 * way_of(step), 0.012)
+          << "step " << step << ", column " << col;
   }
+}
+
+TEST(TunedMatrix, AColumnWhoseGradientsStandOutGoesSlowerByTheirSquare) {
+  constexpr std::int64_t kRows = 800, kCols = 64, kLoud = 7;
+  constexpr float kLoudness = 4;
+  const RoundedMatrix matrix = matrix_of(normal_tensor({kRows, kCols}, 6));
+  const std::vector<std::uint8_t> widths(static_cast<std::size_t>(matrix.format().block_count()), 6);
+  const CodedMatrix start = matrix.nearest(widths);
+  TunedMatrix tuned(matrix, widths, start, {});
+  std::vector<float> gradient(kRows * kCols, 1e-3f);
+  for (std::int64_t row = 0; row < kRows; ++row) gradient[static_cast<std::size_t>(row * kCols + kLoud)] *= kLoudness;
+  for (int step = 1; step <= 10; ++step) tuned.update(gradient.data(), {.codes = 0.04f}, step);
+  const CodedMatrix now = codes_of(tuned, widths);
+  const double mean_square = (kCols - 1 + kLoudness * kLoudness) / static_cast<double>(kCols);
+  const double quiet = 0.04 * way_of(10) / std::sqrt(mean_square);
+  const double loud = quiet * kLoudness / (kLoudness * kLoudness / mean_square);
+  EXPECT_NEAR(static_cast<double>(changed_in_column(start, now, kRows, kLoud)) / kRows, loud, 0.01);
+  EXPECT_NEAR(static_cast<double>(changed_in_column(start, now, kRows, kLoud + 1)) / kRows, quiet, 0.01);
 }
 
 TEST(TunedMatrix, GoesAgainstTheGradientToTheLastCodeAndNoFurther) {
@@ -189,7 +235,7 @@ TEST(TunedMatrix, KeepsTheBytesThatItSays) {
     TunedMatrix tuned(matrix, widths, matrix.nearest(widths), {.sides_move = sides_move});
     double bytes = 0;
     for (const TunedMatrix::StateTensor& tensor : tuned.state()) bytes += static_cast<double>(tensor.bytes.size());
-    EXPECT_EQ(bytes / (64 * 256), tuning_bytes_per_weight(64, sides_move));
+    EXPECT_EQ(bytes, 64 * 256 * tuning_bytes_per_weight(64, sides_move) + 256 * sizeof(float));
   }
 }
 
