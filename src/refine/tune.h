@@ -19,7 +19,7 @@ namespace scalebits {
 struct TuneOptions {
   int steps = 120;
   int windows_per_step = 2;
-  double rate = 0.005;   // codes per step at the start, when the gradient keeps its sign; falls linearly to 0
+  double rate = 0.004;   // codes per step at the start, when the gradient keeps its sign; falls linearly to 0
   double side_rate = 0;  // the same of ranges and zeros
   DecoderOptions decoder;
 };

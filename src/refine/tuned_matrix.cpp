@@ -8,12 +8,13 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 
 namespace scalebits {
 
-/// Of a group's gradient: Σ g², and what it says of a change of all its values in proportion and of their zero.
+/// What a group's gradient says of a change of all its values in proportion, and of their zero.
 struct TunedMatrix::GroupSlopes {
-  float squares = 0, along_values = 0, along_zero = 0;
+  float along_values = 0, along_zero = 0;
 };
 
 namespace {
@@ -74,16 +75,15 @@ float squares_of_group(const float* gradient, std::int64_t count) {
 SCALEBITS_CLONES
 TunedMatrix::GroupSlopes slopes_of_group(const float* codes, const float* gradient, std::int64_t count, float scale,
                                          float zero) {
-  Lanes squares{}, values{}, sums{};
+  Lanes values{}, sums{};
   for_lanes(count, [&](std::int64_t i, auto lanes) SCALEBITS_STEP {
     Lanes g, c;
     load_lanes(g, gradient + i, lanes);
     load_lanes(c, codes + i, lanes);
-    squares += g * g;
     values += g * (c - zero);
     sums += g;
   });
-  return {sum_lanes(squares), scale * sum_lanes(values), -scale * sum_lanes(sums)};
+  return {scale * sum_lanes(values), -scale * sum_lanes(sums)};
 }
 
 /// One step of Adam on the levels of a group, `step` in codes, times `paces` of its columns.
@@ -108,13 +108,18 @@ float usual_square(std::span<const float> squares) {
   return static_cast<float>(mean * mean);
 }
 
+/// Into a running mean of squares, which is never below its latest: a batch that stands out makes no long step, and
+/// makes the next ones short.
+void take_square(float& running, float square, float correction) {
+  running = std::max(kSquareMemory * running + (1 - kSquareMemory) * square, square / correction);
+}
+
 /// And on one level; `square` is the running mean square of its gradient.
-void step_one(float& level, float& mean, float& square, float gradient, float top_code, float rate,
-              float square_correction) {
+void step_one(float& level, float& mean, float& square, float gradient, float top_code, float rate, float correction) {
   mean = kMomentum * mean + (1 - kMomentum) * gradient;
   square = kSquareMemory * square + (1 - kSquareMemory) * gradient * gradient;
   if (square <= 0) return;
-  const float moved = level - rate * mean / std::sqrt(square * square_correction);
+  const float moved = level - rate * mean / std::sqrt(square * correction);
   level = std::clamp(moved, -kEdge, top_code + kEdge);
 }
 
@@ -178,30 +183,47 @@ void TunedMatrix::dequantize(float* out) const {
 }
 
 /// What a column's levels do together grows with its inputs, and so with its gradients, as a step's does: one that
-/// stands out, as of an input that is large for every token, goes slower by the square, or it would run away. None goes
-/// faster than its groups.
-std::vector<float> TunedMatrix::column_paces(const float* gradient, float square_correction) {
+/// stands out in its rows, as of an input that is large for every token, goes slower by the square, or it would run
+/// away. None goes faster than its groups.
+std::vector<float> TunedMatrix::take_squares(const float* gradient, float correction) {
   const std::int64_t rows = format().rows, cols = format().cols;
   std::vector<float> parts(static_cast<std::size_t>(divide_up(rows, kRowsPerTask) * cols));
   each_row([&](std::int64_t row) {
     thread_local std::vector<float> stored;
     stored.resize(static_cast<std::size_t>(matrix_.padded_cols()));
     matrix_.stored_row_of(gradient, row, stored);
-    float* sums = parts.data() + row / kRowsPerTask * cols;
-    each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t, int bits) {
+    float row_squares = 0;
+    each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t group, int bits) {
       if (bits == 0) return;
-      const float squares = squares_of_group(stored.data() + first, count);
-      if (squares > kLeastSquares)
-        add_squares(sums + first, stored.data() + first, count, static_cast<float>(count) / squares);
+      const float scale = matrix_.side().scale(groups_[group].scale, bits);
+      const float squares = scale * scale * squares_of_group(stored.data() + first, count);
+      take_square(square_[group], squares / static_cast<float>(count), correction);
+      row_squares += squares;
+    });
+    if (!(row_squares > kLeastSquares)) return;
+    const float in_mean_squares = static_cast<float>(cols) / row_squares;
+    each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t group, int bits) {
+      if (bits == 0) return;
+      const float scale = matrix_.side().scale(groups_[group].scale, bits);
+      add_squares(parts.data() + row / kRowsPerTask * cols + first, stored.data() + first, count,
+                  scale * scale * in_mean_squares);
     });
   });
-  for (std::size_t i = static_cast<std::size_t>(cols); i < parts.size(); ++i)
-    parts[i % static_cast<std::size_t>(cols)] += parts[i];
-  std::vector<float> paces(static_cast<std::size_t>(cols));
-  for (std::size_t col = 0; col < paces.size(); ++col) {
-    float& square = column_square_[col];
-    square = kSquareMemory * square + (1 - kSquareMemory) * parts[col] / static_cast<float>(rows);
-    paces[col] = 1 / std::max(1.0f, square * square_correction);
+  for (std::size_t col = 0; col < column_square_.size(); ++col) {
+    float sum = 0;
+    for (std::size_t i = col; i < parts.size(); i += column_square_.size()) sum += parts[i];
+    take_square(column_square_[col], sum / static_cast<float>(rows), correction);
+  }
+  // A level's own group has divided by the root of its mean already.
+  std::vector<float> paces(column_square_.size(), 1.0f);
+  for (std::int64_t first = 0; first < cols; first += format().group_cols) {
+    const auto count = std::min<std::int64_t>(format().group_cols, cols - first);
+    const std::span<const float> squares(column_square_.data() + first, static_cast<std::size_t>(count));
+    const float mean = std::reduce(squares.begin(), squares.end()) / static_cast<float>(count);
+    const float root = std::sqrt(mean * correction);
+    for (std::size_t i = 0; i < squares.size(); ++i)
+      if (const float square = squares[i] * correction; square > root)
+        paces[static_cast<std::size_t>(first) + i] = root / square;
   }
   return paces;
 }
@@ -209,9 +231,9 @@ std::vector<float> TunedMatrix::column_paces(const float* gradient, float square
 void TunedMatrix::update(const float* gradient, TuneRates rates, int step) {
   // Running squares begin at zero and are corrected for it; the running mean is not: the first steps, which know one
   // batch each, are short.
-  const float square_correction = 1 / (1 - std::pow(kSquareMemory, static_cast<float>(step)));
+  const float correction = 1 / (1 - std::pow(kSquareMemory, static_cast<float>(step)));
+  const std::vector<float> paces = take_squares(gradient, correction);
   const float least_square = pace_ == Pace::by_use ? usual_square(square_) : 0.0f;
-  const std::vector<float> paces = column_paces(gradient, square_correction);
   each_row([&](std::int64_t row) {
     thread_local std::vector<float> stored, codes;
     stored.resize(static_cast<std::size_t>(matrix_.padded_cols()));
@@ -220,34 +242,31 @@ void TunedMatrix::update(const float* gradient, TuneRates rates, int step) {
     each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t group, int bits) {
       if (bits == 0) return;
       const LevelFormat levels(bits);
+      const std::int64_t begin = row * format().cols + first;
       const float* slope = stored.data() + first;
-      std::uint16_t* level = level_.data() + row * format().cols + first;
       const float scale = matrix_.side().scale(groups_[group].scale, bits);
-      const float zero = matrix_.side().zero(groups_[group].zero, bits);
-      codes_of_group(codes.data(), level, count, levels.shift);
-      const GroupSlopes slopes = slopes_of_group(codes.data(), slope, count, scale, zero);
-      if (!sides_.empty()) step_side(group, bits, slopes, rates.sides, square_correction);
-      float& square = square_[group];
-      square =
-          kSquareMemory * square + (1 - kSquareMemory) * scale * scale * slopes.squares / static_cast<float>(count);
-      if (square > 0)
-        step_levels(level, mean_.data() + (level - level_.data()), slope, paces.data() + first, count, levels, scale,
-                    rates.codes / std::sqrt(std::max(square, least_square) * square_correction));
+      if (!sides_.empty()) {
+        const float zero = matrix_.side().zero(groups_[group].zero, bits);
+        codes_of_group(codes.data(), level_.data() + begin, count, levels.shift);
+        step_side(group, bits, slopes_of_group(codes.data(), slope, count, scale, zero), rates.sides, correction);
+      }
+      if (square_[group] > 0)
+        step_levels(level_.data() + begin, mean_.data() + begin, slope, paces.data() + first, count, levels, scale,
+                    rates.codes / std::sqrt(std::max(square_[group], least_square) * correction));
     });
   });
 }
 
-void TunedMatrix::step_side(std::size_t group, int bits, const GroupSlopes& slopes, float rate,
-                            float square_correction) {
+void TunedMatrix::step_side(std::size_t group, int bits, const GroupSlopes& slopes, float rate, float correction) {
   const SideFormat& format_of_sides = matrix_.side().format;
   Side& side = sides_[group];
   step_one(side.level[0], side.mean[0], side.square[0],
            slopes.along_values * std::numbers::ln2_v<float> * format_of_sides.scale_step_log2,
-           static_cast<float>((1 << format_of_sides.scale_bits) - 1), rate, square_correction);
+           static_cast<float>((1 << format_of_sides.scale_bits) - 1), rate, correction);
   if (format_of_sides.zero_bits > 0)
     step_one(side.level[1], side.mean[1], side.square[1],
              slopes.along_zero * (matrix_.side().zero(1, bits) - matrix_.side().zero(0, bits)),
-             static_cast<float>((1 << format_of_sides.zero_bits) - 1), rate, square_correction);
+             static_cast<float>((1 << format_of_sides.zero_bits) - 1), rate, correction);
   groups_[group] = {static_cast<std::uint8_t>(std::nearbyint(side.level[0])),
                     static_cast<std::uint8_t>(std::nearbyint(side.level[1]))};
 }

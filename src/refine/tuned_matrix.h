@@ -66,9 +66,9 @@ class TunedMatrix {
   struct Side {
     float level[2], mean[2], square[2];
   };
-  /// How fast each column's levels go, [cols]; takes the gradient into the running squares.
-  std::vector<float> column_paces(const float* gradient, float square_correction);
-  void step_side(std::size_t group, int bits, const GroupSlopes& slopes, float rate, float square_correction);
+  /// Takes the gradient into the running squares; returns how fast each column's levels go, [cols].
+  std::vector<float> take_squares(const float* gradient, float correction);
+  void step_side(std::size_t group, int bits, const GroupSlopes& slopes, float rate, float correction);
   template <typename Body>
   void each_row(const Body& body) const;
   template <typename Body>
@@ -80,7 +80,7 @@ class TunedMatrix {
   std::vector<std::uint16_t> level_;  // [rows, cols], stored order: (level + 1/2) 2^(16 - width)
   std::vector<std::uint16_t> mean_;   // [rows, cols], bf16: running gradient of the level
   std::vector<float> square_;         // [groups]
-  std::vector<float> column_square_;  // [cols], stored order: of gradients beside their groups', mean of all rows
+  std::vector<float> column_square_;  // [cols], stored order: of gradients in mean squares of their rows, mean of all
   std::vector<GroupCode> groups_;     // [groups]
   std::vector<Side> sides_;           // [groups], or none where they stay
 };

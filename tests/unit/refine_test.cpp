@@ -206,6 +206,41 @@ TEST(TunedMatrix, AColumnWhoseGradientsStandOutGoesSlowerByTheirSquare) {
   EXPECT_NEAR(static_cast<double>(changed_in_column(start, now, kRows, kLoud + 1)) / kRows, quiet, 0.01);
 }
 
+TEST(TunedMatrix, SoDoesAGroupOfSuchColumns) {
+  constexpr std::int64_t kRows = 800, kCols = 256, kGroup = 64;
+  constexpr float kLoudness = 4;
+  const RoundedMatrix matrix = matrix_of(normal_tensor({kRows, kCols}, 7));
+  ASSERT_EQ(matrix.format().group_cols, kGroup);
+  const std::vector<std::uint8_t> widths(static_cast<std::size_t>(matrix.format().block_count()), 6);
+  const CodedMatrix start = matrix.nearest(widths);
+  TunedMatrix tuned(matrix, widths, start, {});
+  std::vector<float> gradient(kRows * kCols, 1e-3f);
+  for (std::int64_t row = 0; row < kRows; ++row) std::fill_n(gradient.begin() + row * kCols, kGroup, kLoudness * 1e-3f);
+  for (int step = 1; step <= 10; ++step) tuned.update(gradient.data(), {.codes = 0.04f}, step);
+  const CodedMatrix now = codes_of(tuned, widths);
+  // A group's own root makes all steps alike; by the square the loud one's are as much smaller as it is louder. Scales
+  // of rows' groups differ a little, and mean squares in codes with them.
+  const double quiet = 0.04 * way_of(10), mean_square = (3 + kLoudness * kLoudness) / 4;
+  double changed = 0;
+  for (std::int64_t col = 0; col < kGroup; ++col)
+    changed += static_cast<double>(changed_in_column(start, now, kRows, col));
+  EXPECT_NEAR(changed / (kRows * kGroup), quiet / (kLoudness / std::sqrt(mean_square)), 0.02);
+  EXPECT_NEAR(static_cast<double>(changed_in_column(start, now, kRows, kGroup)) / kRows, quiet, 0.01);
+}
+
+TEST(TunedMatrix, StaysWhereInputsAreDead) {
+  const RoundedMatrix matrix = matrix_of(normal_tensor({16, 128}, 8));
+  const std::vector<std::uint8_t> widths = {3, 3};
+  const CodedMatrix start = matrix.nearest(widths);
+  TunedMatrix tuned(matrix, widths, start, {});
+  std::vector<float> gradient(16 * 128);
+  for (std::int64_t i = 0; i < 16; ++i) gradient[static_cast<std::size_t>(i * 128)] = 1e-3f;  // one column of 128
+  for (int step = 1; step <= 20; ++step) tuned.update(gradient.data(), {.codes = 1}, step);
+  const CodedMatrix now = codes_of(tuned, widths);
+  EXPECT_GT(changed_in_column(start, now, 16, 0), 0);
+  for (std::int64_t col = 1; col < 128; ++col) EXPECT_EQ(changed_in_column(start, now, 16, col), 0) << col;
+}
+
 TEST(TunedMatrix, GoesAgainstTheGradientToTheLastCodeAndNoFurther) {
   const RoundedMatrix matrix = matrix_of(normal_tensor({16, 512}, 2));
   const std::vector<std::uint8_t> widths = {1, 2, 3, 4, 5, 6, 7, 8};  // one for each block
