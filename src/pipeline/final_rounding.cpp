@@ -95,10 +95,10 @@ class HeldOutLoss {
 
   /// The first stage is given the others' blobs.
   FinalRounding of(PackedBlobs blobs) const {
-    const auto& [state, matrices, cost, least_cost] = job_.result;
-    stages_.collect(blobs, matrices, state.plan, job_.checkpoint.spec);
-    RefinedModel model(job_.checkpoint, matrices, blobs);
-    model.use(state.plan);
+    const BitPlan& plan = job_.result.state.plan;
+    stages_.collect(blobs, job_.result.matrices, plan, job_.checkpoint.spec);
+    RefinedModel model(job_.checkpoint, job_.result.matrices, blobs);
+    model.use(plan);
     SentWeights rounded(model, engine_.decoder);
     Decoder decoder(job_.checkpoint.spec, rounded, engine_.decoder);
     const double loss = stages_.from_last(decoder.loss(windows_, target_).mean);
@@ -172,13 +172,16 @@ FinalRounding tuned(const FinalRoundingJob& job, const RoundingEngine& engine, c
                      fmt::format("step {} of {}, KL {:.4f}", done, tuner.steps(), divergence)});
   }
   FinalRounding found = held_out.of(tuner.blobs());
+  const double before = first.validation_loss;
+  if (!(found.validation_loss < before) && resumed)  // the state holds no codes to go back to
+    first = with_feedback(job.seconds_left - seconds_since(start), part_of(progress, 1, 1));
+  // Rounded anew under a time limit they may be of fewer windows, and worse than they were.
   const bool better = found.validation_loss < first.validation_loss;
   if (progress)
     progress({-1, "tuning",
-              fmt::format("held-out loss {:.4f}, {:.4f} before it{}", found.validation_loss, first.validation_loss,
+              fmt::format("held-out loss {:.4f}, {:.4f} before it{}", found.validation_loss, before,
                           better ? "" : ": left out")});
-  if (better) return found;
-  return resumed ? with_feedback(job.seconds_left - seconds_since(start), {}) : first;
+  return better ? std::move(found) : std::move(first);
 }
 
 }  // namespace

@@ -114,7 +114,7 @@ void take_square(float& running, float square, float correction) {
   running = std::max(kSquareMemory * running + (1 - kSquareMemory) * square, square / correction);
 }
 
-/// And on one level; `square` is the running mean square of its gradient.
+/// One step of Adam on one level of a side; `square` is the running mean square of its gradient.
 void step_one(float& level, float& mean, float& square, float gradient, float top_code, float rate, float correction) {
   mean = kMomentum * mean + (1 - kMomentum) * gradient;
   square = kSquareMemory * square + (1 - kSquareMemory) * gradient * gradient;
@@ -200,7 +200,7 @@ std::vector<float> TunedMatrix::take_squares(const float* gradient, float correc
       take_square(square_[group], squares / static_cast<float>(count), correction);
       row_squares += squares;
     });
-    if (!(row_squares > kLeastSquares)) return;
+    if (!(row_squares > kLeastSquares && std::isfinite(row_squares))) return;
     const float in_mean_squares = static_cast<float>(cols) / row_squares;
     each_group(row, [&](std::int64_t first, std::int64_t count, std::size_t group, int bits) {
       if (bits == 0) return;

@@ -228,6 +228,23 @@ TEST(TunedMatrix, SoDoesAGroupOfSuchColumns) {
   EXPECT_NEAR(static_cast<double>(changed_in_column(start, now, kRows, kGroup)) / kRows, quiet, 0.01);
 }
 
+TEST(TunedMatrix, ABatchThatStandsOutMakesNoLongStep) {
+  constexpr std::int64_t kRows = 800, kCols = 64;
+  constexpr int kQuietSteps = 30;
+  const RoundedMatrix matrix = matrix_of(normal_tensor({kRows, kCols}, 9));
+  const std::vector<std::uint8_t> widths(static_cast<std::size_t>(matrix.format().block_count()), 6);
+  const CodedMatrix start = matrix.nearest(widths);
+  TunedMatrix tuned(matrix, widths, start, {});
+  std::vector<float> gradient(kRows * kCols, 1e-3f);
+  for (int step = 1; step <= kQuietSteps; ++step) tuned.update(gradient.data(), {.codes = 0}, step);
+  ASSERT_EQ(codes_of(tuned, widths).codes, start.codes);
+  std::ranges::fill(gradient, -0.1f);
+  tuned.update(gradient.data(), {.codes = 1}, kQuietSteps + 1);
+  // A tenth of a step, less what momentum there was; its square as a part of the running mean would make it half of
+  // one.
+  EXPECT_NEAR(static_cast<double>(changed_in_column(start, codes_of(tuned, widths), kRows, 5)) / kRows, 0.1, 0.015);
+}
+
 TEST(TunedMatrix, StaysWhereInputsAreDead) {
   const RoundedMatrix matrix = matrix_of(normal_tensor({16, 128}, 8));
   const std::vector<std::uint8_t> widths = {3, 3};
