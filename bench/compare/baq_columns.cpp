@@ -69,7 +69,8 @@ int main(int argc, char** argv) try {
       SiteMoments moments(site, nullptr);
       walk.look(site, moments);
       moments.finish();
-      const at::Tensor factor = inverse_factor(moments.inputs(), kDamping, linear_name(layer, LinearKind::q));
+      const at::Tensor factor =
+          inverse_factor(damped_hessian(moments.inputs(), kDamping, linear_name(layer, LinearKind::q)));
       for (const LinearKind kind : linear_kinds(checkpoint.spec)) {
         if (input_site(kind) != site) continue;
         const at::Tensor exact = model.linear(layer, kind);

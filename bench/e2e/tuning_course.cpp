@@ -1,7 +1,7 @@
 // How far the rounded model is from full precision along one tuning, on text that the job has not seen; a plan from a
 // search's frontier, rounded with GPTQ first.
 //   bench_tuning_course MODEL FRONTIER CALIBRATION HELD_OUT [steps=60] [rate=0.004] [windows=2] [every=10]
-//   [feedback_windows=16]
+//   [feedback_windows=64] [damping=0.1] [asymmetry=0.5] [sweeps=4]
 // FRONTIER: from `scalebits quantize MODEL --save-frontier`, with the same CALIBRATION. HELD_OUT is cut into windows of
 // the same length, of which the first twelve of a shuffle are measured.
 #include "random_decoder.h"
@@ -49,9 +49,15 @@ int main(int argc, char** argv) try {
   limit_spinning(argv);
   if (argc < 5)
     fail(ErrorKind::usage, "usage: bench_tuning_course MODEL FRONTIER CALIBRATION HELD_OUT [OPTION=VALUE…]");
-  auto given = options_of(
-      argc - 2, argv + 2,
-      {{"steps", "60"}, {"rate", "0.004"}, {"windows", "2"}, {"every", "10"}, {"feedback_windows", "16"}});
+  auto given = options_of(argc - 2, argv + 2,
+                          {{"steps", "60"},
+                           {"rate", "0.004"},
+                           {"windows", "2"},
+                           {"every", "10"},
+                           {"feedback_windows", "64"},
+                           {"damping", "0.1"},
+                           {"asymmetry", "0.5"},
+                           {"sweeps", "4"}});
   const Checkpoint checkpoint = read_checkpoint(argv[1]);
   SavedSearch saved = load_search_state(argv[2]);
   const Recipe recipe = recipe_from_json(saved.provenance.recipe, {}, argv[2]);
@@ -83,9 +89,13 @@ int main(int argc, char** argv) try {
   report("nearest", rounded);
   const at::Tensor& ids = calibration.gradient_windows;
   const std::int64_t feedback_windows = std::min<std::int64_t>(std::stol(given["feedback_windows"]), ids.size(0));
+  FeedbackOptions feedback = recipe.feedback;
+  feedback.damping = std::stod(given["damping"]);
+  feedback.asymmetry = std::stod(given["asymmetry"]);
+  feedback.sweeps = std::stoi(given["sweeps"]);
   start = std::chrono::steady_clock::now();
   rounded = round_with_feedback(checkpoint, exact, result.matrices, result.state.plan,
-                                ids.narrow(0, 0, feedback_windows).contiguous(), recipe.feedback, {});
+                                ids.narrow(0, 0, feedback_windows).contiguous(), feedback, {});
   report("gptq", rounded);
   CodeTuner tuner(checkpoint, exact, result.matrices, result.state.plan, rounded, ids,
                   {.steps = std::stoi(given["steps"]),

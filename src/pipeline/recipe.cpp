@@ -162,6 +162,7 @@ const std::vector<Field>& fields() {
       plain_field("feedback_windows", SCALEBITS_MEMBER(feedback_windows)),
       plain_field("damping", SCALEBITS_MEMBER(feedback.damping)),
       plain_field("asymmetry", SCALEBITS_MEMBER(feedback.asymmetry)),
+      plain_field("feedback_sweeps", SCALEBITS_MEMBER(feedback.sweeps)),
       plain_field("tune_steps", SCALEBITS_MEMBER(tune.steps)),
       plain_field("tune_windows", SCALEBITS_MEMBER(tune.windows_per_step)),
       plain_field("tune_rate", SCALEBITS_MEMBER(tune.rate)),
@@ -267,6 +268,7 @@ void validate(const Recipe& recipe) {
       recipe.tune.steps >= 1 && recipe.tune.windows_per_step >= 1 && recipe.tune.rate > 0 && recipe.tune.side_rate >= 0,
       "tune_steps and tune_windows must be at least 1, tune_rate above 0, tune_side_rate not negative");
   require(recipe.feedback.damping > 0 && recipe.feedback.damping <= 1, "damping must be in (0, 1]");
+  require(recipe.feedback.sweeps >= 0 && recipe.feedback.sweeps <= 100, "feedback_sweeps must be in [0, 100]");
   require(recipe.feedback.asymmetry >= 0 && recipe.feedback.asymmetry <= 1, "asymmetry must be in [0, 1]");
   require(recipe.windows_per_gradient >= 1 && recipe.validation_windows >= 1, "numbers of windows must be at least 1");
   require(recipe.micro_batches >= 1 && recipe.micro_batches <= recipe.windows_per_gradient,

@@ -84,7 +84,7 @@ struct Recipe {
   // The final rounding.
   FinalRoundingMethod rounding = FinalRoundingMethod::tuned;
   FeedbackOptions feedback;
-  int feedback_windows = 16;
+  int feedback_windows = 64;
   TuneOptions tune;
 
   // What is measured.

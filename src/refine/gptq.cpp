@@ -62,14 +62,18 @@ void invert_lower(const at::Tensor& lower) {
 
 }  // namespace
 
-at::Tensor inverse_factor(const at::Tensor& hessian, double damping, const std::string& where) {
-  const double mean = hessian.diagonal().mean().item<double>();
-  if (!std::isfinite(hessian.sum().item<double>())) fail_input("{}: its inputs are not finite", where);
-  if (mean <= 0) return at::eye(hessian.size(0), at::kFloat);
+at::Tensor damped_hessian(const at::Tensor& moments, double damping, const std::string& where) {
+  const double mean = moments.diagonal().mean().item<double>();
+  if (!std::isfinite(moments.sum().item<double>())) fail_input("{}: its inputs are not finite", where);
+  if (mean <= 0) return at::eye(moments.size(0), at::kDouble);
+  at::Tensor hessian = moments.clone();
+  hessian.diagonal().add_(damping * mean);
+  return hessian;
+}
+
+at::Tensor inverse_factor(const at::Tensor& hessian) {
   // With J the reversal of rows: J H J = L L^T, so H = (J L J)(J L J)^T, and U = (J L J)^-1 = J L^-1 J is upper.
-  at::Tensor lower = hessian.flip({0, 1});
-  lower.diagonal().add_(damping * mean);
-  lower = at::linalg_cholesky(lower).to(at::kFloat);
+  const at::Tensor lower = at::linalg_cholesky(hessian.flip({0, 1})).to(at::kFloat);
   invert_lower(lower);
   return lower.flip({0, 1}).contiguous();
 }

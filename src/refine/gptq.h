@@ -13,10 +13,13 @@
 
 namespace scalebits {
 
-/// The upper Cholesky factor U of the inverse of H + damping · mean(diag H) · I, so that UᵀU is the inverse; H = Σ xxᵀ
-/// [n, n] f64, result f32. U_jj² is the inverse of what a unit error in column j costs when all columns behind it take
-/// back what they can. An H of zeros gives the identity. Throws Error(bad_input) naming `where` when H is not finite.
-at::Tensor inverse_factor(const at::Tensor& hessian, double damping, const std::string& where);
+/// H + damping · mean(diag H) · I, H = Σ xxᵀ [n, n] f64; the identity where H is zeros. Throws Error(bad_input) naming
+/// `where` when H is not finite.
+at::Tensor damped_hessian(const at::Tensor& moments, double damping, const std::string& where);
+
+/// The upper Cholesky factor U of the inverse of `hessian` [n, n] f64, so that UᵀU is the inverse; f32. U_jj² is the
+/// inverse of what a unit error in column j costs when all columns behind it take back what they can.
+at::Tensor inverse_factor(const at::Tensor& hessian);
 
 /// `weights` [rows, cols] f32, rows and columns in stored order, is what to come near to (changed on the way);
 /// `factor` as above, in stored order.

@@ -4,6 +4,7 @@
 #include "core/parallel.h"
 #include "format/packed_matrix.h"
 #include "graph/sent_weights.h"
+#include "refine/code_descent.h"
 #include "refine/gptq.h"
 #include "refine/layer_moments.h"
 
@@ -50,8 +51,10 @@ class SiteFactors {
   SiteFactors(const SiteMoments& moments, std::int64_t rows, const FeedbackOptions& options, std::string where)
       : moments_(moments), rows_(rows), options_(options), where_(std::move(where)) {}
 
-  /// inverse_factor U of the inputs in stored order, f32.
+  /// inverse_factor U of hessian(order), f32.
   const at::Tensor& factor(const ChannelOrderPtr& order) { return at(order).factor; }
+  /// The damped moments of the inputs in stored order, f32.
+  const at::Tensor& hessian(const ChannelOrderPtr& order) { return at(order).hessian; }
 
   /// Adds asymmetry · W D U^T U, D being the differences of the inputs: where W must be for the same outputs.
   void correct(at::Tensor& weights, const ChannelOrderPtr& order) {
@@ -66,13 +69,15 @@ class SiteFactors {
 
  private:
   struct Entry {
-    at::Tensor factor;
+    at::Tensor hessian, factor;
     at::Tensor difference, correction;  // D, or D U^T U where the site has so many rows that this is less work
   };
   const Entry& at(const ChannelOrderPtr& order) {
     Entry& entry = entries_[order.get()];
     if (entry.factor.defined()) return entry;
-    entry.factor = inverse_factor(in_stored_order(moments_.inputs(), order), options_.damping, where_);
+    const at::Tensor hessian = damped_hessian(in_stored_order(moments_.inputs(), order), options_.damping, where_);
+    entry.factor = inverse_factor(hessian);
+    entry.hessian = hessian.to(at::kFloat);
     if (!moments_.differences().defined()) return entry;
     entry.difference = in_stored_order(moments_.differences(), order).to(at::kFloat);
     if (rows_ < entry.factor.size(0)) return entry;
@@ -144,8 +149,10 @@ PackedBlobs round_with_feedback(const Checkpoint& checkpoint, WeightSource& exac
         at::Tensor weights = stored_weights(matrix);
         factors.correct(weights, order);
         const std::vector<std::uint8_t>& widths = plan.widths[index];
-        const CodedMatrix coded =
-            round_with_feedback(matrix, widths, weights, factors.factor(order), options.clip_search);
+        const at::Tensor target = weights.clone();
+        CodedMatrix coded =
+            round_with_feedback(matrix, widths, std::move(weights), factors.factor(order), options.clip_search);
+        descend_codes(matrix, widths, target, factors.hessian(order), options.sweeps, coded);
         std::vector<std::byte> blob(packed_bytes(matrix.format(), widths));
         pack(coded, widths, blob);
         blobs[index] = std::move(blob);

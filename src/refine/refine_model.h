@@ -19,9 +19,10 @@
 namespace scalebits {
 
 struct FeedbackOptions {
-  double damping = 0.01;    // of the mean of the Hessian's diagonal, added to it
-  double asymmetry = 0.25;  // part of the way from the layer's own weights to those that make up for what the layers
-                            // before it did to its inputs (GPTAQ, arXiv 2504.02692)
+  double damping = 0.1;    // of the mean of the Hessian's diagonal, added to it
+  double asymmetry = 0.5;  // part of the way from the layer's own weights to those that make up for what the layers
+                           // before it did to its inputs (GPTAQ, arXiv 2504.02692)
+  int sweeps = 4;          // of descent over the codes that GPTQ gives (code_descent.h)
   bool clip_search = true;
   DecoderOptions decoder;
 };
