@@ -20,7 +20,7 @@ namespace scalebits {
 namespace {
 
 constexpr double kSecondsBetweenSaves = 300;
-constexpr double kPartBeforeTuning = 0.4;  // of the time that is left, at most
+constexpr double kPartBeforeTuning = 0.7;  // of the time that is left, at most: windows bring more than steps
 constexpr int kTimedSteps = 2;  // before their number is fitted into the time: the first ones touch memory anew
 
 double seconds_since(std::chrono::steady_clock::time_point start) {

@@ -53,7 +53,7 @@ void descend_codes(const RoundedMatrix& matrix, std::span<const std::uint8_t> wi
   if (sweeps == 0) return;
   const at::Tensor errors = target.clone(at::MemoryFormat::Contiguous);  // of a dropped group all of it
   const at::Tensor slopes = at::empty({format.rows, format.group_cols}, at::kFloat);
-  // body(codes, errors, slope, grid) for every row whose block has a width.
+  // body(codes, errors, slope, grid) of every row's group whose block has a width.
   const auto each_row = [&](std::int64_t group, const auto& body) {
     const std::int64_t first = group * format.group_cols;
     parallel_for(divide_up(format.rows, kRowsPerTask), [&](std::int64_t task) {
@@ -68,15 +68,16 @@ void descend_codes(const RoundedMatrix& matrix, std::span<const std::uint8_t> wi
       }
     });
   };
-  for (int sweep = 0; sweep <= sweeps; ++sweep)
+  const auto count_of = [&](std::int64_t group) {
+    return std::min<std::int64_t>(format.group_cols, format.cols - group * format.group_cols);
+  };
+  for (std::int64_t group = 0; group < matrix.groups_per_row(); ++group)
+    each_row(group, [&](std::uint8_t* codes, float* own_errors, float*, const GroupGrid& grid) {
+      subtract_values(own_errors, codes, count_of(group), grid);
+    });
+  for (int sweep = 0; sweep < sweeps; ++sweep)
     for (std::int64_t group = 0; group < matrix.groups_per_row(); ++group) {
-      const std::int64_t first = group * format.group_cols, count = std::min<std::int64_t>(format.group_cols, format.cols - first);
-      if (sweep == 0) {
-        each_row(group, [&](std::uint8_t* codes, float* own_errors, float*, const GroupGrid& grid) {
-          subtract_values(own_errors, codes, count, grid);
-        });
-        continue;
-      }
+      const std::int64_t first = group * format.group_cols, count = count_of(group);
       at::Tensor slope = slopes.narrow(1, 0, count);
       at::matmul_out(slope, errors, hessian.narrow(1, first, count));
       const float* block = hessian.const_data_ptr<float>() + first * format.cols + first;

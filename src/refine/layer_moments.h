@@ -11,14 +11,15 @@
 
 namespace scalebits {
 
-/// Keeps the inputs of one layer, all four sites, in host memory.
+/// Keeps the inputs of one layer, all four sites, in host memory and in bf16: of many tokens they take gigabytes, and
+/// what is asked of them is a sum over tokens, in which that rounding is noise.
 class LayerInputs : public PassObserver {
  public:
   bool wants_linear_inputs() const override { return true; }
   bool wants_linear_gradients() const override { return false; }
   void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override;
   void clear();
-  /// Gives away `count` of the pieces of `site` that were handed over, as one: [tokens, cols].
+  /// Gives away `count` of the pieces of `site` that were handed over, as one: [tokens, cols] f32.
   at::Tensor take(InputSite site, std::size_t first, std::size_t count);
 
  private:

@@ -81,7 +81,7 @@ class DeviceMatrixShapes : public testing::TestWithParam<Shape> {
       stored(weight_, s_.type),
       {"m", s_.rows, s_.cols, s_.ordered ? shuffled(s_.rows, 1) : nullptr, s_.ordered ? shuffled(s_.cols, 2) : nullptr},
       s_.blocks,
-      {.group_cols = s_.group_cols, .clip_search = s_.rows < 1000},
+      {.group_cols = static_cast<int>(s_.group_cols), .clip_search = s_.rows < 1000},
       {}};
   const DeviceMatrix on_device_{matrix_, at::kCPU};
   const std::vector<std::uint8_t> widths_ = random_widths(matrix_.format(), 4);

@@ -35,7 +35,7 @@ at::Tensor correlated_hessian(std::int64_t cols, std::uint64_t seed) {
   return at::matmul(x.t(), x).to(at::kDouble);
 }
 
-RoundedMatrix matrix_of(const at::Tensor& weights, BlockShape blocks = {16, 64}, std::int64_t group_cols = 64) {
+RoundedMatrix matrix_of(const at::Tensor& weights, BlockShape blocks = {16, 64}, int group_cols = 64) {
   const std::vector<float> values(weights.const_data_ptr<float>(), weights.const_data_ptr<float>() + weights.numel());
   return RoundedMatrix(HostTensor::from_f32({weights.size(0), weights.size(1)}, values),
                        {"m", weights.size(0), weights.size(1), nullptr, nullptr}, blocks, {.group_cols = group_cols},
