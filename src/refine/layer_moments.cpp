@@ -12,7 +12,7 @@ namespace {
 constexpr std::int64_t kRowsOfProduct = 2048;
 constexpr std::int64_t kStrip = 256;
 
-at::Tensor on_host(const at::Tensor& x, at::ScalarType type) { return x.to(at::kCPU, type, false, /*copy=*/true); }
+at::Tensor on_host(const at::Tensor& x) { return x.to(at::kCPU, at::kFloat, false, /*copy=*/true); }
 
 /// On and below the diagonal, in strips of rows; what stands above it in a strip is of no use.
 void add_lower_moments(at::Tensor& sum, const at::Tensor& x) {
@@ -29,14 +29,14 @@ void add_lower_moments(at::Tensor& sum, const at::Tensor& x) {
 }  // namespace
 
 void LayerInputs::linear_input(std::int64_t, InputSite site, const at::Tensor& x) {
-  parts_[static_cast<std::size_t>(site)].push_back(on_host(x, at::kBFloat16));
+  parts_[static_cast<std::size_t>(site)].push_back(on_host(x));
 }
 
 at::Tensor LayerInputs::take(InputSite site, std::size_t first, std::size_t count) {
   std::vector<at::Tensor>& parts = parts_[static_cast<std::size_t>(site)];
   SCALEBITS_ASSERT(count > 0 && first + count <= parts.size());
   const at::TensorList taken(parts.data() + first, count);
-  at::Tensor rows = (count == 1 ? taken[0] : at::cat(taken)).to(at::kFloat);
+  at::Tensor rows = count == 1 ? taken[0] : at::cat(taken);
   std::fill_n(parts.begin() + static_cast<std::ptrdiff_t>(first), count, at::Tensor());
   return rows;
 }
@@ -48,7 +48,7 @@ void LayerInputs::clear() {
 void SiteMoments::linear_input(std::int64_t, InputSite site, const at::Tensor& x) {
   if (site != site_) return;
   if (waiting_.empty() && x.is_cpu() && x.size(0) >= kRowsOfProduct) return add(x, 1);
-  waiting_.push_back(on_host(x, at::kFloat));
+  waiting_.push_back(on_host(x));
   std::int64_t rows = 0;
   for (const at::Tensor& piece : waiting_) rows += piece.size(0);
   if (rows >= kRowsOfProduct) add_waiting();

@@ -11,15 +11,15 @@
 
 namespace scalebits {
 
-/// Keeps the inputs of one layer, all four sites, in host memory and in bf16: of many tokens they take gigabytes, and
-/// what is asked of them is a sum over tokens, in which that rounding is noise.
+/// Keeps the inputs of one layer, all four sites, in host memory: of many tokens they take gigabytes. In f32: rounded to
+/// bf16 they brought codes that hang on the order of a sum, and a card's rounding ended elsewhere than the host's.
 class LayerInputs : public PassObserver {
  public:
   bool wants_linear_inputs() const override { return true; }
   bool wants_linear_gradients() const override { return false; }
   void linear_input(std::int64_t layer, InputSite site, const at::Tensor& x) override;
   void clear();
-  /// Gives away `count` of the pieces of `site` that were handed over, as one: [tokens, cols] f32.
+  /// Gives away `count` of the pieces of `site` that were handed over, as one: [tokens, cols].
   at::Tensor take(InputSite site, std::size_t first, std::size_t count);
 
  private:
