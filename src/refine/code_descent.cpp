@@ -32,6 +32,7 @@ void descend_group(std::uint8_t* codes, float* errors, float* slope, std::int64_
   const float inverse = 1.0f / grid.scale;
   for (std::int64_t j = 0; j < count; ++j) {
     const float* row = hessian + j * stride;
+    if (!(row[j] > 0)) continue;  // inputs so small that their square is none in f32: any code will do
     const float before = static_cast<float>(codes[j]);
     float code = before + slope[j] / row[j] * inverse;
     code = std::nearbyintf(code < 0.0f ? 0.0f : code > grid.top ? grid.top : code);

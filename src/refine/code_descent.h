@@ -13,7 +13,7 @@
 
 namespace scalebits {
 
-/// `target` [rows, cols] and `hessian` [cols, cols], symmetric, its diagonal positive: f32, in stored order.
+/// `target` [rows, cols] and `hessian` [cols, cols], symmetric: f32, in stored order.
 void descend_codes(const RoundedMatrix& matrix, std::span<const std::uint8_t> widths, const at::Tensor& target,
                    const at::Tensor& hessian, int sweeps, CodedMatrix& coded);
 

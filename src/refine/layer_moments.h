@@ -11,8 +11,8 @@
 
 namespace scalebits {
 
-/// Keeps the inputs of one layer, all four sites, in host memory: of many tokens they take gigabytes. In f32: rounded to
-/// bf16 they brought codes that hang on the order of a sum, and a card's rounding ended elsewhere than the host's.
+/// Keeps the inputs of one layer, all four sites, in host memory: of many tokens they take gigabytes. In f32: rounded
+/// to bf16 they brought codes that hang on the order of a sum, and a card's rounding ended elsewhere than the host's.
 class LayerInputs : public PassObserver {
  public:
   bool wants_linear_inputs() const override { return true; }

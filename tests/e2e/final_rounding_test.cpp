@@ -139,6 +139,27 @@ TEST(Feedback, RoundsTheHostsWayWhereverThePassesRun) {
   }
 }
 
+TEST(Feedback, SweepsMoveCodesAndNoRanges) {
+  Folder folder;
+  Job job;
+  job.recipe.rounding = FinalRoundingMethod::gptq;
+  const FinalRounding swept = job.rounded(folder.path, false);
+  job.recipe.feedback.sweeps = 0;
+  const FinalRounding once = job.rounded(folder.path, false);
+  for (const LinearKind kind : {LinearKind::q, LinearKind::k, LinearKind::v}) {  // whose inputs are the same in both
+    const std::size_t m = linear_index(job.checkpoint.spec, 0, kind);
+    const auto coded = [&](const FinalRounding& rounding) {
+      return unpack(PackedMatrix(job.result.matrices[m]->format(), rounding.blobs[m], linear_name(0, kind)));
+    };
+    const CodedMatrix with = coded(swept), without = coded(once);
+    EXPECT_NE(with.codes, without.codes);
+    for (std::size_t group = 0; group < with.groups.size(); ++group) {
+      ASSERT_EQ(with.groups[group].scale, without.groups[group].scale);
+      ASSERT_EQ(with.groups[group].zero, without.groups[group].zero);
+    }
+  }
+}
+
 TEST(Tuning, TunesASearchedEmbeddingAndHeadAsFarAsTheTextHasTheirTokens) {
   for (const bool tied : {true, false}) {
     Job job;

@@ -159,7 +159,7 @@ TEST(CodeDescent, EndsWhereNoSingleCodeIsBetter) {
     EXPECT_LT(after, before) << sweeps << " sweeps";
     before = after;
   }
-  EXPECT_LT(before, 0.97 * cost(gptq));
+  EXPECT_LT(before, 0.75 * cost(gptq));
   // What the cost is against a change d of one value: d² H_jj - 2 d slope_j.
   const at::Tensor errors = (weights - unpacked(matrix, coded, widths)).to(at::kDouble);
   const at::Tensor slopes = at::matmul(errors, hessian);
@@ -187,6 +187,22 @@ TEST(CodeDescent, LeavesWhatUncorrelatedInputsGive) {
   const at::Tensor before = unpacked(matrix, coded, widths);
   descend_codes(matrix, widths, weights, at::eye(200, at::kFloat), 2, coded);
   EXPECT_TRUE(at::equal(unpacked(matrix, coded, widths), before));
+}
+
+TEST(CodeDescent, LeavesColumnsWhoseInputsVanishAndWeightsOfZero) {
+  at::Tensor weights = normal_tensor({32, 128}, 26);
+  weights.narrow(0, 0, 16).zero_();
+  const RoundedMatrix matrix = matrix_of(weights);
+  const std::vector<std::uint8_t> widths(static_cast<std::size_t>(matrix.format().block_count()), 3);
+  for (const double size : {1e-60, 1.0}) {  // in f32 zeros
+    const at::Tensor hessian = damped_hessian(correlated_hessian(128, 27) * size, 0.1, "m");
+    const CodedMatrix gptq = round_with_feedback(matrix, widths, weights.clone(), inverse_factor(hessian), true);
+    CodedMatrix coded = gptq;
+    descend_codes(matrix, widths, weights, hessian.to(at::kFloat), 2, coded);
+    EXPECT_EQ(coded.codes == gptq.codes, size < 1) << size;
+    for (std::int64_t i = 0; i < 32 * 128; ++i) ASSERT_LT(coded.codes[static_cast<std::size_t>(i)], 8) << size;
+    if (size == 1) EXPECT_EQ(unpacked(matrix, coded, widths).narrow(0, 0, 16).abs().max().item<float>(), 0);
+  }
 }
 
 CodedMatrix codes_of(const TunedMatrix& tuned, std::span<const std::uint8_t> widths) {
